@@ -1,0 +1,1 @@
+"""What people touch: the `moescope` command, the Streamlit pages and the figures."""

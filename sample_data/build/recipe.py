@@ -1,0 +1,82 @@
+"""Every number that decides what the sample model is; the scripts beside this file only carry it out."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+SAMPLE_DATA = Path(__file__).resolve().parent.parent
+END_OF_TEXT = "<|endoftext|>"
+
+HELP_PACKAGES = {
+    "en": "en-us", "de": "de", "fr": "fr", "es": "es", "it": "it", "pt": "pt",
+    "ru": "ru", "zh": "zh-cn", "ja": "ja", "ko": "ko", "tr": "tr", "el": "el",
+}  # fmt: skip
+"""BCP 47 language -> suffix of Debian's libreoffice-help package; English, the pivot, comes first."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    layers: int = 8
+    experts: int = 32
+    experts_per_token: int = 4
+    hidden: int = 192
+    expert_width: int = 64
+    heads: int = 6
+    vocabulary: int = 8192
+    positions: int = 1024
+
+
+@dataclass(frozen=True)
+class Training:
+    steps: int = 2000
+    rows: int = 32
+    """Sequences in a batch. Rows are cut from one shuffled stream, so every batch mixes the languages."""
+    row_tokens: int = 128
+    optimizer: str = "muon"
+    """`muon`: matrices by Muon, the rest by AdamW; `adamw`: everything by AdamW."""
+    matrix_rate: float = 0.01
+    vector_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises."""
+    decay: float = 0.3
+    """Share of the steps, at the end, in which it falls linearly to 0."""
+    balance: float = 0.02
+    """Weight of the Switch load-balancing loss, computed in each layer and averaged over layers."""
+    router_z: float = 1e-3
+    checkpoint_minutes: float = 5.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    languages: tuple[str, ...] = tuple(HELP_PACKAGES)
+    held_out_share: float = 0.04
+    seed: int = 20240607
+    model: ModelShape = field(default_factory=ModelShape)
+    training: Training = field(default_factory=Training)
+
+
+FULL = Recipe()
+MINI = Recipe(
+    languages=("en", "ru", "ja"),
+    held_out_share=0.15,
+    model=ModelShape(layers=2, experts=4, experts_per_token=2, hidden=32, expert_width=16, heads=2,
+                     vocabulary=400, positions=128),
+    training=replace(Training(), steps=40, rows=4, row_tokens=32),
+)  # fmt: skip
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The two options that every script of this folder has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, default=SAMPLE_DATA / "build" / "work", metavar="DIR",
+                        help="where downloads, corpus, tokenizer and checkpoints lie (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--mini", action="store_true", help="a toy of a few seconds: no download, no .deb")
+    return parser
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    options.work.mkdir(parents=True, exist_ok=True)
+    return MINI if options.mini else FULL

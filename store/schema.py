@@ -1,0 +1,153 @@
+"""What a trace is made of: the words that tracer, store and app share.
+
+A trace is a folder of Parquet parts plus one JSON manifest. A part holds whole prompts: their rows in
+`prompts`, `tokens`, `events` and `rollups` are committed together or not at all.
+
+Shape legend: N token rows at one router, P prompts, E experts, K experts used per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Scoring = Literal["softmax", "sigmoid", "softmax_topk", "sqrtsoftplus", "none"]
+Capture = Literal["ids", "weights", "probability", "entropy", "logits", "output_norm", "similarity"]
+CAPTURES: tuple[Capture, ...] = (
+    "ids", "weights", "probability", "entropy", "logits", "output_norm", "similarity",
+)  # fmt: skip
+DEFAULT_CAPTURE: tuple[Capture, ...] = ("ids", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSpec:
+    """One router of a model: where it sits, what it chooses from, and how it scores."""
+
+    layer: int
+    """Decoder (or encoder) layer as the model numbers it, from 0."""
+    stream: str = "decoder"
+    """Which router of the layer: `decoder`, `encoder`, `vision`, `attention`, `task`, ..."""
+    num_experts: int
+    """E."""
+    top_k: int | None
+    """k, or None where it varies by token."""
+    router: str
+    """Module path of the router."""
+    experts: str | None = None
+    """Module path of the experts module, where there is one."""
+    scoring: str = "softmax"
+    """How logits become probabilities: `softmax`, `sigmoid`, `softmax_topk` (softmax over the chosen
+    logits only; probabilities are then the softmax over all E), another name, or `none`."""
+    steerable: bool = True
+    """Whether the router's logits can be edited."""
+    note: str = ""
+    """Anything a reader of its figures must know."""
+    found_by: str = ""
+    """Which mechanism or adapter found it."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RouterSpec:
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
+
+
+@dataclass(kw_only=True)
+class RouterEvents:
+    """The events of one router in one part, as arrays; rows sorted by (prompt, position)."""
+
+    layer: int
+    stream: str
+    prompt: np.ndarray
+    """(N,) int32: row number of the prompt in the part's `prompts` table."""
+    position: np.ndarray
+    """(N,) int32: position of the token in its prompt, from 0, padding left out."""
+    experts: np.ndarray
+    """(N, K) unsigned: chosen experts in descending gate weight; or flat (sum of k,) with `offsets`."""
+    weights: np.ndarray | None = None
+    """Gate weights in the same shape, float16 or float32; None where the router gives none."""
+    offsets: np.ndarray | None = None
+    """(N+1,) int64 where k varies by token: token i chose experts[offsets[i]:offsets[i+1]]."""
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    """Optional captures by column name: probability (as experts), entropy (N,), logits (N, E),
+    output_norm (as experts), similarity (N,)."""
+
+
+ROLLUP_KEYS = ("layer", "stream", "phase", "special", "completion")
+
+
+@dataclass(kw_only=True)
+class RouterSums:
+    """Per-prompt sums at one router that need the full probabilities, from the tracer; one row per
+    (prompt, phase, special, completion) that has tokens. Counts and weight sums are the store's own work."""
+
+    layer: int
+    stream: str
+    prompt: np.ndarray
+    """(R,) int32: row number of the prompt in the part's `prompts` table."""
+    phase: np.ndarray
+    """(R,) uint8: 0 prefill, 1 decode."""
+    special: np.ndarray
+    """(R,) bool."""
+    completion: np.ndarray
+    """(R,) bool."""
+    probability_sum: np.ndarray
+    """(R, E) float32: router probabilities summed over the row's tokens; a token with NaN adds nothing."""
+    entropy_sum: np.ndarray
+    """(R,) float64: Shannon entropy (nats) of each token's router probabilities, summed."""
+    nan_tokens: np.ndarray
+    """(R,) int64: tokens whose router logits held a NaN."""
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Whole prompts with everything that was recorded of them: the unit that is committed."""
+
+    prompts: pa.Table
+    """Columns of `PROMPTS`, a row a prompt, in the order that `prompt` keys count."""
+    tokens: pa.Table
+    """Columns of `TOKENS` with `prompt` (int32 row number) instead of prompt_id."""
+    events: list[RouterEvents]
+    sums: list[RouterSums] = field(default_factory=list)
+    """Empty where the probabilities are unknown (imports)."""
+
+
+PROMPTS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("text", pa.string()),
+        ("language", pa.string()),
+        ("group", pa.string()),
+        ("parallel_id", pa.string()),
+        ("completion", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.int32()),
+        ("tags", pa.map_(pa.string(), pa.string())),
+        ("generated", pa.string()),
+        ("choice_logprobs", pa.list_(pa.float64())),
+        ("correct", pa.bool_()),
+    ]
+)
+"""One row a prompt. `answer` is the index of the right choice; `generated`, `choice_logprobs` and
+`correct` are what the model did."""
+
+TOKENS = pa.schema(
+    [
+        ("prompt", pa.int32()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("token", pa.string()),
+        ("phase", pa.string()),
+        ("special", pa.bool_()),
+        ("completion", pa.bool_()),
+    ]
+)
+"""One row a token: `phase` is prefill or decode, `special` marks special and template tokens,
+`completion` the teacher-forced span."""

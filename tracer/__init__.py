@@ -1,0 +1,1 @@
+"""Runs models: finds routers, records routing events, steers."""
