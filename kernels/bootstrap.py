@@ -1,0 +1,156 @@
+"""Percentile bootstrap over units (prompts, parallel texts, languages): never over tokens.
+
+A resample of N units is a vector of N counts that sum to N, so all resampled means of any number of columns
+are one matrix product: counts (B, N) times values (N, M).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._arrays import as_amounts, as_real, check_size, divide, to_numpy
+
+_COLUMN_CELLS = 1 << 22
+"""Resampled statistics held at once (32 MiB); more columns are done in turn."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point value and its interval; arrays of one shape, or plain numbers."""
+
+    point: np.ndarray
+    """The statistic of the units as they are."""
+    low: np.ndarray
+    """Lower end; NaN where fewer than two units carry the value: nothing is known about its spread."""
+    high: np.ndarray
+    """Upper end, as `low`."""
+    units: np.ndarray
+    """How many units carry the value."""
+    level: float = 0.95
+    """The share of repetitions in which such an interval is meant to hold the true value."""
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Callable[[np.ndarray], ArrayLike] | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval for a mean over units, or for any statistic of resampled units.
+
+    Args:
+        values: one row a unit, (N, ...).
+        statistic: none for the mean. Otherwise a function of an (N,) array of unit indexes (with repeats)
+            that returns a number or an array; it is called `resamples` + 1 times.
+        weights: how much each value counts in the mean, (N,) or the shape of `values`: tokens for a
+            token-weighted mean, 0 where a unit lacks the value (the value there may be NaN). Only without
+            `statistic`.
+        level: 0 < level < 1.
+        resamples: B.
+        seed: the same seed gives the same interval, and the same resamples for every call with as many units.
+    Returns:
+        `Interval` with arrays of shape (...).
+    Raises:
+        ValueError: no units, a NaN that is not given weight 0, shapes that do not fit, a level outside (0,
+            1).
+    Traps:
+        The unit must be what was sampled independently (a text, with all its languages), not the token.
+        Percentile intervals are too narrow for few units: see docs/methods/alignment.md for measured
+            coverage.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    check_size(resamples, "resamples")
+    if statistic is not None:
+        if weights is not None:
+            raise ValueError("weights belong to the mean: a statistic of unit indexes weighs for itself")
+        return _interval_of_statistic(len(as_real(values, "values")), statistic, level, resamples, seed)
+    values_NX, weights_NM = _values_and_weights(values, weights)
+    shape = values_NX.shape[1:]
+    values_NM = values_NX.reshape(len(values_NX), -1)
+    carried = np.broadcast_to(np.count_nonzero(weights_NM, axis=0), values_NM.shape[1])
+    counts_BN = resample_counts(len(values_NM), resamples, seed)
+    point, low, high = (np.empty(values_NM.shape[1]) for _ in range(3))
+    step = max(1, _COLUMN_CELLS // resamples)
+    for start in range(0, values_NM.shape[1], step):
+        columns = slice(start, start + step)
+        amounts = weights_NM if weights_NM.shape[1] == 1 else weights_NM[:, columns]
+        weighted = values_NM[:, columns] * amounts
+        point[columns] = divide(weighted.sum(0), amounts.sum(0))
+        low[columns], high[columns] = percentile_bounds(
+            _quotient(counts_BN @ weighted, counts_BN @ amounts), level
+        )
+    low[carried < 2] = high[carried < 2] = np.nan
+    return Interval(*(array.reshape(shape)[()] for array in (point, low, high, carried)), level=level)
+
+
+def resample_counts(units: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn in each resample, (resamples, units) float64; every row sums to
+    `units`."""
+    check_size(units, "the number of units")
+    rng = np.random.default_rng(seed)
+    counts_BN = np.empty((resamples, units))
+    step = max(1, _COLUMN_CELLS // units)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
+        counts_BN[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * units).reshape(
+            rows, units
+        )
+    return counts_BN
+
+
+def percentile_bounds(statistics_BM: np.ndarray, level: float) -> np.ndarray:
+    """(2, M): the central `level` of each column's resampled statistics; NaN ones (undefined) are left
+    out."""
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    if np.isnan(statistics_BM).any():
+        defined = ~np.isnan(statistics_BM).all(0)
+        bounds = np.full((2, statistics_BM.shape[1]), np.nan)
+        bounds[:, defined] = np.nanquantile(statistics_BM[:, defined], tails, axis=0)
+        return bounds
+    return np.quantile(statistics_BM, tails, axis=0)
+
+
+def _values_and_weights(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Values (N, ...) with 0 where their weight is 0, and weights (N, 1) or (N, M)."""
+    values_NX = to_numpy(values)
+    if values_NX.ndim == 0 or len(values_NX) == 0:
+        raise ValueError("a bootstrap needs at least one unit: values must have shape (N, ...)")
+    if weights is None:
+        return as_real(values_NX, "values").astype(np.float64, copy=False), np.ones((len(values_NX), 1))
+    amounts = as_amounts(weights, "weights")
+    if amounts.shape not in {values_NX.shape, values_NX.shape[:1]}:
+        raise ValueError(f"weights have shape {amounts.shape}, values {values_NX.shape}")
+    spread = amounts.reshape(amounts.shape + (1,) * (values_NX.ndim - amounts.ndim))
+    values_NX = as_real(np.where(spread > 0, values_NX, 0), "values").astype(np.float64, copy=False)
+    return values_NX, amounts.reshape(len(amounts), -1)
+
+
+def _quotient(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Resampled means; NaN in a resample that drew no unit with any weight."""
+    with np.errstate(invalid="ignore"):
+        return top / bottom
+
+
+def _interval_of_statistic(
+    units: int, statistic: Callable[[np.ndarray], ArrayLike], level: float, resamples: int, seed: int
+) -> Interval:
+    check_size(units, "the number of units")
+    point = np.asarray(statistic(np.arange(units)), np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = [
+        np.asarray(statistic(rng.integers(0, units, units)), np.float64).ravel() for _ in range(resamples)
+    ]
+    low, high = percentile_bounds(np.stack(drawn), level)
+    if units < 2:
+        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
+    carried = np.full(point.shape, units)
+    return Interval(
+        point[()], low.reshape(point.shape)[()], high.reshape(point.shape)[()], carried[()], level=level
+    )

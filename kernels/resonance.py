@@ -1,0 +1,228 @@
+"""fTRI expert resonance: which experts respond to one group of prompts more than to another, and how surely.
+
+1. Each prompt gives a map of L x E numbers (`prompt_maps`).
+2. score = mean of the target group's maps - mean of the rest's.
+3. Prompts are exchanged between the groups, all ways or a random sample, within pairs where there are pairs;
+p is
+   the share of relabellings whose |score| is at least as large.
+4. Benjamini-Hochberg over all L x E gives q; the same relabellings give the family-wise p of the largest
+score. 5. A bootstrap of the prompts says how often an expert stays in the top N.
+
+Source: Dahlke et al. 2025, arXiv 2502.11096. Prompts, not tokens, are the unit. docs/methods/resonance.md
+has the traps and the measured error rate and power.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._arrays import as_real, check_size, divide, first_index
+from .contrast import Labels, OneOrMore, as_list, exchange_between, two_groups
+from .maps import prompt_maps, risk_difference, risk_difference_interval
+from .permutation import Exchange
+from .permutation_test import PermutationTest, permutation_test
+from .significance import Overlap, benjamini_hochberg, overlap
+
+__all__ = [
+    "Overlap",
+    "ResonanceResult",
+    "benjamini_hochberg",
+    "overlap",
+    "prompt_maps",
+    "resonance",
+    "risk_difference",
+    "risk_difference_interval",
+]
+
+Ranking = Literal["absolute", "target", "rest"]
+
+
+@dataclass(frozen=True)
+class ResonanceResult:
+    """What a contrast found. Arrays have the shape of one map, usually (L, E)."""
+
+    score: np.ndarray
+    """Mean of the target's maps - mean of the rest's."""
+    p_value: np.ndarray
+    """Two-sided permutation p, never 0."""
+    q_value: np.ndarray
+    """Benjamini-Hochberg over all cells of the map."""
+    p_family: np.ndarray
+    """Chance that any expert at all stands out as much (max-T over all cells, scores in units of their own
+    spread)."""
+    effect: np.ndarray
+    """Score over the pooled standard deviation of the two groups; 0 where that is 0."""
+    stability: np.ndarray
+    """Share of bootstraps of the prompts in which the expert is in the top N."""
+    target_mean: np.ndarray
+    rest_mean: np.ndarray
+    n_target: int
+    """Target prompts that took part."""
+    n_rest: int
+    n_pairs: int
+    """Complete pairs; 0 for an unpaired test."""
+    unpaired: tuple[int, ...]
+    """Prompts (positions in `labels`) of the two groups left out because their pair is incomplete."""
+    exact: bool
+    """Whether all relabellings were enumerated."""
+    relabellings: int
+    """How many were looked at by every expert."""
+    ranking: Ranking
+    top_n: int
+    smallest_p: float
+    """The smallest p-value this test could have given."""
+    method: str
+    """What was done, in a sentence to print beside the ranking."""
+
+    @property
+    def smallest_lone_q(self) -> float:
+        """The q-value that a single expert could reach at best; above 0.05 only several together can be
+        found."""
+        return min(1.0, self.smallest_p * self.score.size)
+
+    def top(self, n: int | None = None) -> np.ndarray:
+        """(n, axes of the map) int64: the experts in rank order, e.g. rows of (layer, expert); ties in map
+        order."""
+        n = min(self.top_n if n is None else check_size(n, "n"), self.score.size)
+        order = np.argsort(-_rank_key(self.score.reshape(-1), self.ranking), kind="stable")[:n]
+        return np.stack(np.unravel_index(order, self.score.shape), axis=-1)
+
+    def top_mask(self, n: int | None = None) -> np.ndarray:
+        """Boolean map of `top(n)`."""
+        mask = np.zeros(self.score.shape, bool)
+        mask[tuple(self.top(n).T)] = True
+        return mask
+
+
+def resonance(
+    maps: ArrayLike,
+    labels: Labels,
+    target: OneOrMore,
+    rest: OneOrMore | None = None,
+    permutations: int = 2000,
+    seed: int = 0,
+    *,
+    pairs: Labels | None = None,
+    stability: int = 200,
+    top_n: int = 20,
+    ranking: Ranking = "absolute",
+    refine: bool = False,
+) -> ResonanceResult:
+    """Contrast the routing maps of two groups of prompts.
+
+    Args:
+        maps: one map a prompt, (P, L, E) or (P, ...); see `prompt_maps`, whose "rate" is the safe choice.
+        labels: the group of each prompt, (P,). None, "" and NaN belong to no group.
+        target: the label of the target group, or a list or set of labels.
+        rest: label or labels to compare with; without it all other labelled prompts, pooled.
+        permutations: random relabellings; where the prompts allow no more than that, all are enumerated.
+        seed: fixes relabellings and bootstraps.
+        pairs: a pair id for each prompt (e.g. parallel_id), (P,). Prompts are then exchanged within pairs
+            only, and the score is the mean over complete pairs of target - rest (means within the pair where
+            it has several of a side). Prompts without a partner are left out of everything and listed in
+            `unpaired`.
+        stability: bootstraps of the prompts (of the pairs, where paired).
+        top_n: N of the top N.
+        ranking: by |score|, or by score towards the "target" or towards the "rest".
+        refine: draw on for the experts that few relabellings matched, so that a lone expert can reach q <
+            0.05 in a large model; without it the smallest p is 1 / (permutations + 1).
+    Returns:
+        `ResonanceResult`.
+    Raises:
+        ValueError: an empty or overlapping group, no complete pair, NaN or infinite maps, lengths that
+            differ.
+    Source:
+        Dahlke et al. 2025, arXiv 2502.11096, for the score; permutation, q and stability are ours.
+    """
+    maps_PX = as_real(maps, "maps")
+    if maps_PX.ndim < 2 or maps_PX[0].size == 0:
+        raise ValueError(f"maps must be (P, L, E), got {maps_PX.shape}")
+    if ranking not in ("absolute", "target", "rest"):
+        raise ValueError(f'ranking must be "absolute", "target" or "rest", got {ranking!r}')
+    is_target, is_rest = two_groups(as_list(labels, "labels", len(maps_PX)), target, rest)
+    exchange, unpaired = exchange_between(is_target, is_rest, pairs)
+    used = exchange.observed() != 0
+    target_rows, rest_rows = np.flatnonzero(used & is_target), np.flatnonzero(used & is_rest)
+    maps_PM = maps_PX.reshape(len(maps_PX), -1).astype(np.float64)
+    if np.isinf(maps_PM).any():
+        raise ValueError(f"maps{first_index(np.isinf(maps_PX))} is infinite")
+    score_M = exchange.observed() @ maps_PM
+    score_M[np.ptp(maps_PM[used], 0) == 0] = 0.0
+    rng = np.random.default_rng(seed)
+    precision_M = 4 * _step(maps_PX.dtype) * np.abs(maps_PM[used]).max(0)
+    test = permutation_test(
+        maps_PM, precision_M, exchange, check_size(permutations, "permutations"), rng, refine
+    )
+    top_n = min(check_size(top_n, "top_n"), score_M.size)
+    cells = {
+        "score": score_M,
+        "p_value": test.p_value,
+        "q_value": benjamini_hochberg(test.p_value),
+        "p_family": test.p_family,
+        "effect": divide(score_M, _pooled_deviation(maps_PM[target_rows], maps_PM[rest_rows], precision_M)),
+        "stability": _stability(
+            maps_PM, exchange, rng, check_size(stability, "stability", 0), top_n, ranking
+        ),
+        "target_mean": maps_PM[target_rows].mean(0),
+        "rest_mean": maps_PM[rest_rows].mean(0),
+    }
+    return ResonanceResult(
+        **{name: values.reshape(maps_PX.shape[1:]) for name, values in cells.items()},
+        n_target=len(target_rows),
+        n_rest=len(rest_rows),
+        n_pairs=0 if pairs is None else len(exchange.blocks),
+        unpaired=unpaired,
+        exact=test.exact,
+        relabellings=test.relabellings,
+        ranking=ranking,
+        top_n=top_n,
+        smallest_p=test.smallest_p,
+        method=_sentence(exchange, test, pairs is not None, len(unpaired)),
+    )
+
+
+def _step(dtype: np.dtype) -> float:
+    """Relative rounding of the type that the maps came in; integers are exact, their means are float64."""
+    return float(np.finfo(dtype if dtype.kind == "f" else np.float64).eps)
+
+
+def _pooled_deviation(target_PM: np.ndarray, rest_PM: np.ndarray, precision_M: np.ndarray) -> np.ndarray:
+    """Pooled sample standard deviation, 0 where it is no more than rounding."""
+    freedom = max(len(target_PM) + len(rest_PM) - 2, 1)
+    squares = len(target_PM) * target_PM.var(0) + len(rest_PM) * rest_PM.var(0)
+    deviation = np.sqrt(squares / freedom)
+    return np.where(deviation > precision_M, deviation, 0.0)
+
+
+def _rank_key(score: np.ndarray, ranking: Ranking) -> np.ndarray:
+    return {"absolute": np.abs, "target": np.positive, "rest": np.negative}[ranking](score)
+
+
+def _stability(
+    maps_PM: np.ndarray,
+    exchange: Exchange,
+    rng: np.random.Generator,
+    draws: int,
+    top_n: int,
+    ranking: Ranking,
+) -> np.ndarray:
+    """Share of bootstraps in which a cell is in the top N; 0 where none were asked for."""
+    times_M = np.zeros(maps_PM.shape[1])
+    for coefficients_P in exchange.bootstrap(rng, draws):
+        key_M = _rank_key(coefficients_P @ maps_PM, ranking)
+        times_M[np.argpartition(-key_M, top_n - 1)[:top_n]] += 1
+    return divide(times_M, draws)
+
+
+def _sentence(exchange: Exchange, test: PermutationTest, paired: bool, left_out: int) -> str:
+    target, rest = (sum(len(block[side]) for block in exchange.blocks) for side in (0, 1))
+    how = f"exchanging prompts within {len(exchange.blocks)} pairs" if paired else "exchanging prompts"
+    drawn = f"all {exchange.distinct:,}" if test.exact else f"{test.relabellings:,} random"
+    sentence = f"Two-sided permutation test, {target} prompts against {rest}, {how}: {drawn} relabellings"
+    if test.most_relabellings > test.relabellings:
+        sentence += f", up to {test.most_relabellings:,} for experts that few matched"
+    if left_out:
+        sentence += f"; {left_out} prompts without a partner left out"
+    return f"{sentence}; smallest possible p {test.smallest_p:.2g}."
