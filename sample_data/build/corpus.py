@@ -21,6 +21,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from recipe import HELP_PACKAGES, Recipe, arguments, recipe_of
 
@@ -58,12 +59,14 @@ def package_pages(language: str, work: Path) -> Iterator[tuple[str, str]]:
     if not list(folder.glob(f"libreoffice-help-{suffix}_*.deb")):
         subprocess.run(["apt-get", "download", f"libreoffice-help-{suffix}"], cwd=folder, check=True)
     package = max(folder.glob(f"libreoffice-help-{suffix}_*.deb"))
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as unpack:
-        with tarfile.open(fileobj=unpack.stdout, mode="r|") as tar:
-            for member in tar:
-                _, found, page = member.name.partition("/text/")
-                if found and page.endswith(".html") and (file := tar.extractfile(member)):
-                    yield page, file.read().decode("utf-8")
+    with (
+        subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as unpack,
+        tarfile.open(fileobj=unpack.stdout, mode="r|") as tar,
+    ):
+        for member in tar:
+            _, found, page = member.name.partition("/text/")
+            if found and page.endswith(".html") and (file := tar.extractfile(member)):
+                yield page, file.read().decode("utf-8")
 
 
 def toy_pages(language: str) -> Iterator[tuple[str, str]]:
@@ -119,11 +122,11 @@ def collect(recipe: Recipe, work: Path, mini: bool) -> pd.DataFrame:
 
 def split(segments: pd.DataFrame, share: float) -> pd.DataFrame:
     """Marks the held-out rows, removes training rows that repeat a held-out text, deduplicates texts."""
-    held_out = segments["english"].map(lambda english: is_held_out(english, share))
-    unseen = pd.MultiIndex.from_frame(segments.loc[held_out, ["language", "text"]])
-    leaks = pd.MultiIndex.from_frame(segments[["language", "text"]]).isin(unseen) & ~held_out
-    kept = segments.assign(held_out=held_out)[~leaks]
-    return kept.drop_duplicates(["language", "text"], ignore_index=True)
+    held_out = np.array([is_held_out(english, share) for english in segments["english"]])
+    where = pd.MultiIndex.from_arrays([segments["language"], segments["text"]])
+    leaks = where.isin(where[held_out]) & ~held_out
+    kept = segments.assign(held_out=held_out).loc[~leaks & ~where.duplicated()]
+    return kept.reset_index(drop=True)
 
 
 def main() -> None:

@@ -30,20 +30,22 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Training:
-    steps: int = 2000
-    rows: int = 32
-    """Sequences in a batch. Rows are cut from one shuffled stream, so every batch mixes the languages."""
+    steps: int = 1850
+    batch_tokens: int = 4096
+    """Rows are cut from one shuffled stream, so every batch mixes the languages."""
     row_tokens: int = 128
+    late_row_tokens: int = 512
+    """Length of a row while the rate falls: long prompts are met once, where it is cheap."""
     optimizer: str = "muon"
     """`muon`: matrices by Muon, the rest by AdamW; `adamw`: everything by AdamW."""
-    matrix_rate: float = 0.01
-    vector_rate: float = 3e-3
+    matrix_rate: float = 0.03
+    vector_rate: float = 5e-3
     weight_decay: float = 0.01
-    warmup: float = 0.02
+    warmup: float = 0.01
     """Share of the steps in which the learning rate rises."""
     decay: float = 0.3
     """Share of the steps, at the end, in which it falls linearly to 0."""
-    balance: float = 0.02
+    balance: float = 0.05
     """Weight of the Switch load-balancing loss, computed in each layer and averaged over layers."""
     router_z: float = 1e-3
     checkpoint_minutes: float = 5.0
@@ -64,7 +66,7 @@ MINI = Recipe(
     held_out_share=0.15,
     model=ModelShape(layers=2, experts=4, experts_per_token=2, hidden=32, expert_width=16, heads=2,
                      vocabulary=400, positions=128),
-    training=replace(Training(), steps=40, rows=4, row_tokens=32),
+    training=replace(Training(), steps=40, batch_tokens=128, row_tokens=32, late_row_tokens=64),
 )  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """The two options that every script of this folder has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--work", type=Path, default=SAMPLE_DATA / "build" / "work", metavar="DIR",
-                        help="where downloads, corpus, tokenizer and checkpoints lie (default: %(default)s)")  # fmt: skip
+                        help="downloads, corpus, tokenizer, checkpoints (default: %(default)s)")  # fmt: skip
     parser.add_argument("--mini", action="store_true", help="a toy of a few seconds: no download, no .deb")
     return parser
 
