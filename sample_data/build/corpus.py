@@ -72,6 +72,7 @@ def package_pages(language: str, work: Path) -> Iterator[tuple[str, str]]:
 def toy_pages(language: str) -> Iterator[tuple[str, str]]:
     """A made-up help with the quirks of the real one: repeats, nested spans, untranslated paragraphs."""
     letters = {"en": "abcdefghij", "ru": "абвгдежзик", "ja": "あいうえおかきくけこ"}[language]
+    lead = {"en": "Choose", "ru": "Выберите", "ja": "選択"}[language]
     draw = random.Random(0)
     words = ["".join(draw.choice("0123456789") for _ in range(draw.randint(2, 6))) for _ in range(60)]
     for page in range(30):
@@ -80,7 +81,7 @@ def toy_pages(language: str) -> Iterator[tuple[str, str]]:
             sentence = " ".join(draw.choice(words) for _ in range(draw.randint(4, 12)))
             sentence = "00 11 22" if number == 0 else sentence
             spelled = sentence.translate(str.maketrans("0123456789", letters))
-            spelled = "Choose <b>File</b>" if number == 1 else spelled
+            spelled = "Choose <b>File</b>" if number == 1 else f"{lead} {spelled}" if number % 3 else spelled
             hidden = '<span class="s"><span hidden="true" id="m" class="MAC"><i>Cmd</i></span></span>'
             lines.append(f'<p id="par_id{number}" class="paragraph">{spelled}{hidden}.</p>')
         yield f"toy/{page}.html", "\n".join(lines)

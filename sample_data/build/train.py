@@ -202,8 +202,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     parser.add_argument("--stop-after", type=float, default=math.inf, metavar="MINUTES",
                         help="stop with a checkpoint after so many minutes of training")  # fmt: skip
+    parser.add_argument("--export", type=Path, metavar="DIR",
+                        help="only write the checkpoint's model, as it stands, to DIR")  # fmt: skip
     options = parser.parse_args()
     recipe = recipe_of(options)
+    if options.export:
+        save_model(Run(recipe, options.work).model, options.work, options.export)
+        return
     torch.set_flush_denormal(True)
     if options.threads:
         torch.set_num_threads(options.threads)
