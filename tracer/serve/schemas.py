@@ -1,0 +1,185 @@
+"""What a request may say, as JSON Schema: read by the validator and by the OpenAPI description alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from .errors import ApiError
+from .limits import Limits
+
+Schema = dict[str, Any]
+
+PROFILE: Schema = {
+    "type": ["object", "null"],
+    "description": "A steering profile, as `Steering.to_json` writes it; null for none.",
+}
+COMPARE: Schema = {
+    "type": "boolean",
+    "default": False,
+    "description": "Also run without the steering, and compare the two.",
+}
+MESSAGES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"type": "string", "minLength": 1}, "content": {"type": "string"}},
+        "additionalProperties": False,
+    },
+    "description": "A conversation for the model's chat template; instead of `prompt`.",
+}
+PROMPT_ROW: Schema = {
+    "type": ["string", "object"],
+    "minLength": 1,
+    "required": ["text"],
+    "properties": {
+        "text": {"type": "string", "minLength": 1},
+        "id": {"type": "string"},
+        "language": {"type": "string"},
+        "group": {"type": "string"},
+        "parallel_id": {"type": "string"},
+        "completion": {"type": ["string", "null"]},
+        "choices": {"type": ["array", "null"], "minItems": 2, "items": {"type": "string", "minLength": 1}},
+        "answer": {"type": ["integer", "null"], "minimum": 0},
+    },
+    "description": "A text, or a row of a prompt set; other columns are tags.",
+}
+
+
+def request_schemas(limits: Limits) -> dict[str, Schema]:
+    """The schema of each request body by name."""
+    return {
+        "Tokenize": _object(
+            {"text": _text("The text."), "prompt": _text("The same as `text`."), "messages": MESSAGES}
+        ),
+        "Generate": _object(
+            {
+                "prompt": _text("The text to continue."),
+                "messages": MESSAGES,
+                "steering": PROFILE,
+                "compare": COMPARE,
+                "max_new_tokens": _integer(1, limits.new_tokens, 64, "Most tokens per side."),
+                "temperature": _number(0, 100, 0.0, "0 takes the likeliest token."),
+                "top_p": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 1,
+                    "default": 1.0,
+                    "description": "Sample among the likeliest tokens that hold this probability.",
+                },
+                "seed": _integer(0, 2**63 - 1, 0, "Each side draws from its own generator with this seed."),
+                "stream": {
+                    "type": "boolean",
+                    "default": True,
+                    "description": "Server-sent events, or one JSON.",
+                },
+                "candidates": _integer(0, 20, 0, "Likeliest next tokens to report per step and model."),
+            }
+        ),
+        "Score": _object(
+            {"prompts": _prompts(limits.score_prompts), "steering": PROFILE, "compare": COMPARE},
+            required=["prompts"],
+        ),
+    }
+
+
+def _object(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": required} if required else schema
+
+
+def _text(description: str) -> Schema:
+    return {"type": "string", "minLength": 1, "description": description}
+
+
+def _integer(low: int, high: int, default: int, description: str) -> Schema:
+    return {
+        "type": "integer", "minimum": low, "maximum": high, "default": default, "description": description,
+    }  # fmt: skip
+
+
+def _number(low: float, high: float, default: float, description: str) -> Schema:
+    return {
+        "type": "number", "minimum": low, "maximum": high, "default": default, "description": description,
+    }  # fmt: skip
+
+
+def _prompts(most: int) -> Schema:
+    return {"type": "array", "minItems": 1, "maxItems": most, "items": PROMPT_ROW}
+
+
+def parse(body: bytes, schema: Schema) -> dict[str, Any]:
+    """A request body with its defaults filled in. Raises `ApiError` 400 that names the field."""
+    data = decode_json(body)
+    errors = sorted(
+        Draft202012Validator(schema).iter_errors(data), key=lambda error: list(map(str, error.path))
+    )
+    if errors:
+        field = field_of(errors[0])
+        raise ApiError(400, f"{field or 'the body'}: {_explain(errors[0])}", field=field or None)
+    filled = {name: part["default"] for name, part in schema["properties"].items() if "default" in part}
+    return {**filled, **data}
+
+
+def decode_json(body: bytes) -> Any:
+    """JSON text as Python values. Raises `ApiError` 400: not JSON, NaN or Infinity, lone surrogates."""
+    try:
+        data = json.loads(body, parse_constant=_no_constant)
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError(400, "the body holds half a surrogate pair, which is no character") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not valid JSON: {str(error)[:200]}") from None
+    return data
+
+
+def exactly_one(request: dict[str, Any], *names: str) -> str:
+    """Which of these fields is given. Raises `ApiError` 400 unless it is exactly one."""
+    given = [name for name in names if request.get(name) is not None]
+    if len(given) != 1:
+        wanted = " or ".join(f"`{name}`" for name in names)
+        raise ApiError(400, f"give exactly one of {wanted}", field=given[-1] if given else names[0])
+    return given[0]
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def field_of(error: ValidationError) -> str:
+    """The part of the request that an error is about, as `prompts[3].text`."""
+    path = list(error.absolute_path)
+    if error.validator == "additionalProperties":
+        unknown = sorted(set(error.instance) - set(error.schema["properties"]))
+        path.append(unknown[0])
+    if error.validator == "required":
+        path.append(next(name for name in error.validator_value if name not in error.instance))
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".")[:200]
+
+
+def _explain(error: ValidationError) -> str:
+    value, limit = error.instance, error.validator_value
+    match error.validator:
+        case "required":
+            return "is missing"
+        case "additionalProperties":
+            return f"is not known here; known are {', '.join(sorted(error.schema['properties']))}"
+        case "type":
+            kinds = [limit] if isinstance(limit, str) else limit
+            return f"must be {' or '.join(kinds)}, not {type(value).__name__}"
+        case "minLength" | "minItems":
+            return f"needs at least {limit}"
+        case "maxItems":
+            return f"has {len(value)} entries; at most {limit} are allowed"
+        case "minimum" | "exclusiveMinimum" | "maximum":
+            bound = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+            return f"must be {bound[str(error.validator)]} {limit}, not {str(value)[:40]}"
+        case _:
+            return error.message[:200]

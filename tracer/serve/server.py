@@ -1,0 +1,197 @@
+"""Binding, the token, the one line that says where, and the end of it all."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import uvicorn
+
+from . import token_file as tokens
+from .app import build_app
+from .engine import Engine
+from .limits import Limits
+from .process import PARENT_VARIABLE
+
+log = logging.getLogger("moescope.serve")
+
+
+class ServeError(RuntimeError):
+    """The server cannot start; the one-line message says why."""
+
+
+def run_server(
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token_file: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+    limits: Limits | None = None,
+    out: TextIO | None = None,
+) -> None:
+    """Load a model and serve it until interrupted; prints one JSON line when it is ready.
+
+    Args:
+        host: an address or name to listen on; other than loopback only with a `token_file`.
+        port: 0 for any free one.
+        token_file: a file that holds the token; it is made (mode 600) where it does not exist. By default a
+            random token in a new file of the user's runtime folder, removed at the end.
+        out: where the JSON line goes; stdout by default.
+    Raises:
+        ServeError: host refused, port taken, token file unusable, or model not loadable.
+    """
+
+    def load() -> Any:
+        from ..load import load_model
+        from .served import Served
+
+        loaded = load_model(
+            model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, gguf_file=gguf_file
+        )
+        return Served.of(loaded.model, loaded.tokenizer, dict(loaded.card))
+
+    sock = bind(host, port, explicit_token=token_file is not None)
+    with sock, token_for(sock, token_file) as (token, path):
+        engine = Engine(load, limits)
+        server = make_server(engine, token, host)
+        line = {"url": url_of(sock, host), "token_file": str(path), "model": model}
+        watcher = threading.Thread(target=_watch, args=(server, engine, line, out or sys.stdout), daemon=True)
+        watcher.start()
+        try:
+            server.run(sockets=[sock])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            engine.close(timeout=5)
+        if engine.state == "failed" and engine.loaded is None:
+            raise ServeError(f"cannot serve {model}: {engine.reason}")
+
+
+def _watch(server: uvicorn.Server, engine: Engine, line: dict[str, str], out: TextIO) -> None:
+    """Says when the model is ready; ends the server when it cannot be, or when its parent has gone."""
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    announced = False
+    while not server.should_exit:
+        if not announced and server.started and engine.wait_ready(timeout=0.2):
+            print(json.dumps(line), file=out, flush=True)
+            announced = True
+        if engine.state == "failed" and engine.loaded is None:
+            server.should_exit = True
+        if parent and os.getppid() != parent:
+            log.warning("the program that started this server has gone")
+            server.should_exit = True
+        time.sleep(0.5 if announced else 0.02)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def bind(host: str, port: int, *, explicit_token: bool) -> socket.socket:
+    """A bound socket. Raises `ServeError`: open to others without a token of one's own, or not bindable."""
+    if not is_loopback(host) and not explicit_token:
+        raise ServeError(f"--host {host} lets other machines in: give a token of your own with --token-file")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ServeError(f"cannot listen on {host}, port {port}: {error}") from None
+    return sock
+
+
+def url_of(sock: socket.socket, host: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{sock.getsockname()[1]}"
+
+
+@contextmanager
+def token_for(sock: socket.socket, named: str | Path | None) -> Iterator[tuple[str, Path]]:
+    """The token and its file; a file that the user did not name is removed at the end."""
+    path = Path(named) if named is not None else tokens.default_token_file(sock.getsockname()[1])
+    try:
+        if named is not None and path.exists():
+            token, warnings = tokens.read_token(path)
+            for warning in warnings:
+                log.warning(warning)
+        else:
+            token = tokens.write_token(path)
+    except (OSError, tokens.TokenError) as error:
+        raise ServeError(str(error)) from None
+    try:
+        yield token, path.absolute()
+    finally:
+        if named is None:
+            path.unlink(missing_ok=True)
+
+
+def make_server(engine: Engine, token: str, host: str) -> uvicorn.Server:
+    """A uvicorn server that logs nothing but failures and writes nothing to stdout."""
+    hosts = {host} if is_loopback(host) else {host, socket.gethostname(), socket.getfqdn()}
+    config = uvicorn.Config(
+        build_app(engine, token=token, hosts=tuple(hosts)),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=engine.limits.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server in this process answers."""
+
+    url: str
+    token: str
+    engine: Engine
+
+
+@contextmanager
+def serve_in_background(load: Callable[[], Any], *, limits: Limits | None = None) -> Iterator[Address]:
+    """Serve from a thread of this process on a free loopback port, for notebooks and tests.
+
+    Args:
+        load: returns a `Served`; it runs in the engine's thread.
+    """
+    sock = bind("127.0.0.1", 0, explicit_token=False)
+    token = tokens.secrets.token_urlsafe(32)
+    engine = Engine(load, limits)
+    server = make_server(engine, token, "127.0.0.1")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    with sock:
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.005)
+            yield Address(url_of(sock, "127.0.0.1"), token, engine)
+        finally:
+            server.should_exit = True
+            engine.close()
+            thread.join(10)

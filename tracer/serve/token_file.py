@@ -1,0 +1,57 @@
+"""The bearer token: random, in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+SAFE_LENGTH = 16
+"""Characters below which a token of the user's own is called short."""
+
+
+class TokenError(ValueError):
+    """A token file that cannot be used; the message says why."""
+
+
+def default_token_file(port: int) -> Path:
+    """Where the token of the server on `port` is kept: the user's runtime folder, or their state folder."""
+    for folder in (platformdirs.user_runtime_path("moescope"), platformdirs.user_state_path("moescope")):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder / f"serve-{port}.token"
+    return Path(tempfile.mkdtemp(prefix="moescope-")) / f"serve-{port}.token"
+
+
+def write_token(path: Path) -> str:
+    """A fresh random token in a new file of mode 600; a stale file of that name is replaced."""
+    token = secrets.token_urlsafe(32)
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+        file.write(token + "\n")
+    return token
+
+
+def read_token(path: Path) -> tuple[str, list[str]]:
+    """The token in a file that the user named, and warnings: too short, or readable by others."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenError(f"cannot read the token file {path}: {error}") from None
+    if not token or any(c.isspace() for c in token):
+        raise TokenError(f"the token file {path} must hold one word")
+    warnings = []
+    if len(token) < SAFE_LENGTH:
+        warnings.append(f"the token in {path} has fewer than {SAFE_LENGTH} characters: easy to guess")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        warnings.append(f"{path} has mode {mode:o}: others can read the token (chmod 600)")
+    return token, warnings
