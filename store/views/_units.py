@@ -1,0 +1,181 @@
+"""Parallel units: the prompts of a trace as texts × languages, and what each layer says of them.
+
+Shape legend: U parallel units, N languages, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import RollupArrays, sum_rows
+from ..errors import StoreError, UnknownColumn
+from ..reader import Trace
+from ..selection import Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Which tokens of which prompts: the arguments that every view shares."""
+
+    where: Where | None = None
+    special: bool = True
+    phase: str | None = None
+
+    def arrays(self, trace: Trace, layer: int, stream: str) -> RollupArrays:
+        return trace.rollup_arrays(layer, stream, where=self.where, special=self.special, phase=self.phase)
+
+    def note(self) -> str:
+        tokens = "" if self.phase is None else f" {self.phase}"
+        inside = "counted" if self.special else "left out"
+        return f"Special and template tokens are {inside};{tokens or ' all'} tokens."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The chosen prompts that have a language and a parallel id."""
+
+    languages: list[str]
+    """N, sorted; the pivot among them."""
+    names: list[str]
+    """U parallel ids."""
+    pivot: int
+    """Number of the pivot language."""
+    cell_P: np.ndarray
+    """(P,) unit * N + language of each prompt of the trace, -1 for those that take no part."""
+    notes: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.names), len(self.languages)
+
+    @property
+    def others(self) -> list[int]:
+        """Numbers of the languages without the pivot."""
+        return [number for number in range(len(self.languages)) if number != self.pivot]
+
+
+def parallel_units(trace: Trace, pivot: str, where: Where | None) -> Units:
+    """Pair prompts by `parallel_id`.
+
+    Raises:
+        StoreError: no prompt of the pivot language has a parallel id.
+    """
+    wanted_P = trace.prompt_mask(where)
+    language, parallel = trace.groups("language"), trace.groups("parallel_id")
+    languages = [name for name in language.names if name is not None]
+    if pivot not in languages:
+        raise UnknownColumn(
+            f"no prompt has language {pivot!r}; the trace has: {', '.join(languages) or 'no languages'}"
+        )
+    names = [name for name in parallel.names if name is not None]
+    paired_P = wanted_P & (language.group_P < len(languages)) & (parallel.group_P < len(names))
+    pivot_number = languages.index(pivot)
+    in_pivot = np.zeros(len(parallel.names), bool)
+    in_pivot[parallel.group_P[paired_P & (language.group_P == pivot_number)]] = True
+    if not in_pivot.any():
+        raise StoreError(
+            f"no prompt in {pivot!r} has a parallel_id: give the translations of one text the same one"
+        )
+    partner_P = paired_P & in_pivot[parallel.group_P]
+    kept = [n for n in range(len(languages)) if (partner_P & (language.group_P == n)).any()]
+    present = {languages[n] for n in np.unique(language.group_P[wanted_P]) if n < len(languages)}
+    lost = sorted(present - {languages[n] for n in kept})
+    notes = [f"Left out, because none of their prompts has a translation in {pivot}: {', '.join(lost)}."]
+    number_of = np.full(len(language.names), -1)
+    number_of[kept] = np.arange(len(kept))
+    units = np.flatnonzero(in_pivot)
+    unit_of = np.full(len(parallel.names), -1)
+    unit_of[units] = np.arange(len(units))
+    cell_P = np.where(partner_P, unit_of[parallel.group_P] * len(kept) + number_of[language.group_P], -1)
+    found = Units(
+        languages=[languages[n] for n in kept],
+        names=[names[u] for u in units],
+        pivot=kept.index(pivot_number),
+        cell_P=cell_P,
+        notes=notes if lost else [],
+    )
+    found.notes.extend(_coverage_notes(found))
+    return found
+
+
+def _coverage_notes(units: Units) -> list[str]:
+    cells = np.bincount(units.cell_P[units.cell_P >= 0], minlength=units.shape[0] * units.shape[1])
+    have_N = (cells.reshape(units.shape) > 0).sum(0)
+    notes = []
+    if have_N.min() < units.shape[0]:
+        short = [
+            f"{language} {have}"
+            for language, have in zip(units.languages, have_N, strict=True)
+            if have < units.shape[0]
+        ]
+        notes.append(f"Unequal coverage of the {units.shape[0]} units: {', '.join(short)}.")
+    if cells.max() > 1:
+        notes.append("Where a unit has several prompts in one language, their distributions are averaged.")
+    return notes
+
+
+def distributions(trace: Trace, arrays: RollupArrays) -> np.ndarray:
+    """(P, E): mean router probabilities of each prompt, scaled to sum to 1; a prompt without any is NaN.
+
+    Raises:
+        StoreError: the trace holds no router probabilities.
+    """
+    if arrays.probability_sum is None:
+        raise StoreError(
+            f"layer {arrays.layer}, stream {arrays.stream!r}: the trace holds no router probabilities, "
+            "which alignment needs (imported events have none)"
+        )
+    total = arrays.probability_sum.sum(1, keepdims=True)
+    return np.divide(
+        arrays.probability_sum, total, out=np.full(arrays.probability_sum.shape, np.nan), where=total > 0
+    )
+
+
+def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of per-prompt values in each cell of the grid.
+
+    Returns:
+        values (U, N, ...), 0 where a language lacks the unit; present (U, N).
+    """
+    flat = values_PX.reshape(len(values_PX), -1)
+    cell = np.where(np.isfinite(flat).all(1), units.cell_P[prompt_index], -1)
+    cells = units.shape[0] * units.shape[1]
+    sums = sum_rows(flat, cell, cells, np.float64)
+    count = np.bincount(cell[cell >= 0], minlength=cells)
+    sums[count > 1] /= count[count > 1, None]
+    return sums.reshape(*units.shape, *values_PX.shape[1:]), (count > 0).reshape(units.shape)
+
+
+def layers_of(trace: Trace, layers: str | int | Sequence[int] | None, stream: str) -> list[int]:
+    """The MoE layers of a stream, or those of a window such as `3:6` (both ends in) or `3,5`.
+
+    Raises:
+        UnknownColumn: not a window, or no router there.
+    """
+    all_layers = [spec.layer for spec in trace.select_routers(None, stream)]
+    if layers is None or layers == "":
+        return all_layers
+    if isinstance(layers, int):
+        wanted = {layers}
+    elif isinstance(layers, str):
+        wanted = _window(layers, all_layers)
+    else:
+        wanted = {int(layer) for layer in layers}
+    found = [layer for layer in all_layers if layer in wanted]
+    if not found or (":" not in str(layers) and len(found) < len(wanted)):
+        raise UnknownColumn(f"no router at layers {layers}; stream {stream!r} has {all_layers}")
+    return found
+
+
+def _window(text: str, all_layers: list[int]) -> set[int]:
+    try:
+        if ":" in text:
+            first, last = text.split(":")
+            low = int(first) if first else min(all_layers)
+            return set(range(low, (int(last) if last else max(all_layers)) + 1))
+        return {int(layer) for layer in text.split(",")}
+    except ValueError:
+        raise UnknownColumn(f"layers are {text!r}; write 3:6 (from 3 to 6) or 3,5") from None

@@ -1,0 +1,177 @@
+"""Is a text routed as its translation is? Divergence from a pivot language, by layer and between languages.
+
+Source: Bandarkar et al. 2025, arXiv 2510.04694; docs/methods/alignment.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...kernels.alignment import bootstrap_interval, clustering_order, routing_divergence
+from ..notes import with_notes
+from ..reader import Trace
+from ..selection import Where
+from . import view
+from ._units import Span, Units, by_unit, distributions, layers_of, parallel_units
+
+RESAMPLES = 1000
+
+
+def pivot_divergence(
+    trace: Trace, units: Units, layer: int, stream: str, span: Span
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divergence of each unit's translations from its pivot text at one layer.
+
+    Returns:
+        divergence (U, M) for the M languages other than the pivot, 0 where there is no pair; paired (U, M).
+    """
+    arrays = span.arrays(trace, layer, stream)
+    q_UNE, present_UN = by_unit(units, arrays.prompt_index, distributions(trace, arrays))
+    paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
+    divergence_UM = np.zeros(paired_UM.shape)
+    unit, other = np.nonzero(paired_UM)
+    other_language = np.array(units.others, np.int64)[other]
+    divergence_UM[unit, other] = routing_divergence(q_UNE[unit, other_language], q_UNE[unit, units.pivot])
+    return divergence_UM, paired_UM
+
+
+@view("alignment")
+def alignment(
+    trace: Trace,
+    *,
+    pivot: str = "en",
+    layers: str | None = None,
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """How far the routing of each language departs from the pivot's, layer by layer.
+
+    Args:
+        pivot: the language that the others are compared with.
+        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
+        where: prompts to take, e.g. language=ja,ko,en.
+        special: false leaves special and template tokens out (the paper keeps them in).
+        phase: prefill or decode, for those tokens only.
+        resamples: bootstrap resamples of the parallel units.
+        seed: of the bootstrap.
+    Returns:
+        language, layer, stream, divergence (mean over the parallel pairs, 0..1), low, high (95 % bootstrap
+        interval over units), units (pairs), experts, top_k.
+    """
+    span = Span(where=where, special=special, phase=phase)
+    units = parallel_units(trace, pivot, where)
+    languages = [units.languages[n] for n in units.others]
+    rows: list[dict[str, Any]] = []
+    for layer in layers_of(trace, layers, stream):
+        spec = trace.router(layer, stream)
+        divergence_UM, paired_UM = pivot_divergence(trace, units, layer, stream, span)
+        mean = bootstrap_interval(divergence_UM, weights=paired_UM, resamples=resamples, seed=seed)
+        for m, language in enumerate(languages):
+            row = {"language": language, "layer": layer, "stream": stream}
+            row |= _interval("divergence", mean, m)
+            rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    return with_notes(table, [*units.notes, span.note()])
+
+
+_SCHEMA = pa.schema(
+    [
+        ("language", pa.string()),
+        ("layer", pa.int32()),
+        ("stream", pa.string()),
+        ("divergence", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("units", pa.int64()),
+        ("experts", pa.int32()),
+        ("top_k", pa.int32()),
+    ]
+)
+
+
+def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:
+    """A cell of an `Interval` as columns; unknown is null."""
+    units = int(interval.units[at])
+    low, high = float(interval.low[at]), float(interval.high[at])
+    return {
+        name: float(interval.point[at]) if units else None,
+        "low": None if np.isnan(low) else low,
+        "high": None if np.isnan(high) else high,
+        "units": units,
+    }
+
+
+@view("alignment-matrix")
+def alignment_matrix(
+    trace: Trace,
+    *,
+    layer: int | None = None,
+    layers: str | None = None,
+    pivot: str = "en",
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """Divergence between every two languages, at a layer or averaged over a window of layers.
+
+    Args:
+        layer: one layer; or
+        layers: a window such as 3:6 (both ends in); all layers by default.
+        pivot: units without a text in this language are left out.
+        where, special, phase, resamples, seed: as in `alignment`.
+    Returns:
+        language_a, language_b (both orders, and each with itself: 0), divergence (mean over shared units of
+        the mean over layers), low, high, units, order_a, order_b (places in an order that puts similar
+        languages side by side).
+    """
+    span = Span(where=where, special=special, phase=phase)
+    units = parallel_units(trace, pivot, where)
+    chosen = layers_of(trace, layers if layer is None else layer, stream)
+    one, other = np.triu_indices(len(units.languages), 1)
+    divergence_UQ = np.zeros((units.shape[0], len(one)))
+    shared_UQ = np.ones(divergence_UQ.shape, bool)
+    for number in chosen:
+        arrays = span.arrays(trace, number, stream)
+        q_UNE, present_UN = by_unit(units, arrays.prompt_index, distributions(trace, arrays))
+        shared_UQ &= present_UN[:, one] & present_UN[:, other]
+        for pair, (a, b) in enumerate(zip(one, other, strict=True)):
+            both = shared_UQ[:, pair]
+            divergence_UQ[both, pair] += routing_divergence(q_UNE[both, a], q_UNE[both, b])
+    divergence_UQ /= len(chosen)
+    mean = bootstrap_interval(divergence_UQ, weights=shared_UQ, resamples=resamples, seed=seed)
+    place = _places(len(units.languages), one, other, mean.point, mean.units)
+    rows = []
+    cell = {(int(a), int(b)): pair for pair, (a, b) in enumerate(zip(one, other, strict=True))}
+    for a, first in enumerate(units.languages):
+        for b, second in enumerate(units.languages):
+            row: dict[str, Any] = {"language_a": first, "language_b": second}
+            if a == b:
+                have = int((units.cell_P[units.cell_P >= 0] % units.shape[1] == a).sum())
+                row |= {"divergence": 0.0, "low": 0.0, "high": 0.0, "units": have}
+            else:
+                row |= _interval("divergence", mean, cell[min(a, b), max(a, b)])
+            rows.append(row | {"order_a": int(place[a]), "order_b": int(place[b])})
+    about = f"Layers {', '.join(map(str, chosen))}, stream {stream}."
+    return with_notes(pa.Table.from_pylist(rows), [about, *units.notes, span.note()])
+
+
+def _places(
+    languages: int, one: np.ndarray, other: np.ndarray, divergence_Q: np.ndarray, units_Q: np.ndarray
+) -> np.ndarray:
+    """(N,) place of each language in the clustering order."""
+    distance_NN = np.zeros((languages, languages))
+    known_Q = np.where(units_Q > 0, divergence_Q, np.nan)
+    distance_NN[one, other] = distance_NN[other, one] = known_Q
+    place = np.empty(languages, np.int64)
+    place[clustering_order(distance_NN)] = np.arange(languages)
+    return place

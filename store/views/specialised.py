@@ -1,0 +1,215 @@
+"""Which experts a language, or a task, uses more than the pivot language's text does.
+
+Source: Bandarkar et al. 2025, arXiv 2510.04694. A frequency is the mean over sequences of the share of a
+sequence's tokens that choose the expert; an expert is specialised where that exceeds the pivot's by more than
+tau.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...kernels.alignment import KINDS, bootstrap_interval, expert_kinds, specialised_experts
+from ..errors import StoreError
+from ..notes import with_notes
+from ..reader import Trace
+from ..selection import Where
+from . import view
+from ._units import Span, Units, by_unit, layers_of, parallel_units
+from .alignment import RESAMPLES
+
+TAUS = tuple(round(0.05 * step, 2) for step in range(1, 13))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Frequencies at one layer: U units, M languages other than the pivot, E experts."""
+
+    more_UME: np.ndarray
+    """Frequency in the language - in the pivot's text, unit by unit."""
+    paired_UM: np.ndarray
+    delta_ME: np.ndarray
+    """Mean over pairs."""
+    task_E: np.ndarray | None
+    """Frequency in the pivot's task prompts - in its general prompts."""
+    pivot_E: np.ndarray
+    """Frequency in the pivot's general text."""
+
+    def kinds(self, languages: list[str], tau: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Kinds (E,) as numbers of `KINDS`, and the masks (M, E) and (E,) that they come from."""
+        # The kernel takes two frequencies; the mean over pairs of their difference is one against zero.
+        more_ME = np.clip(self.delta_ME, 0, 1)
+        chosen_ME = specialised_experts(more_ME, np.zeros_like(more_ME), tau)
+        task_E = np.zeros(chosen_ME.shape[-1], bool) if self.task_E is None else self.task_E > tau
+        by_language = dict(zip(languages, chosen_ME, strict=True))
+        if not by_language:
+            return np.where(task_E, KINDS.index("task"), 0), chosen_ME, task_E
+        return expert_kinds(by_language, task_E), chosen_ME, task_E
+
+
+def differences(
+    trace: Trace, units: Units, task: np.ndarray | None, layer: int, stream: str, span: Span
+) -> Differences:
+    """Frequencies at one layer. `task` marks the pivot's task prompts, (P,), or is None."""
+    arrays = span.arrays(trace, layer, stream)
+    rate_PE = arrays.count / arrays.tokens[:, None]
+    rate_UNE, present_UN = by_unit(units, arrays.prompt_index, rate_PE)
+    paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
+    more_UME = rate_UNE[:, units.others] - rate_UNE[:, [units.pivot]]
+    more_UME[~paired_UM] = 0.0
+    pairs_M = np.maximum(paired_UM.sum(0), 1)
+    pivot_E = rate_UNE[present_UN[:, units.pivot], units.pivot].mean(0)
+    task_E = None
+    if task is not None:
+        in_task = task[arrays.prompt_index]
+        task_E = rate_PE[in_task].mean(0) - pivot_E if in_task.any() else np.zeros_like(pivot_E)
+    return Differences(
+        more_UME=more_UME,
+        paired_UM=paired_UM,
+        delta_ME=more_UME.sum(0) / pairs_M[:, None],
+        task_E=task_E,
+        pivot_E=pivot_E,
+    )
+
+
+def split_task(trace: Trace, pivot: str, task: str | None, where: Where | None) -> np.ndarray | None:
+    """(P,) the pivot's prompts whose `group` is the task; None where no task is named."""
+    if task is None:
+        return None
+    mask = trace.prompt_mask({**(where or {}), "group": [task], "language": [pivot]})
+    if not mask.any():
+        raise StoreError(f"no prompt in {pivot!r} has group {task!r}")
+    return mask
+
+
+def _general(trace: Trace, units: Units, task: str | None) -> Units:
+    """The units without the task's prompts, so that a task expert is not measured against itself."""
+    if task is None:
+        return units
+    general_P = ~trace.prompt_mask({"group": [task]})
+    cell_P = np.where(general_P, units.cell_P, -1)
+    if not (cell_P % units.shape[1] == units.pivot)[cell_P >= 0].any():
+        raise StoreError(
+            f"every pivot prompt belongs to the task {task!r}: there is no general text to compare"
+        )
+    return Units(
+        languages=units.languages, names=units.names, pivot=units.pivot, cell_P=cell_P, notes=units.notes
+    )
+
+
+@view("specialised-experts")
+def specialised(
+    trace: Trace,
+    *,
+    tau: float = 0.3,
+    pivot: str = "en",
+    task: str | None = None,
+    layers: str | None = None,
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """Experts that a language (or a task) uses more often than the pivot's text, by more than tau.
+
+    Args:
+        tau: threshold on the difference of frequencies; the paper uses 0.25 to 0.5.
+        pivot: the language that the others are compared with.
+        task: a value of `group`: prompts of the pivot language in it show the task experts.
+        layers, where, special, phase, resamples, seed: as in `alignment`.
+    Returns:
+        layer, stream, expert, kind (language-specific: one language; multilingual: several; task; shared: a
+        task and a language), language (one row for each that it is specialised for; null for the task),
+        delta, low, high (95 % bootstrap over parallel units; null for the task), pivot_frequency, units.
+    """
+    span = Span(where=where, special=special, phase=phase)
+    units = _general(trace, parallel_units(trace, pivot, where), task)
+    languages = [units.languages[n] for n in units.others]
+    task_P = split_task(trace, pivot, task, where)
+    rows: list[dict[str, Any]] = []
+    for layer in layers_of(trace, layers, stream):
+        found = differences(trace, units, task_P, layer, stream, span)
+        kinds_E, chosen_ME, task_E = found.kinds(languages, tau)
+        m, e = np.nonzero(chosen_ME)
+        mean = bootstrap_interval(
+            found.more_UME[:, m, e], weights=found.paired_UM[:, m], resamples=resamples, seed=seed
+        )
+        for at, (language, expert) in enumerate(zip(m, e, strict=True)):
+            interval = [None if np.isnan(end[at]) else float(end[at]) for end in (mean.low, mean.high)]
+            rows.append(
+                _row(layer, stream, expert, kinds_E, found)
+                | {"language": languages[language], "delta": float(mean.point[at])}
+                | {"low": interval[0], "high": interval[1], "units": int(mean.units[at])}
+            )
+        for expert in np.flatnonzero(task_E):
+            assert found.task_E is not None
+            rows.append(_row(layer, stream, expert, kinds_E, found) | {"delta": float(found.task_E[expert])})
+    rows.sort(key=lambda row: (row["layer"], row["expert"]))
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    return with_notes(table, [*units.notes, span.note()])
+
+
+def _row(layer: int, stream: str, expert: int, kinds_E: np.ndarray, found: Differences) -> dict[str, Any]:
+    return {
+        "layer": layer,
+        "stream": stream,
+        "expert": int(expert),
+        "kind": KINDS[kinds_E[expert]],
+        "pivot_frequency": float(found.pivot_E[expert]),
+    }
+
+
+_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int32()),
+        ("stream", pa.string()),
+        ("expert", pa.int32()),
+        ("kind", pa.string()),
+        ("language", pa.string()),
+        ("delta", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("pivot_frequency", pa.float64()),
+        ("units", pa.int64()),
+    ]
+)
+
+
+@view("specialised-counts")
+def specialised_counts(
+    trace: Trace,
+    *,
+    pivot: str = "en",
+    task: str | None = None,
+    layers: str | None = None,
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+) -> pa.Table:
+    """How many experts of each layer are specialised, for a range of tau.
+
+    Args:
+        pivot, task, layers, where, special, phase: as in `specialised-experts`.
+    Returns:
+        tau (0.05 to 0.6), layer, stream, kind, experts (how many), of (experts of the layer).
+    """
+    span = Span(where=where, special=special, phase=phase)
+    units = _general(trace, parallel_units(trace, pivot, where), task)
+    languages = [units.languages[n] for n in units.others]
+    task_P = split_task(trace, pivot, task, where)
+    rows = []
+    for layer in layers_of(trace, layers, stream):
+        found = differences(trace, units, task_P, layer, stream, span)
+        for tau in TAUS:
+            kinds_E = found.kinds(languages, tau)[0]
+            for number, kind in enumerate(KINDS[1:], start=1):
+                row = {"tau": tau, "layer": layer, "stream": stream, "kind": kind}
+                rows.append(row | {"experts": int((kinds_E == number).sum()), "of": len(kinds_E)})
+    return with_notes(pa.Table.from_pylist(rows), [*units.notes, span.note()])
