@@ -1,1 +1,25 @@
-"""Traces at rest."""
+"""Traces at rest: written by `TraceWriter`, opened by `open_trace`.
+
+Nothing here imports torch, transformers or streamlit.
+"""
+
+from .errors import StoreError, TraceLocked
+from .library import default_library, list_traces, sample_dir
+from .reader import Trace, open_trace
+from .schema import Part, RouterEvents, RouterSpec, RouterSums
+from .writer import TraceWriter
+
+__all__ = [
+    "Part",
+    "RouterEvents",
+    "RouterSpec",
+    "RouterSums",
+    "StoreError",
+    "Trace",
+    "TraceLocked",
+    "TraceWriter",
+    "default_library",
+    "list_traces",
+    "open_trace",
+    "sample_dir",
+]

@@ -1,0 +1,236 @@
+"""Rollups in memory, as arrays that views can sum.
+
+`RollupCache` keeps the rollup rows of the routers that were used last; `RollupArrays` are sums per prompt,
+which most views work on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from .arrow import pc
+from .errors import StoreError
+from .rollups import PHASES
+
+CACHE_BYTES = 512 << 20
+_DENSE_CELLS = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollupRows:
+    """Rollup rows of one router over all parts; R rows sorted by prompt."""
+
+    num_experts: int
+    prompt_R: np.ndarray
+    """(R,) row of the prompt in `Trace.prompts()`."""
+    phase_R: np.ndarray
+    """(R,) 0 prefill, 1 decode."""
+    special_R: np.ndarray
+    completion_R: np.ndarray
+    tokens_R: np.ndarray
+    nan_tokens_R: np.ndarray
+    entropy_sum_R: np.ndarray | None
+    cell_experts: np.ndarray | None
+    """Expert of each cell, with `cell_rows`, where rollups are sparse; None where cells are (R, E) in
+    order."""
+    cell_rows: np.ndarray | None
+    count: np.ndarray
+    """(R, E), or one number a cell."""
+    weight_sum: np.ndarray | None
+    weight_max: np.ndarray | None
+    probability_sum: np.ndarray | None
+    """(R, E)."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
+    def mask(self, special: bool, phase: str | None, completion: bool | None) -> np.ndarray:
+        """(R,) rows of the wanted tokens; see `Trace.rollup_arrays`."""
+        wanted = np.ones(len(self.prompt_R), bool)
+        if not special:
+            wanted &= ~self.special_R
+        if phase is not None:
+            if phase not in PHASES:
+                raise StoreError(f"phase is {phase!r}; it is one of {', '.join(PHASES)}")
+            wanted &= self.phase_R == PHASES.index(phase)
+        if completion is not None:
+            wanted &= self.completion_R == completion
+        return wanted
+
+    def grouped(self, name: str, group_R: np.ndarray, num_groups: int) -> np.ndarray | None:
+        """(G, E) sums of `count` (int64) or a float column (float64) over the rows of each group.
+
+        Args:
+            group_R: group of each row, -1 where it is left out.
+        Returns:
+            None where the trace does not have the column.
+        """
+        values = getattr(self, name)
+        if values is None:
+            return None
+        if num_groups * self.num_experts > _DENSE_CELLS:
+            raise StoreError(
+                f"{num_groups:,} groups × {self.num_experts:,} experts are too many to show at once"
+            )
+        kind = np.int64 if name == "count" else np.float64
+        if self.cell_experts is not None and name != "probability_sum":
+            return self._grouped_cells(values, group_R, num_groups, kind)
+        return sum_rows(values, group_R, num_groups, kind)
+
+    def _grouped_cells(
+        self, values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: type
+    ) -> np.ndarray:
+        assert self.cell_rows is not None
+        assert self.cell_experts is not None
+        group = group_R[self.cell_rows]
+        kept = group >= 0
+        at = group[kept] * self.num_experts + self.cell_experts[kept]
+        sums = np.bincount(at, weights=values[kept], minlength=num_groups * self.num_experts)
+        return sums.reshape(num_groups, self.num_experts).astype(kind)
+
+
+def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: type) -> np.ndarray:
+    """(G, ...) sums of rows by group; group -1 is left out."""
+    out = np.zeros((num_groups, *values.shape[1:]), kind)
+    kept = np.flatnonzero(group_R >= 0)
+    if len(kept) == 0:
+        return out
+    group = group_R[kept]
+    if (group[1:] < group[:-1]).any():
+        order = np.argsort(group, kind="stable")
+        kept, group = kept[order], group[order]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    rows = values if len(kept) == len(values) and (np.diff(kept) == 1).all() else values[kept]
+    out[group[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=kind)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollupArrays:
+    """Sums per prompt at one router: P chosen prompts with at least one token there, E experts."""
+
+    layer: int
+    stream: str
+    num_experts: int
+    prompt_index: np.ndarray
+    """(P,) int64, rising: row of the prompt in `Trace.prompts()` (without `where`)."""
+    tokens: np.ndarray
+    """(P,) int64: tokens that passed the router."""
+    count: np.ndarray
+    """(P, E) int64: tokens that chose each expert."""
+    weight_sum: np.ndarray | None
+    """(P, E) float64, or None where the trace has no gate weights."""
+    probability_sum: np.ndarray | None
+    """(P, E) float64: full router probabilities summed over the tokens without NaN; None where unknown."""
+    entropy_sum: np.ndarray | None
+    """(P,) float64, nats: entropy of each token's probabilities, summed; None where unknown."""
+    nan_tokens: np.ndarray
+    """(P,) int64: tokens whose logits held a NaN; they are not in `probability_sum`."""
+
+    @property
+    def mean_probability(self) -> np.ndarray | None:
+        """(P, E): mean of the full router probabilities over a prompt's tokens; rows sum to 1 under softmax.
+        A prompt all of whose tokens are NaN has 0 everywhere."""
+        if self.probability_sum is None:
+            return None
+        valid = np.maximum(self.tokens - self.nan_tokens, 1)
+        return self.probability_sum / valid[:, None]
+
+
+def per_prompt(rows: RollupRows, layer: int, stream: str, wanted_R: np.ndarray) -> RollupArrays:
+    """Sum the wanted rows of each prompt."""
+    prompts = np.unique(rows.prompt_R[wanted_R])
+    group_R = np.full(len(rows.prompt_R), -1, np.int64)
+    group_R[wanted_R] = np.searchsorted(prompts, rows.prompt_R[wanted_R])
+    total = len(prompts)
+    count = rows.grouped("count", group_R, total)
+    assert count is not None
+    entropy = rows.entropy_sum_R
+    return RollupArrays(
+        layer=layer,
+        stream=stream,
+        num_experts=rows.num_experts,
+        prompt_index=prompts.astype(np.int64),
+        tokens=sum_rows(rows.tokens_R, group_R, total, np.int64),
+        count=count,
+        weight_sum=rows.grouped("weight_sum", group_R, total),
+        probability_sum=rows.grouped("probability_sum", group_R, total),
+        entropy_sum=None if entropy is None else sum_rows(entropy, group_R, total, np.float64),
+        nan_tokens=sum_rows(rows.nan_tokens_R, group_R, total, np.int64),
+    )
+
+
+def rollup_rows(
+    table: pa.Table, num_experts: int, row_of_key: Callable[[np.ndarray], np.ndarray]
+) -> RollupRows:
+    """Arrays of rollup rows as read from disk; no copies where the table is in one chunk."""
+    table = table.combine_chunks()
+    sparse = table.num_rows > 0 and table["experts"].null_count == 0
+    cell_rows = cell_experts = None
+    if sparse:
+        lengths = np.asarray(pc.list_value_length(table["experts"]))
+        cell_rows = np.repeat(np.arange(table.num_rows), lengths)
+        cell_experts = _values(table, "experts")
+    width = None if sparse else num_experts
+    return RollupRows(
+        num_experts=num_experts,
+        prompt_R=row_of_key(np.asarray(table["prompt"])),
+        phase_R=_phase_codes(table["phase"]),
+        special_R=np.asarray(table["special"]),
+        completion_R=np.asarray(table["completion"]),
+        tokens_R=np.asarray(table["tokens"]),
+        nan_tokens_R=np.asarray(table["nan_tokens"]),
+        entropy_sum_R=None if table["entropy_sum"].null_count else np.asarray(table["entropy_sum"]),
+        cell_rows=cell_rows,
+        cell_experts=cell_experts,
+        count=_shaped(_values(table, "count"), width),
+        weight_sum=_optional(table, "weight_sum", width),
+        weight_max=_optional(table, "weight_max", width),
+        probability_sum=_optional(table, "probability_sum", num_experts),
+    )
+
+
+def _values(table: pa.Table, name: str) -> np.ndarray:
+    column = table[name]
+    if column.num_chunks == 0:
+        return np.zeros(0, column.type.value_type.to_pandas_dtype())
+    return np.asarray(column.combine_chunks().flatten())
+
+
+def _shaped(values: np.ndarray, width: int | None) -> np.ndarray:
+    return values if width is None else values.reshape(-1, width)
+
+
+def _optional(table: pa.Table, name: str, width: int | None) -> np.ndarray | None:
+    """A column that is there for all rows or for none."""
+    return None if table[name].null_count else _shaped(_values(table, name), width)
+
+
+def _phase_codes(column: pa.ChunkedArray) -> np.ndarray:
+    codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(PHASES))
+    return np.asarray(codes).astype(np.uint8)
+
+
+class RollupCache:
+    """Rollup rows by router number; the least recently used go when `CACHE_BYTES` are exceeded."""
+
+    def __init__(self, load: Callable[[int], RollupRows]):
+        self._load = load
+        self._lock = threading.RLock()
+        self._kept: OrderedDict[int, RollupRows] = OrderedDict()
+
+    def get(self, router: int) -> RollupRows:
+        with self._lock:
+            if router not in self._kept:
+                self._kept[router] = self._load(router)
+            self._kept.move_to_end(router)
+            while len(self._kept) > 1 and sum(rows.nbytes for rows in self._kept.values()) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[router]

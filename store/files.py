@@ -1,0 +1,151 @@
+"""Reading committed files, and saying what is wrong with one that is not what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import DamagedPart
+from .folder import Folder
+from .layout import GroupIndex, footer_of
+from .manifest import TABLES, PartEntry
+
+_TAIL_BYTES = 1 << 16
+_KEPT_FOOTERS = 512
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A listed part that can't be used; all its prompts are left out of everything."""
+
+    part: str
+    file: str
+    message: str
+    """One line: what is wrong, and what was expected."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def damaged(entry: PartEntry, table: str, reason: str) -> DamagedPart:
+    file = entry.files[table]
+    expected = f"{file.bytes:,} bytes, {file.rows:,} rows, sha256 {file.sha256[:12]}…"
+    return DamagedPart(entry.name, f"{entry.path(table)}: {reason} (expected {expected})")
+
+
+def find_problems(folder: Folder, entries: Sequence[PartEntry]) -> list[Problem]:
+    """Parts with a missing or truncated file: one listing of each folder, no file is opened."""
+    sizes = {table: folder.sizes(table) for table in TABLES} if entries else {}
+    problems = []
+    for entry in entries:
+        for table in TABLES:
+            found = sizes[table].get(f"{entry.name}.parquet")
+            expected = entry.files[table].bytes
+            if found == expected:
+                continue
+            reason = "the file is missing" if found is None else f"the file has {found:,} bytes"
+            problems.append(Problem(entry.name, entry.path(table), str(damaged(entry, table, reason))))
+            break
+    return problems
+
+
+def verify_files(folder: Folder, entry: PartEntry) -> list[Problem]:
+    """Read every byte of a part and compare checksums."""
+    problems = []
+    for table in TABLES:
+        try:
+            found = hashlib.sha256(folder.read(entry.path(table))).hexdigest()
+            reason = None if found == entry.files[table].sha256 else f"its checksum is {found[:12]}…"
+        except FileNotFoundError:
+            reason = "the file is missing"
+        except OSError as error:
+            reason = f"it can't be read: {error.strerror or error}"
+        if reason:
+            problems.append(Problem(entry.name, entry.path(table), str(damaged(entry, table, reason))))
+    return problems
+
+
+class _Footers:
+    """Parsed footers of the files that were read last, for all traces of the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple, tuple[pq.FileMetaData, GroupIndex]] = OrderedDict()
+
+    def get(self, folder: Folder, entry: PartEntry, table: str) -> tuple[pq.FileMetaData, GroupIndex]:
+        key = (str(folder.local_path or folder.url), entry.path(table), entry.files[table].sha256)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        parsed = _parse_footer(folder, entry, table)
+        with self._lock:
+            self._kept[key] = parsed
+            while len(self._kept) > _KEPT_FOOTERS:
+                self._kept.popitem(last=False)
+        return parsed
+
+
+def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.FileMetaData, GroupIndex]:
+    with folder.open(entry.path(table)) as source:
+        size = source.size()
+        if size != entry.files[table].bytes:
+            raise ValueError(f"the file has {size:,} bytes")
+        tail = memoryview(source.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES)))
+        if int.from_bytes(tail[-8:-4], "little") + 12 > tail.nbytes:
+            tail = memoryview(source.read_at(size, 0))
+    footer = footer_of(tail)
+    if zlib.crc32(footer) != entry.files[table].footer_crc32:
+        raise ValueError("its footer is damaged")
+    metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + bytes(footer) + bytes(tail[-8:])))
+    return metadata, GroupIndex.from_metadata(metadata.metadata)
+
+
+_footers = _Footers()
+
+
+def read_table(
+    folder: Folder,
+    entry: PartEntry,
+    table: str,
+    columns: Sequence[str] | None = None,
+    *,
+    router: int | None = None,
+    prompts: np.ndarray | None = None,
+    threads: bool = True,
+) -> pa.Table:
+    """Rows of one file of a part; row groups that can't hold what is asked for are not touched.
+
+    Args:
+        columns: None for all.
+        router: number of a router in the manifest: rows of that router only.
+        prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
+            hold the neighbours of the prompts: filter them.
+    Raises:
+        DamagedPart: the file is missing, truncated or changed.
+    """
+    try:
+        metadata, index = _footers.get(folder, entry, table)
+        groups = index.select(router, prompts)
+        with folder.open(entry.path(table)) as source:
+            file = pq.ParquetFile(
+                source,
+                metadata=metadata,
+                page_checksum_verification=True,
+                pre_buffer=folder.local_path is None,
+            )
+            return file.read_row_groups(
+                groups, columns=None if columns is None else list(columns), use_threads=threads
+            )
+    except FileNotFoundError:
+        raise damaged(entry, table, "the file is missing") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise damaged(entry, table, f"it can't be read: {error}") from error

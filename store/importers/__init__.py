@@ -1,0 +1,1 @@
+"""Routing recorded by others, read into traces: one module for each format."""

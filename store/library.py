@@ -1,0 +1,113 @@
+"""A library: a folder whose sub-folders are traces, plus the sample that comes with moescope."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import NotATrace, StoreError
+from .manifest import MANIFEST_NAME
+from .reader import Trace, open_trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceSummary:
+    """One line of a library."""
+
+    url: str
+    name: str
+    """Name of its folder."""
+    error: str | None = None
+    """Why it can't be opened; everything below is then empty."""
+    state: str = ""
+    created: str = ""
+    updated: str = ""
+    model: str = ""
+    prompts: int = 0
+    tokens: int = 0
+    events: int = 0
+    layers: int = 0
+    """Routers (layers × streams)."""
+    experts: int = 0
+    """Experts of the largest router."""
+    top_k: int | None = None
+    languages: dict[str, int] = field(default_factory=dict)
+    """Prompts by language, most first."""
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    """Damaged parts, one line each."""
+    sample: bool = False
+    """Whether it came with moescope."""
+
+
+def default_library() -> Path:
+    """The folder in `MOESCOPE_LIBRARY`, or `traces` in the user's data folder. It need not be there yet."""
+    chosen = os.environ.get("MOESCOPE_LIBRARY")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_data_dir
+
+    return Path(user_data_dir("moescope", appauthor=False)) / "traces"
+
+
+def sample_dir() -> Path:
+    """Where the sample model, prompt sets and trace lie, in a checkout and in an installed moescope alike."""
+    return Path(__file__).resolve().parent.parent / "sample_data"
+
+
+def list_traces(library: str | os.PathLike[str] | None = None) -> list[TraceSummary]:
+    """Traces of a library (the default one for None) by name, then the sample. Damaged ones are listed with
+    their error. Reads manifests only."""
+    folder = Path(library) if library is not None else default_library()
+    found = [summarise(path) for path in _traces_in(folder)]
+    sample = sample_dir() / "trace"
+    if (sample / MANIFEST_NAME).is_file() and sample.resolve() not in {Path(s.url).resolve() for s in found}:
+        found.append(summarise(sample, sample=True))
+    return found
+
+
+def _traces_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if (path / MANIFEST_NAME).is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise NotATrace(f"{folder}: the library can't be read: {error.strerror}") from error
+
+
+def summarise(url: str | os.PathLike[str], *, sample: bool = False) -> TraceSummary:
+    """One trace, whether it opens or not."""
+    name = Path(url).name if not sample else "sample"
+    try:
+        trace = open_trace(url)
+    except StoreError as error:
+        return TraceSummary(url=str(url), name=name, error=str(error), sample=sample)
+    languages: Counter[str] = Counter()
+    for entry in trace.parts:
+        languages.update(entry.languages)
+    return TraceSummary(
+        url=str(url),
+        name=name,
+        state=trace.state,
+        created=trace.manifest.created,
+        updated=trace.manifest.updated,
+        model=model_name(trace),
+        prompts=trace.num_prompts,
+        tokens=trace.num_tokens,
+        events=trace.num_events,
+        layers=len(trace.routers),
+        experts=max((spec.num_experts for spec in trace.routers), default=0),
+        top_k=max((spec.top_k or 0 for spec in trace.routers), default=0) or None,
+        languages=dict(languages.most_common()),
+        bytes=sum(file.bytes for entry in trace.parts for file in entry.files.values()),
+        problems=[str(problem) for problem in trace.problems],
+        sample=sample,
+    )
+
+
+def model_name(trace: Trace) -> str:
+    """What to call the traced model."""
+    model = trace.manifest.model
+    return str(model.get("name") or model.get("path") or model.get("class") or "unknown model")

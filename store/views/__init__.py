@@ -1,0 +1,74 @@
+"""Named views: functions from a trace to a table.
+
+    @view("load")
+    def load(trace: Trace, *, by: str | None = None, where: Where | None = None, ...) -> pa.Table: ...
+
+A view is called with keyword parameters only. The command line makes its options from the signature, and its
+help from the docstring. Views never draw; the arithmetic is in the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..errors import UnknownColumn
+
+if TYPE_CHECKING:
+    from ..reader import Trace
+
+_VIEWS: dict[str, Callable[..., pa.Table]] = {}
+
+
+def view(name: str) -> Callable[[Callable[..., pa.Table]], Callable[..., pa.Table]]:
+    """Register a function as a view."""
+
+    def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+        _VIEWS[name] = function
+        return function
+
+    return register
+
+
+def _load_all() -> None:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+def names() -> list[str]:
+    """Names of all views."""
+    _load_all()
+    return sorted(_VIEWS)
+
+
+def get(name: str) -> Callable[..., pa.Table]:
+    """The function of a view. Raises UnknownColumn where there is none."""
+    if name not in _VIEWS:
+        _load_all()
+    if name not in _VIEWS:
+        raise UnknownColumn(f"there is no view {name!r}; there are: {', '.join(sorted(_VIEWS))}")
+    return _VIEWS[name]
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Parameters of a view by name, without the trace; annotations are types, not text."""
+    signature = inspect.signature(get(name), eval_str=True)
+    return {key: value for key, value in signature.parameters.items() if key != "trace"}
+
+
+def run(trace: Trace, name: str, params: dict[str, Any]) -> pa.Table:
+    """Run a view. Raises UnknownColumn for an unknown view or parameter, or one that is missing."""
+    function = get(name)
+    known = parameters(name)
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        raise UnknownColumn(f"view {name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}")
+    missing = [key for key, value in known.items() if value.default is value.empty and key not in params]
+    if missing:
+        raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
+    return function(trace, **params)
