@@ -1,0 +1,103 @@
+"""Passages of the architectures that don't call `experts(hidden, ids, weights)`.
+
+Shapes: T tokens, K experts per token, E experts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .passages import Call, ExpertsCall, Passage, flat
+
+
+def dense(ids_TK: Tensor, weights_TK: Tensor, like_TE: Tensor) -> Tensor:
+    """Gate weights at their experts' columns, (T, E), in the shape and dtype of `like_TE`."""
+    zeros_TE = torch.zeros_like(flat(like_TE))
+    return zeros_TE.scatter_add(-1, ids_TK, weights_TK.to(zeros_TE.dtype)).reshape(like_TE.shape)
+
+
+class DenseScores(Passage):
+    """Llama 4: the router returns (gate weights (T, E), logits); unselected experts have weight 0."""
+
+    at = "router"
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        weights_TK, ids_TK = call.output[0].topk(call.module.top_k, dim=-1)
+        return ids_TK, weights_TK
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        assert weights_TK is not None
+        call.output = (dense(ids_TK, weights_TK, call.output[0]), *call.output[1:])
+
+
+class SortedByExpert(Passage):
+    """JetMoe: the router returns its T*K slots sorted by expert, and how many slots each expert has."""
+
+    at = "router"
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        slots_N, _, gates_N, slots_per_expert, logits_TE = call.output
+        counts_E = torch.tensor(slots_per_expert, device=slots_N.device)
+        experts_N = torch.arange(len(counts_E), device=slots_N.device).repeat_interleave(
+            counts_E, output_size=len(slots_N)
+        )
+        rows = len(logits_TE)
+        ids_N = torch.empty_like(slots_N).scatter(0, slots_N, experts_N)
+        weights_N = torch.empty_like(gates_N).scatter(0, slots_N, gates_N)
+        return ids_N.reshape(rows, -1), weights_N.reshape(rows, -1)
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        assert weights_TK is not None
+        logits_TE = call.output[4]
+        slots_N = ids_TK.flatten().sort(stable=True).indices
+        counts_E = ids_TK.flatten().bincount(minlength=logits_TE.shape[-1])
+        gates_N = weights_TK.flatten()[slots_N].to(call.output[2].dtype)
+        call.output = (slots_N, slots_N // ids_TK.shape[-1], gates_N, counts_E.tolist(), logits_TE)
+
+
+class OneHotCall(Passage):
+    """Switch Transformers: `experts(hidden, one-hot (T, 1, E), weights (T, 1))`; a row without a one is a
+    token that its expert had no room for."""
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        _, one_hot_T1E, weights_T1 = call.args
+        routed_T1 = one_hot_T1E.sum(-1) > 0
+        ids_T1 = one_hot_T1E.argmax(-1)
+        return ids_T1.where(routed_T1, -1), weights_T1.where(routed_T1, 0)
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        assert weights_TK is not None
+        hidden, one_hot_T1E, weights_T1 = call.args
+        chosen_TKE = torch.nn.functional.one_hot(ids_TK, one_hot_T1E.shape[-1]).to(one_hot_T1E.dtype)
+        chosen_TKE = chosen_TKE * (weights_TK != 0).unsqueeze(-1).to(one_hot_T1E.dtype)
+        call.args = (hidden, chosen_TKE, weights_TK.to(weights_T1.dtype))
+
+
+class GatedMask(Passage):
+    """NLLB-MoE: `experts(hidden, mask of the first choice (T, E), gate weights (T, E) of both choices)`."""
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        weights_TK, ids_TK = call.args[2].topk(2, dim=-1)
+        return ids_TK.where(weights_TK != 0, -1), weights_TK
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        assert weights_TK is not None
+        hidden, mask_TE, gates_TE = call.args
+        call.args = (hidden, mask_TE, dense(ids_TK, weights_TK, gates_TE))
+
+
+class SkipExpert(ExpertsCall):
+    """Zaya: the skip choice is handed over as expert 0 with weight 0; here it has an id of its own."""
+
+    def __init__(self, skip: int) -> None:
+        self.skip = skip
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        ids_TK, weights_TK = super().read(call)
+        return ids_TK if weights_TK is None else ids_TK.where(weights_TK != 0, self.skip), weights_TK
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        skipped_TK = ids_TK == self.skip
+        assert weights_TK is not None
+        super().write(call, ids_TK.where(~skipped_TK, 0), weights_TK.where(~skipped_TK, 0))

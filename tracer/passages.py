@@ -1,0 +1,103 @@
+"""Passages: where a routing decision goes from a router to its experts, and how to read and rewrite it there.
+
+Nearly every model calls `experts(hidden, top_k_index, top_k_weights)`; what that call receives is what is
+executed. Models that hand the decision over in another form have a passage of their own in `adapters`.
+
+Shapes: T tokens, K experts per token, E experts. An expert id of -1 is an empty slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CaptureError
+
+
+@dataclass
+class Call:
+    """One call of a module on its way through a hook."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+    rows: tuple[int, ...] = field(default=(), init=False)
+    """Leading dimensions of the decision as it was handed over, for writing it back in the same shape."""
+
+
+class Passage:
+    """How one kind of module hands a decision over. Stateless: one instance serves all routers."""
+
+    at: Literal["experts", "router"] = "experts"
+    """`experts`: in the arguments of the experts module; `router`: in the output of the router."""
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        """The decision as it stands: expert ids (T, K) integer, gate weights (T, K) or None."""
+        raise NotImplementedError
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        """Replace the decision in `call`. Slots without an expert arrive as a valid id with weight 0."""
+        raise NotImplementedError
+
+
+class ExpertsCall(Passage):
+    """`experts(hidden, ids, weights)`, positional or by keyword, in either order."""
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        values = [*call.args, *call.kwargs.values()]
+        ids_at, weights_at = _decision_in(values)
+        if ids_at is None:
+            raise CaptureError(
+                f"{type(call.module).__name__} was called without a tensor of expert ids; declare this "
+                "router with a DeclaredRouter that says where its ids and weights are"
+            )
+        call.rows = tuple(values[ids_at].shape[:-1])
+        return flat(values[ids_at]), None if weights_at is None else flat(values[weights_at])
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        values = [*call.args, *call.kwargs.values()]
+        for at, new in zip(_decision_in(values), (ids_TK, weights_TK), strict=True):
+            if at is not None and new is not None:
+                values[at] = new.reshape(*call.rows, new.shape[-1]).to(values[at].dtype)
+        count = len(call.args)
+        call.args, call.kwargs = tuple(values[:count]), dict(zip(call.kwargs, values[count:], strict=True))
+
+
+def _decision_in(values: list[Any]) -> tuple[int | None, int | None]:
+    """Places of the ids and of the weights among the arguments of an experts module."""
+    ids = next((i for i, value in enumerate(values) if is_ids(value)), None)
+    if ids is None:
+        return None, None
+    # The hidden states come first; where K equals their width, the weights are the later match.
+    weights = [
+        i
+        for i, value in enumerate(values)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.shape == values[ids].shape
+    ]
+    return ids, weights[-1] if weights else None
+
+
+def is_ids(value: object) -> bool:
+    """Whether a value is a tensor that may hold expert ids, (..., K) integer."""
+    integers = (torch.int64, torch.int32, torch.int16)
+    return isinstance(value, Tensor) and value.dim() >= 2 and value.dtype in integers
+
+
+def flat(values: Tensor) -> Tensor:
+    """(..., K) as (T, K), rows in order."""
+    return values if values.dim() == 2 else values.reshape(-1, values.shape[-1])
+
+
+def by_weight(ids_TK: Tensor, weights_TK: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A decision in descending gate weight; ties keep the router's own slot order; empty slots come last."""
+    if weights_TK is None or ids_TK.shape[-1] < 2:
+        return ids_TK, weights_TK
+    # On the CPU a look is far cheaper than a sort; on a GPU it would wait for the device.
+    if weights_TK.device.type == "cpu" and bool((weights_TK[:, :-1] >= weights_TK[:, 1:]).all()):
+        return ids_TK, weights_TK
+    sorted_TK, order_TK = weights_TK.sort(dim=-1, descending=True, stable=True)
+    return ids_TK.gather(-1, order_TK), sorted_TK

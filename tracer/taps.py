@@ -1,0 +1,147 @@
+"""Taps: the hooks on one router, shared by everyone who records or steers it.
+
+A tap stands on a router while anyone needs it, and is taken away with the last of them. At each call of the
+router it does, in this order whoever came first: take the logits, let the steering rewrite the decision, hand
+what will be executed to the sinks. Recording therefore always shows what steering left.
+
+Hooks never wait for a device, and make no Python object per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..store.schema import RouterSpec
+from .errors import CaptureError
+from .passages import Call, by_weight, flat
+from .sites import Site
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Receives routing decisions while it is attached."""
+
+    def routed(
+        self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
+    ) -> None:
+        """One call of one router, on the model's device: rows in the flattened (batch, position) order of the
+        call, padding rows included; experts in descending gate weight, -1 for an empty slot. Tensors are the
+        model's own: copy what must outlive the forward pass, never change it."""
+        ...
+
+
+class Editor(Protocol):
+    """Steers one router."""
+
+    def before(self, call: Call) -> None:
+        """The router (or the block around it) is about to be called."""
+        ...
+
+    def after(self) -> None:
+        """It has returned or failed."""
+        ...
+
+    def decide(
+        self, ids_TK: Tensor, weights_TK: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None:
+        """The decision as it shall be executed, and as it shall be recorded; None leaves it alone."""
+        ...
+
+
+class Tap:
+    """The hooks on one router."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.sinks: list[tuple[Sink, RouterSpec]] = []
+        self.editor: Editor | None = None
+        self._logits_TE: Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        site = self.site
+        assert site.logits_from is not None
+        hooks = [site.logits_from.register_forward_hook(self._on_logits, with_kwargs=True)]
+        if site.passage.at == "router":
+            hooks.append(site.router.register_forward_hook(self._on_output, with_kwargs=True))
+        elif site.experts is not None:
+            hooks.append(site.experts.register_forward_pre_hook(self._on_call, with_kwargs=True))
+        self._handles = hooks
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._logits_TE = None
+
+    def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        logits = self.site.logits(Call(module, args, kwargs, output))
+        self._logits_TE = None if logits is None else flat(logits.detach())
+
+    def _on_call(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        call = Call(module, args, kwargs)
+        return (call.args, call.kwargs) if self._pass(call) else None
+
+    def _on_output(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        call = Call(module, args, kwargs, output)
+        return call.output if self._pass(call) else None
+
+    def _pass(self, call: Call) -> bool:
+        """Hand one decision on; True where the steering changed it."""
+        if torch.compiler.is_compiling():
+            raise CaptureError(
+                f"{self.site.spec.router} runs inside a compiled graph, where hooks see nothing: generate "
+                "with disable_compile=True, or load the model without torch.compile"
+            )
+        try:
+            ids_TK, weights_TK = self.site.passage.read(call)
+        except CaptureError as error:
+            raise CaptureError(f"{self.site.spec.experts or self.site.spec.router}: {error}") from None
+        decision = self.editor.decide(ids_TK, weights_TK) if self.editor is not None else None
+        if decision is not None:
+            self.site.passage.write(call, *decision[:2])
+            ids_TK, weights_TK = decision[2:]
+        logits_TE, self._logits_TE = self._logits_TE, None
+        if self.sinks:
+            ids_TK = ids_TK.detach()
+            ids_TK, weights_TK = by_weight(ids_TK, None if weights_TK is None else weights_TK.detach())
+            for sink, spec in self.sinks:
+                sink.routed(spec, ids_TK, weights_TK, logits_TE)
+        return decision is not None
+
+
+_TAPS: WeakKeyDictionary[nn.Module, Tap] = WeakKeyDictionary()
+"""By router module: the taps that stand at this moment."""
+
+
+@contextmanager
+def tapped(sites: Sequence[Site], use: Callable[[Tap, Site], Callable[[], None]]):
+    """Stand on these routers for a while.
+
+    `use` is called with the tap on each site and returns how to take back what it did; a tap without sinks
+    and editor is detached. Everything is taken back in reverse order, also when an exception passes.
+    """
+    with ExitStack() as stack:
+        for site in sites:
+            tap = _TAPS.get(site.router)
+            if tap is None:
+                tap = _TAPS[site.router] = Tap(site)
+                tap.attach()
+            stack.callback(_leave, tap)
+            stack.callback(use(tap, site))
+        yield
+
+
+def _leave(tap: Tap) -> None:
+    if not tap.sinks and tap.editor is None:
+        tap.detach()
+        _TAPS.pop(tap.site.router, None)
