@@ -56,6 +56,8 @@ class Recipe:
     languages: tuple[str, ...] = tuple(HELP_PACKAGES)
     held_out_share: float = 0.04
     seed: int = 20240607
+    removed_experts: int = 10
+    """How many experts the evaluation switches off at once."""
     model: ModelShape = field(default_factory=ModelShape)
     training: Training = field(default_factory=Training)
 
@@ -64,6 +66,7 @@ FULL = Recipe()
 MINI = Recipe(
     languages=("en", "ru", "ja"),
     held_out_share=0.15,
+    removed_experts=2,
     model=ModelShape(layers=2, experts=4, experts_per_token=2, hidden=32, expert_width=16, heads=2,
                      vocabulary=400, positions=128),
     training=replace(Training(), steps=40, batch_tokens=128, row_tokens=32, late_row_tokens=64),

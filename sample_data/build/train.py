@@ -50,13 +50,14 @@ def new_model(recipe: Recipe) -> OlmoeForCausalLM:
 
 
 def token_stream(work: Path, total: int, seed: int) -> np.ndarray:
-    """At least `total` tokens: segments in random order, repeats of one segment far apart."""
+    """`total` tokens: segments in random order, repeats of one segment far apart."""
     tokens = np.load(work / "tokens.npz")
     ids, starts, rows = tokens["train_ids"], tokens["train_starts"], tokens["train_rows"]
     language = pd.read_parquet(work / "corpus.parquet", columns=["language"])["language"].to_numpy()[rows]
     _, group = np.unique(language, return_inverse=True)
     size = np.bincount(group, weights=np.diff(starts))
-    repeats = (np.sqrt(size) / np.sqrt(size).sum() * total * 1.02 / size)[group]
+    drawn = max(1.02 * total, total + 2000)
+    repeats = (np.sqrt(size) / np.sqrt(size).sum() * drawn / size)[group]
     draw = np.random.default_rng(seed)
     times, segments = [], []
     for copy in range(math.ceil(repeats.max())):
@@ -65,6 +66,8 @@ def token_stream(work: Path, total: int, seed: int) -> np.ndarray:
         times.append(moment[segments[-1]])
     order = np.concatenate(segments)[np.argsort(np.concatenate(times))]
     stream = np.concatenate([ids[starts[i] : starts[i + 1]] for i in order])
+    if len(stream) < total:
+        raise ValueError(f"{len(stream)} tokens were drawn, {total} are needed")
     return stream[:total]
 
 
