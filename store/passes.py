@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,9 @@ class EventBatch:
     """The other columns that were asked for: `weights`, `probability`, `output_norm` in the shape of
     `experts`, `logits` (N, E), `entropy` and `similarity` (N,)."""
 
+    tokens: dict[str, np.ndarray] = field(default_factory=dict)
+    """(N,) columns of the tokens that were asked for; `token_id` is -1 where there is none."""
+
     @property
     def weights(self) -> np.ndarray:
         return self.columns["weights"]
@@ -55,43 +58,105 @@ class EventBatch:
         return out
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What to read of each part, and which of its tokens."""
+
+    trace: Trace
+    router: int
+    columns: tuple[str, ...]
+    token_columns: tuple[str, ...]
+    keys: np.ndarray | None
+    special: bool
+    phase: str | None
+    completion: bool | None
+
+    @property
+    def by_class(self) -> bool:
+        return not self.special or self.phase is not None or self.completion is not None
+
+    def load(self, entry: PartEntry) -> EventBatch:
+        wanted = ["prompt", "position", "experts", *self.columns]
+        table = read_table(
+            self.trace.folder, entry, "events", wanted, router=self.router, prompts=self.keys, threads=False
+        )
+        prompt, position = np.asarray(table["prompt"]), np.asarray(table["position"])
+        keep = None if self.keys is None else np.isin(prompt, self.keys, kind="sort")
+        tokens = None
+        if self.by_class or self.token_columns:
+            tokens = self._tokens(entry, prompt, position)
+        if tokens is not None and self.by_class:
+            of_class = self._of_class(tokens)
+            keep = of_class if keep is None else keep & of_class
+        if keep is not None and not keep.all():
+            table = table.filter(pa.array(keep))
+            tokens = None if tokens is None else tokens.filter(pa.array(keep))
+        batch = _batch(self.trace, table.combine_chunks(), self.trace.routers[self.router].num_experts)
+        for name in self.token_columns:
+            assert tokens is not None
+            batch.tokens[name] = _token_column(tokens, name)
+        return batch
+
+    def _tokens(self, entry: PartEntry, prompt: np.ndarray, position: np.ndarray) -> pa.Table:
+        """Rows of the tokens of the events, in their order."""
+        names = list(dict.fromkeys(["prompt", "position", *self.token_columns]))
+        names += [name for name in ("phase", "special", "completion") if self.by_class and name not in names]
+        folder = self.trace.folder
+        tokens = read_table(folder, entry, "tokens", names, prompts=self.keys, threads=False)
+        key_T = token_key(np.asarray(tokens["prompt"]), np.asarray(tokens["position"]))
+        key_N = token_key(prompt, position)
+        if len(key_T) == len(key_N) and np.array_equal(key_T, key_N):
+            return tokens
+        return tokens.take(pa.array(np.searchsorted(key_T, key_N)))
+
+    def _of_class(self, tokens: pa.Table) -> np.ndarray:
+        """(N,) bool: events whose token is of the wanted kind."""
+        good = np.ones(tokens.num_rows, bool)
+        if not self.special:
+            good &= ~np.asarray(tokens["special"])
+        if self.phase is not None:
+            good &= np.asarray(tokens["phase"].cast(pa.string())) == self.phase
+        if self.completion is not None:
+            good &= np.asarray(tokens["completion"]) == self.completion
+        return good
+
+
 def iter_router(
     trace: Trace,
     layer: int,
     stream: str = "decoder",
     *,
     columns: Sequence[str] = ("experts",),
+    token_columns: Sequence[str] = (),
     where: Where | None = None,
     special: bool = True,
     phase: str | None = None,
     completion: bool | None = None,
 ) -> Iterator[EventBatch]:
     """See `Trace.iter_router`."""
-    spec = trace.router(layer, stream)
-    router = trace.routers.index(spec)
     extra = [name for name in columns if name != "experts"]
     missing = [name for name in extra if name not in trace.manifest.capture]
     if missing:
         raise UnknownColumn(f"this trace did not capture {', '.join(missing)}")
+    if phase is not None and phase not in PHASES:
+        raise UnknownColumn(f"phase is {phase!r}; it is one of {', '.join(PHASES)}")
     keys = trace.wanted_keys(where=where)
-    by_class = not special or phase is not None or completion is not None
-    wanted = ["prompt", "position", "experts", *extra]
-
-    def load(entry: PartEntry) -> EventBatch:
-        table = read_table(trace.folder, entry, "events", wanted, router=router, prompts=keys, threads=False)
-        prompt, position = np.asarray(table["prompt"]), np.asarray(table["position"])
-        keep = None if keys is None else np.isin(prompt, keys, kind="sort")
-        if by_class:
-            of_class = _of_class(trace, entry, prompt, position, special, phase, completion)
-            keep = of_class if keep is None else keep & of_class
-        if keep is not None and not keep.all():
-            table = table.filter(pa.array(keep))
-        return _batch(trace, table.combine_chunks(), spec.num_experts)
-
-    yield from _read_ahead(trace.parts_with(keys), load)
+    plan = _Pass(
+        trace=trace,
+        router=trace.routers.index(trace.router(layer, stream)),
+        columns=tuple(extra),
+        token_columns=tuple(token_columns),
+        keys=keys,
+        special=special,
+        phase=phase,
+        completion=completion,
+    )
+    yield from _read_ahead(trace.parts_with(keys), plan.load)
 
 
-def _read_ahead(entries: Sequence[PartEntry], load) -> Iterator[EventBatch]:
+def _read_ahead(
+    entries: Sequence[PartEntry], load: Callable[[PartEntry], EventBatch]
+) -> Iterator[EventBatch]:
     waiting: deque[Future[EventBatch]] = deque()
     left = iter(entries)
     with ThreadPoolExecutor(READERS) as pool:
@@ -107,29 +172,13 @@ def _read_ahead(entries: Sequence[PartEntry], load) -> Iterator[EventBatch]:
                 future.cancel()
 
 
-def _of_class(
-    trace: Trace,
-    entry: PartEntry,
-    prompt: np.ndarray,
-    position: np.ndarray,
-    special: bool,
-    phase: str | None,
-    completion: bool | None,
-) -> np.ndarray:
-    """(N,) bool: events whose token is of the wanted kind."""
-    names = ["prompt", "position", "phase", "special", "completion"]
-    tokens = read_table(trace.folder, entry, "tokens", names, threads=False)
-    good = np.ones(tokens.num_rows, bool)
-    if not special:
-        good &= ~np.asarray(tokens["special"])
-    if phase is not None:
-        if phase not in PHASES:
-            raise UnknownColumn(f"phase is {phase!r}; it is one of {', '.join(PHASES)}")
-        good &= np.asarray(tokens["phase"].cast(pa.string())) == phase
-    if completion is not None:
-        good &= np.asarray(tokens["completion"]) == completion
-    key_T = token_key(np.asarray(tokens["prompt"]), np.asarray(tokens["position"]))
-    return good[np.searchsorted(key_T, token_key(prompt, position))]
+def _token_column(tokens: pa.Table, name: str) -> np.ndarray:
+    column = tokens[name]
+    if name == "token_id":
+        return np.asarray(column.fill_null(-1))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string())
+    return column.to_numpy()
 
 
 def _batch(trace: Trace, table: pa.Table, num_experts: int) -> EventBatch:

@@ -289,6 +289,11 @@ class Trace:
         table = table.set_column(phase, "phase", table["phase"].cast(pa.string()))
         return self._with_ids(table)
 
+    def iter_token_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the tokens, part by part, for what need not read them all."""
+        for entry in self.parts:
+            yield read_table(self._folder, entry, "tokens", columns)
+
     # Events
 
     @survives_damage
@@ -336,6 +341,7 @@ class Trace:
         stream: str = "decoder",
         *,
         columns: Sequence[str] = ("experts",),
+        token_columns: Sequence[str] = (),
         where: Where | None = None,
         special: bool = True,
         phase: str | None = None,
@@ -343,8 +349,10 @@ class Trace:
     ) -> Iterator[EventBatch]:
         """All events of one router as NumPy arrays, a batch a part, read ahead in the background.
 
-        See `passes.EventBatch`. `columns` are `experts` and any of `weights`, `entropy`, ...; the other
-        arguments are those of `rollup_arrays`.
+        Args:
+            columns: `experts` and any of `weights`, `entropy`, ... that were captured.
+            token_columns: columns of the tokens to go with them, e.g. `token_id`.
+        The others are those of `rollup_arrays`. See `passes.EventBatch` for what comes.
         """
         from .passes import iter_router
 
@@ -353,6 +361,7 @@ class Trace:
             layer,
             stream,
             columns=columns,
+            token_columns=token_columns,
             where=where,
             special=special,
             phase=phase,
