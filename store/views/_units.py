@@ -23,14 +23,25 @@ class Span:
     where: Where | None = None
     special: bool = True
     phase: str | None = None
+    completion: bool | None = None
 
     def arrays(self, trace: Trace, layer: int, stream: str) -> RollupArrays:
-        return trace.rollup_arrays(layer, stream, where=self.where, special=self.special, phase=self.phase)
+        return trace.rollup_arrays(
+            layer,
+            stream,
+            where=self.where,
+            special=self.special,
+            phase=self.phase,
+            completion=self.completion,
+        )
 
     def note(self) -> str:
-        tokens = "" if self.phase is None else f" {self.phase}"
+        """Which tokens were taken, to print beside a figure."""
+        kinds = [] if self.phase is None else [f"{self.phase} tokens only"]
+        if self.completion is not None:
+            kinds.append("the completion only" if self.completion else "without the completion")
         inside = "counted" if self.special else "left out"
-        return f"Special and template tokens are {inside};{tokens or ' all'} tokens."
+        return "; ".join([f"Special and template tokens are {inside}", *kinds]) + "."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,7 @@ def alignment(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -59,13 +60,14 @@ def alignment(
         where: prompts to take, e.g. language=ja,ko,en.
         special: false leaves special and template tokens out (the paper keeps them in).
         phase: prefill or decode, for those tokens only.
+        completion: true for the teacher-forced span only, false for the rest only.
         resamples: bootstrap resamples of the parallel units.
         seed: of the bootstrap.
     Returns:
         language, layer, stream, divergence (mean over the parallel pairs, 0..1), low, high (95 % bootstrap
         interval over units), units (pairs), experts, top_k.
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     units = parallel_units(trace, pivot, where)
     languages = [units.languages[n] for n in units.others]
     rows: list[dict[str, Any]] = []
@@ -119,6 +121,7 @@ def alignment_matrix(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -128,13 +131,13 @@ def alignment_matrix(
         layer: one layer; or
         layers: a window such as 3:6 (both ends in); all layers by default.
         pivot: units without a text in this language are left out.
-        where, special, phase, resamples, seed: as in `alignment`.
+        where, special, phase, completion, resamples, seed: as in `alignment`.
     Returns:
         language_a, language_b (both orders, and each with itself: 0), divergence (mean over shared units of
         the mean over layers), low, high, units, order_a, order_b (places in an order that puts similar
         languages side by side).
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     units = parallel_units(trace, pivot, where)
     chosen = layers_of(trace, layers if layer is None else layer, stream)
     one, other = np.triu_indices(len(units.languages), 1)

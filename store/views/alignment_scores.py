@@ -77,6 +77,7 @@ def alignment_scores(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -84,13 +85,13 @@ def alignment_scores(
 
     Args:
         scores: a CSV (columns language, score) or JSON file; the accuracy in the trace by default.
-        pivot, layers, where, special, phase, resamples, seed: as in `alignment`.
+        pivot, layers, where, special, phase, completion, resamples, seed: as in `alignment`.
     Returns:
         language, score, divergence (mean over the layers of the window, then over pairs), low, high (95 %
         bootstrap over units), units. Languages without a score are left out and named in the notes.
     """
     score_of, source = language_scores(trace, scores, where)
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     units = parallel_units(trace, pivot, where)
     chosen = layers_of(trace, layers, stream)
     languages = [units.languages[n] for n in units.others]
@@ -144,13 +145,14 @@ def alignment_correlation(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pa.Table:
     """Correlation, over languages, of score and mean divergence from the pivot in a window of layers.
 
     Args:
-        scores, pivot, layers, where, special, phase: as in `alignment-scores`.
+        scores, pivot, layers, where, special, phase, completion: as in `alignment-scores`.
         resamples: bootstrap resamples of the languages.
     Returns:
         method (pearson, spearman), r, low, high (95 % bootstrap over languages), languages, undefined (share
@@ -158,7 +160,7 @@ def alignment_correlation(
     """
     points = alignment_scores(
         trace, scores=scores, pivot=pivot, layers=layers, where=where, stream=stream, special=special,
-        phase=phase, resamples=2, seed=seed,
+        phase=phase, completion=completion, resamples=2, seed=seed,
     )  # fmt: skip
     if points.num_rows < FEWEST_PAIRS:
         raise StoreError(

@@ -64,19 +64,20 @@ def routing_entropy(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
     """Entropy of a sequence's mean router probabilities, by language and layer.
 
     Args:
-        layers, where, special, phase, resamples, seed: as in `alignment`.
+        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, entropy (nats; mean over sequences of H(q), not the mean entropy of single
         tokens), low, high (95 % bootstrap over sequences), sequences, experts, top_k, entropy_normalised
         (entropy / log E).
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     rows = _by_language(trace, "entropy", layers, stream, span, resamples, seed)
     for row in rows:
         row["entropy_normalised"] = row["entropy"] / np.log(row["experts"]) if row["experts"] > 1 else 0.0
@@ -92,19 +93,20 @@ def routing_consistency(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
     """How alike the tokens of one sequence are routed, by language and layer.
 
     Args:
-        layers, where, special, phase, resamples, seed: as in `alignment`.
+        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, consistency (share of a token's experts that another token of its sequence
         uses too; mean over pairs, then over sequences), low, high (95 % bootstrap over sequences), sequences
         (of at least two tokens), experts, top_k, chance (k / E: independent uniform routing).
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     rows = _by_language(trace, "consistency", layers, stream, span, resamples, seed)
     for row in rows:
         row["chance"] = None if row["top_k"] is None else row["top_k"] / row["experts"]

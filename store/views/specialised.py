@@ -113,6 +113,7 @@ def specialised(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -122,13 +123,13 @@ def specialised(
         tau: threshold on the difference of frequencies; the paper uses 0.25 to 0.5.
         pivot: the language that the others are compared with.
         task: a value of `group`: prompts of the pivot language in it show the task experts.
-        layers, where, special, phase, resamples, seed: as in `alignment`.
+        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
     Returns:
         layer, stream, expert, kind (language-specific: one language; multilingual: several; task; shared: a
         task and a language), language (one row for each that it is specialised for; null for the task),
         delta, low, high (95 % bootstrap over parallel units; null for the task), pivot_frequency, units.
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     units = _general(trace, parallel_units(trace, pivot, where), task)
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, where)
@@ -192,15 +193,16 @@ def specialised_counts(
     stream: str = "decoder",
     special: bool = True,
     phase: str | None = None,
+    completion: bool | None = None,
 ) -> pa.Table:
     """How many experts of each layer are specialised, for a range of tau.
 
     Args:
-        pivot, task, layers, where, special, phase: as in `specialised-experts`.
+        pivot, task, layers, where, special, phase, completion: as in `specialised-experts`.
     Returns:
         tau (0.05 to 0.6), layer, stream, kind, experts (how many), of (experts of the layer).
     """
-    span = Span(where=where, special=special, phase=phase)
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     units = _general(trace, parallel_units(trace, pivot, where), task)
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, where)
