@@ -33,7 +33,9 @@ def to_numpy(values: Any) -> np.ndarray:
 
 
 def first_index(mask: np.ndarray) -> str:
-    """Where the first True of a boolean array lies, as text: `[3, 5]`."""
+    """Where the first True of a boolean array lies, as text: `[3, 5]`; empty for a single number."""
+    if mask.ndim == 0:
+        return ""
     index = np.unravel_index(int(np.argmax(mask)), mask.shape)
     return "[" + ", ".join(str(int(i)) for i in index) + "]"
 

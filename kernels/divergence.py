@@ -1,25 +1,35 @@
 """Entropy and divergence of routing distributions.
 
-Everything is a sum of terms that cannot be negative, so no result leaves its bounds by rounding:
+With m = (p + q) / 2, all in float64 on distributions scaled to sum to 1:
 
-1. m = (p + q) / 2 and d = (p - q) / (p + q), elementwise, in float64;
-2. JSD = 1/2 sum m [(1 + d) log(1 + d) + (1 - d) log(1 - d)];
-3. KL(m || uniform) = 1/E sum [(1 + x) log(1 + x) - x] with x = E m - 1; it is log E - H(m);
-4. routing divergence = JSD / (JSD + KL(m || uniform)), because log E - (H(p) + H(q)) / 2 = JSD + log E -
-H(m).
+1. JSD = (sum p log p + sum q log q) / 2 - sum m log m;
+2. rest = log E + sum m log m, the divergence of m from uniform;
+3. routing divergence = JSD / (JSD + rest), because log E - (H(p) + H(q)) / 2 = JSD + rest.
+4. Where either of the two is small, its terms cancel: it is summed again from terms that can't be negative,
+   JSD = 1/2 sum m [(1 + d) log(1 + d) + (1 - d) log(1 - d)] with d = (p - q) / (p + q), and
+   rest = 1/E sum [(1 + x) log(1 + x) - x] with x = E m - 1. So no result leaves [0, 1] by rounding.
 
 Source: Bandarkar et al. 2025, arXiv 2510.04694. Traps: docs/methods/alignment.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import divide, first_index, to_numpy
 
-_ROW_PIECE = 1 << 15
+_PIECE = 1 << 15
 """Probabilities worked on at once: a dozen float64 arrays of this size stay in a core's caches."""
+
+_SUM_TOLERANCE = 1e-4
+
+_TINY = 1e-300
+"""Stands in for 0 under a logarithm that is multiplied by 0."""
+
+_CANCELLED = 1e-5
+"""Sums below this have lost more than five digits."""
 
 _SMALL = 0.02
 """Below this |x| the closed forms lose digits to cancellation and a short series is exact to rounding."""
@@ -60,8 +70,8 @@ def routing_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1) -> np.ndarray
             tokens, (..., E); each sums to 1 along `axis`; leading axes broadcast. Any float type; computed in
             float64, after each distribution was scaled to sum to 1 exactly.
     Returns:
-        Divergence in [0, 1], shape (...): JSD / (log E - (H(p) + H(q)) / 2). Exactly 0 where p equals q
-        (also for one-hot or uniform, where the quotient would be 0/0), exactly symmetric.
+        Divergence in [0, 1], shape (...): JSD / (log E - (H(p) + H(q)) / 2). Exactly symmetric; exactly 0
+        where p equals q, and where both are uniform to the rounding of their type (there it would be 0/0).
     Raises:
         ValueError: a value is negative or NaN, or a distribution does not sum to 1; the message names the
             index. Tolerance 1e-4; for float16 and bfloat16, which cannot hold a sum that well, one step at 1.
@@ -70,28 +80,43 @@ def routing_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1) -> np.ndarray
         choices out of 128 reach only 0.25, so scale plots to the data. Compute it for each parallel pair and
         average over pairs; never on pooled corpora.
     """
-    return _by_rows(_divergence_rows, axis, p=p, q=q)
+    nothing = max(_step(p), _step(q)) ** 2
+    return _by_rows(lambda p_RE, q_RE: _divergence_rows(p_RE, q_RE, nothing), axis, p=p, q=q)
 
 
 def _by_rows(function: Callable[..., np.ndarray], axis: int, **inputs: ArrayLike) -> np.ndarray:
     """Apply `function` of (rows, E) float64 blocks to distributions along `axis`, a cache-sized piece at a
-    time."""
-    arrays = [np.moveaxis(_as_float(values, name), axis, -1) for name, values in inputs.items()]
-    tolerances = [_sum_tolerance(values) for values in inputs.values()]
-    shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    if any(array.shape[-1] != shape[-1] for array in arrays):
-        raise ValueError(f"p has {arrays[0].shape[-1]} experts, q has {arrays[-1].shape[-1]}")
-    spread = [np.broadcast_to(array, shape).reshape(-1, shape[-1]) for array in arrays]
-    result = np.empty(len(spread[0]))
-    step = max(1, _ROW_PIECE // shape[-1])
-    for start in range(0, len(result), step):
-        piece = slice(start, start + step)
+    time; broadcast inputs are never copied as a whole."""
+    arrays = {name: np.moveaxis(_as_float(values, name), axis, -1) for name, values in inputs.items()}
+    tolerances = {name: max(_SUM_TOLERANCE, _step(values)) for name, values in inputs.items()}
+    num_experts = {array.shape[-1] for array in arrays.values()}
+    if len(num_experts) > 1:
+        raise ValueError(f"p and q must have as many experts, got {sorted(num_experts)}")
+    shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    spread = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
+    result = np.empty(shape[:-1])
+    for piece in _pieces(shape[:-1], max(1, _PIECE // shape[-1])):
         blocks = [
-            _normalised(block[piece], tolerance, name, start, shape[:-1])
-            for block, tolerance, name in zip(spread, tolerances, inputs, strict=True)
+            _normalised(array[piece].reshape(-1, shape[-1]), tolerances[name], name, shape[:-1], piece)
+            for name, array in spread.items()
         ]
-        result[piece] = function(*blocks)
-    return result.reshape(shape[:-1])[()]
+        result[piece] = function(*blocks).reshape(result[piece].shape)
+    return result[()]
+
+
+def _pieces(leading: tuple[int, ...], rows: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indexes that cut an array of this shape into pieces of at most `rows` rows (or single rows)."""
+    if prod(leading) <= rows:
+        yield ()
+        return
+    step = rows // prod(leading[1:])
+    if step == 0:
+        for first in range(leading[0]):
+            for rest in _pieces(leading[1:], rows):
+                yield (first, *rest)
+    else:
+        for first in range(0, leading[0], step):
+            yield (slice(first, first + step),)
 
 
 def _as_float(values: ArrayLike, name: str) -> np.ndarray:
@@ -101,24 +126,25 @@ def _as_float(values: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
-def _sum_tolerance(values: ArrayLike) -> float:
-    dtype = str(getattr(values, "dtype", "float64"))
-    return {"float16": 1e-3, "torch.float16": 1e-3, "torch.bfloat16": 8e-3}.get(dtype, 1e-4)
+def _step(values: ArrayLike) -> float:
+    """Relative rounding of the type that probabilities came in."""
+    steps = {"float16": 1e-3, "torch.float16": 1e-3, "torch.bfloat16": 8e-3}
+    steps |= {"float32": 1.2e-7, "torch.float32": 1.2e-7}
+    return steps.get(str(getattr(values, "dtype", "float64")), 2.3e-16)
 
 
 def _normalised(
-    block: np.ndarray, tolerance: float, name: str, start: int, leading: tuple[int, ...]
+    block: np.ndarray, tolerance: float, name: str, leading: tuple[int, ...], piece: tuple[int | slice, ...]
 ) -> np.ndarray:
     p = block.astype(np.float64)
     total = p.sum(-1)
-    # A NaN fails every comparison, so one test finds all three faults.
-    good = (np.abs(total - 1.0) <= tolerance) & (p.min(-1) >= 0)
-    if not good.all():
-        row = int(np.argmin(good))
+    # A NaN fails every comparison, so the same tests find it.
+    if not (p.min(initial=0.0) >= 0 and np.abs(total - 1.0).max(initial=0.0) <= tolerance):
+        row = int(np.argmin((np.abs(total - 1.0) <= tolerance) & (p.min(-1) >= 0)))
         place = np.zeros(leading, bool)
-        place.reshape(-1)[start + row] = True
-        _refuse(p[row], f"{name}{first_index(place) if leading else ''}", tolerance)
-    p /= total[:, None]
+        place[piece] = np.arange(len(p)).reshape(place[piece].shape) == row
+        _refuse(p[row], f"{name}{first_index(place)}", tolerance)
+    p *= (1.0 / total)[:, None]
     return p
 
 
@@ -132,40 +158,49 @@ def _refuse(p_E: np.ndarray, where: str, tolerance: float) -> None:
 
 
 def _entropy_rows(p: np.ndarray) -> np.ndarray:
-    terms = np.log(p, out=np.zeros_like(p), where=p > 0)
-    terms *= p
-    return np.clip(-terms.sum(-1), 0.0, np.log(p.shape[-1]))
+    return np.clip(-_sum_x_log_x(p), 0.0, np.log(p.shape[-1])) + 0.0
 
 
 def _js_rows(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    both = p + q
-    d = divide(p - q, both)
-    return np.minimum(0.25 * np.einsum("re,re->r", both, _two_sided(d)), np.log(2.0))
+    return np.minimum(_js_and_rest(p, q)[0], np.log(2.0))
 
 
-def _divergence_rows(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    js = _js_rows(p, q)
-    from_uniform = _one_sided((p + q) * (p.shape[-1] / 2.0) - 1.0).mean(-1)
-    return divide(js, js + from_uniform)
+def _divergence_rows(p: np.ndarray, q: np.ndarray, nothing: float) -> np.ndarray:
+    js, rest = _js_and_rest(p, q)
+    return np.where(js + rest > nothing, divide(js, js + rest), 0.0)
+
+
+def _js_and_rest(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """JSD(p, q) and log E - H((p + q) / 2) of each row; never negative, and small ones exact to rounding."""
+    m = 0.5 * (p + q)
+    m_log_m = _sum_x_log_x(m)
+    js = 0.5 * (_sum_x_log_x(p) + _sum_x_log_x(q)) - m_log_m
+    rest = np.log(p.shape[-1]) + m_log_m
+    if (close := js < _CANCELLED).any():
+        difference = divide(p[close] - q[close], p[close] + q[close])
+        js[close] = 0.5 * np.sum(m[close] * _two_sided(difference), -1)
+    if (even := rest < _CANCELLED).any():
+        rest[even] = _one_sided(m[even] * p.shape[-1] - 1.0).mean(-1)
+    return js, rest
+
+
+def _sum_x_log_x(x: np.ndarray) -> np.ndarray:
+    return np.vecdot(x, np.log(np.maximum(x, _TINY)))
 
 
 def _two_sided(d: np.ndarray) -> np.ndarray:
     """(1 + d) log(1 + d) + (1 - d) log(1 - d) for |d| <= 1, to rounding."""
     plus, minus = 1.0 + d, 1.0 - d
-    closed = _x_log_x(plus) + _x_log_x(minus)
+    closed = plus * np.log(np.maximum(plus, _TINY)) + minus * np.log(np.maximum(minus, _TINY))
     s = d * d
-    series = s * (1 + s * (1 / 6 + s * (1 / 15 + s * (1 / 28))))
+    series = s * (1 + s * (1 / 6 + s * (1 / 15 + s / 28)))
     return np.where(s < _SMALL**2, series, closed)
 
 
 def _one_sided(x: np.ndarray) -> np.ndarray:
     """(1 + x) log(1 + x) - x for x >= -1, to rounding; never negative."""
-    closed = _x_log_x(1.0 + x) - x
+    closed = (1.0 + x) * np.log(np.maximum(1.0 + x, _TINY)) - x
     series = (
         x * x * (1 / 2 - x * (1 / 6 - x * (1 / 12 - x * (1 / 20 - x * (1 / 30 - x * (1 / 42 - x / 56))))))
     )
     return np.where(np.abs(x) < _SMALL, series, np.maximum(closed, 0.0))
-
-
-def _x_log_x(x: np.ndarray) -> np.ndarray:
-    return x * np.log(x, out=np.zeros_like(x), where=x > 0)

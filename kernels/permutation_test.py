@@ -7,7 +7,7 @@ import numpy as np
 
 from .permutation import Exchange
 
-_COLUMNS = 2048
+_COLUMNS = 1024
 _ROWS = 240
 """Fewer than 256 relabellings at a time, so that a byte can count them."""
 
