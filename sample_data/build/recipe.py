@@ -47,6 +47,10 @@ class Training:
     """Share of the steps, at the end, in which it falls linearly to 0."""
     balance: float = 0.05
     """Weight of the Switch load-balancing loss, computed in each layer and averaged over layers."""
+    late_balance: float = 0.25
+    """Its weight after `late_balance_from`: with 0.05 alone four experts of layer 0 were dying."""
+    late_balance_from: float = 0.505
+    """Share of the steps."""
     router_z: float = 1e-3
     checkpoint_minutes: float = 5.0
 

@@ -161,7 +161,9 @@ class Run:
         hidden = output.last_hidden_state.flatten(0, 1)
         loss = FusedCrossEntropy.apply(hidden, self.model.lm_head.weight, targets.flatten())
         balance, z, chosen_LE = router_losses(output.router_logits, config.num_experts_per_tok)
-        (loss + training.balance * balance + training.router_z * z).backward()
+        late = self.step >= training.late_balance_from * training.steps
+        weight = training.late_balance if late else training.balance
+        (loss + weight * balance + training.router_z * z).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
