@@ -1,0 +1,120 @@
+"""What a reader takes away: pictures and numbers as bytes, made without a browser and without a network.
+
+Pictures are made for paper: light, with title, sentence and source. Text from prompts is data, never markup:
+a standalone HTML page holds its specification with `<` escaped, so no token can end the script; a CSV cell
+that a spreadsheet would run as a formula gets an apostrophe in front.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import json
+import textwrap
+from typing import Any
+
+import altair as alt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import vl_convert
+
+PAGE_WIDTH = 960
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def specification(
+    chart: alt.TopLevelMixin, *, title: str = "", say: str = "", source: str = ""
+) -> dict[str, Any]:
+    """Vega-Lite specification of a chart with a fixed width, its title, its sentence and its source."""
+    spec = chart.to_dict()
+    if spec.get("width") == "container":
+        spec["width"] = PAGE_WIDTH
+    spec.get("usermeta", {}).pop("embedOptions", None)
+    lines = textwrap.wrap(say, 130) + ([source] if source else [])
+    if title or lines:
+        spec["title"] = {"text": title, "subtitle": lines}
+    return spec
+
+
+def to_png(spec: dict[str, Any]) -> bytes:
+    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])
+
+
+def to_svg(spec: dict[str, Any]) -> bytes:
+    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
+
+
+def to_html(spec: dict[str, Any], *, title: str = "") -> bytes:
+    """A page that draws the chart with Vega inlined: it needs nothing but itself."""
+    options = {
+        "renderer": "svg",
+        "actions": {"export": True, "source": False, "compiled": False, "editor": False},
+    }
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{html.escape(title or "moescope")}</title>
+<style>body {{ margin: 24px; font-family: sans-serif }} #chart {{ width: 100% }}</style>
+<script>{_vega()}</script>
+</head>
+<body>
+<div id="chart"></div>
+<script>vegaEmbed("#chart", {_script_json(spec)}, {_script_json(options)});</script>
+</body>
+</html>
+""".encode()
+
+
+@functools.cache
+def _vega() -> str:
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+
+
+def _script_json(value: Any) -> str:
+    """JSON that is safe inside a script element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def to_csv(table: pa.Table) -> bytes:
+    """CSV in UTF-8 with a byte order mark (spreadsheets ask for it); lists and maps as JSON."""
+    columns = [_csv_column(column) for column in table.columns]
+    flat = pa.table(dict(zip(_unique(table.column_names), columns, strict=True)))
+    buffer = io.BytesIO()
+    buffer.write("\ufeff".encode())
+    pa_csv.write_csv(flat, buffer)
+    return buffer.getvalue()
+
+
+def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _csv_column(column.cast(kind.value_type))
+    if pa.types.is_nested(kind):
+        rows = column.to_pylist()
+        return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in rows], pa.string())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array([_no_formula(value) for value in column.to_pylist()], pa.string())
+    return column
+
+
+def _no_formula(value: str | None) -> str | None:
+    return "'" + value if value and value.startswith(_FORMULA_STARTS) else value
+
+
+def _unique(names: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return result
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table.rename_columns(_unique(table.column_names)), buffer, compression="zstd")
+    return buffer.getvalue()

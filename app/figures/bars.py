@@ -1,0 +1,62 @@
+"""Horizontal bars of one share by language, group or tag, with the level that even routing would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from .. import words
+from ..theme import LIGHT, Theme, vega_config
+from .palette import language_color
+
+BAR_PIXELS = 17
+
+
+def share_bars(
+    table: pa.Table,
+    column: str,
+    *,
+    value: str = "share",
+    label: str = "share of tokens",
+    value_format: str = ".1%",
+    theme: Theme = LIGHT,
+    hover: Sequence[str] = ("count", "tokens"),
+    width: int | Literal["container"] = "container",
+) -> alt.LayerChart:
+    """A bar a value of `column`, largest first; languages in their own colours.
+
+    Args:
+        table: columns `column`, `value`, chance and those of `hover`.
+    """
+    data = pd.DataFrame(
+        {name: table[name].to_pylist() for name in dict.fromkeys([column, value, "chance", *hover])}
+    )
+    data["name"] = [words.value_name(column, v) for v in data[column]]
+    data["color"] = [language_color(v, theme) if column == "language" else theme.mark for v in data[column]]
+    data = data.sort_values([value, "name"], ascending=[False, True])
+    base = alt.Chart(data)
+    bars = base.mark_bar(height={"band": 0.72}).encode(
+        y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=130)),
+        x=alt.X(
+            f"{value}:Q",
+            title=label,
+            axis=alt.Axis(format=value_format, tickCount=4),
+            scale=alt.Scale(zero=True),
+        ),
+        color=alt.Color("color:N", scale=None),
+        tooltip=[
+            alt.Tooltip("name:N", title=column),
+            alt.Tooltip(f"{value}:Q", title=label, format=value_format.replace(".1", ".2")),
+            alt.Tooltip("chance:Q", title="even routing would give", format=".2%"),
+            *(alt.Tooltip(f"{name}:Q", format=",d") for name in hover),
+        ],
+    )
+    chance = base.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x="mean(chance):Q")
+    chart = alt.LayerChart(layer=[bars, chance]).properties(
+        width=width, height=max(len(data), 2) * BAR_PIXELS
+    )
+    return chart.configure(**vega_config(theme))

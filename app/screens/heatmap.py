@@ -1,0 +1,207 @@
+"""Heatmap: layers × experts, of one selection, of the difference of two, or side by side by a tag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from .. import drawer, sentences, show, states, words
+from ..figures.load import HOVER, MEASURES, difference, difference_hover, moved, with_measure
+from ..figures.multiples import small_maps
+from ..figures.routing_map import routing_map
+from ..frame import Frame
+
+ONE, DIFFERENCE, SIDE_BY_SIDE = "one map", "difference", "side by side"
+MOST_CELLS = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of a difference."""
+
+    name: str
+    second: bool = False
+    """Whether it is of the second trace."""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.title("Heatmap", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        measure = st.segmented_control(
+            "Colour", list(MEASURES), default="share", key="measure", bind="query-params", required=True,
+            format_func=lambda name: MEASURES[name].label, help=_explained(),
+        ) or "share"  # fmt: skip
+        kinds = [ONE, DIFFERENCE, SIDE_BY_SIDE] if frame.tags() else [ONE] + [DIFFERENCE] * bool(frame.second)
+        kind = st.segmented_control(
+            "Show", kinds, default=ONE, key="show", bind="query-params", required=True
+        ) or ONE  # fmt: skip
+        sort = st.segmented_control(
+            "Experts", ["id", "load"], default="id", key="sort", bind="query-params", required=True,
+            format_func={"id": "by id", "load": "largest first"}.__getitem__,
+        ) or "id"  # fmt: skip
+        down = st.toggle("input at the top", key="down", bind="query-params")
+    look = {"sort": sort, "reverse": down}
+    if kind == DIFFERENCE:
+        _difference(frame, measure, look)
+    elif kind == SIDE_BY_SIDE:
+        _side_by_side(frame, measure, look)
+    else:
+        _one(frame, measure, look)
+    if cell := drawer.chosen():
+        drawer.draw(frame, cell)
+
+
+def _one(frame: Frame, measure: str, look: dict[str, Any]) -> None:
+    with states.loading(height=420):
+        table = with_measure(frame.in_window(frame.view("load")), measure)
+        balance = frame.in_window(frame.view("load-balance"))
+    if _nothing(table):
+        return
+    margin = (
+        "busiest ÷ mean",
+        balance.select(["stream", "layer"]).append_column("value", balance["max_over_mean"]),
+    )
+    who = words.selection(frame.where) if frame.where else "all"
+    _map(
+        frame, table, measure, look, hover=HOVER, margin=margin, name=f"heatmap-{measure}",
+        title=f"{MEASURES[measure].label.capitalize()} by layer and expert",
+        say=sentences.load(table, measure, who), python=frame.snippet("load"),
+    )  # fmt: skip
+
+
+def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
+    sides = _choose_sides(frame)
+    if sides is None:
+        return
+    a, b = sides
+    with states.loading(height=420):
+        tables = [
+            with_measure(frame.in_window(frame.view("load", second=side.second, **side.params)), measure)
+            for side in sides
+        ]
+        table = difference(*tables)
+    if _nothing(table):
+        return
+    _map(
+        frame, table, measure, look, hover=difference_hover(measure, a.name, b.name),
+        margin=("moved", moved(table)), name=f"heatmap-{measure}-difference", diverging=True,
+        title=f"{MEASURES[measure].label.capitalize()}: {a.name} minus {b.name}",
+        say=sentences.load_difference(table, measure, a.name, b.name),
+        python=_difference_snippet(frame, measure, a, b),
+    )  # fmt: skip
+
+
+def _map(
+    frame: Frame,
+    table: pa.Table,
+    measure: str,
+    look: dict[str, Any],
+    *,
+    hover: Any,
+    margin: tuple[str, pa.Table],
+    diverging: bool = False,
+    name: str,
+    title: str,
+    say: str,
+    python: str,
+) -> None:
+    known = MEASURES[measure]
+    label = f"{known.label}, difference" if diverging else _with_chance(frame, known.label, measure)
+    first = st.session_state.setdefault("first cell", drawer.chosen())
+    selected = vars(first) if first else None
+    points = show.chart(
+        lambda theme: routing_map(
+            table, "value", theme=theme, label=label, hover=_recorded(table, hover), layer_margin=margin,
+            value_format=("+" if diverging else "") + known.axis_format, diverging=diverging,
+            selected=selected, **look,
+        ),
+        table, name=name, key="map", title=title, say=say, python=python, select="cell",
+    )  # fmt: skip
+    drawer.choose(points)
+
+
+def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
+    columns = ["trace"] * (frame.second is not None) + frame.tags()
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        column = st.selectbox("Difference of", columns, key="of", bind="query-params", width=170)
+        if column == "trace":
+            return Side(name=frame.name), Side(name=str(frame.second_name), second=True)
+        values = frame.trace.tags()[column]
+        a = st.selectbox("this", values, key="a", bind="query-params", width=220)
+        others = ["all others", *(value for value in values if value != a)]
+        b = st.selectbox("minus", others, key="b", bind="query-params", width=220)
+    if len(values) < 2:
+        states.empty("Nothing to subtract", f"All prompts have the same {column}: {values[0]}.")
+        return None
+    rest = [value for value in values if value != a] if b == "all others" else [b]
+    name_b = f"all other {column}s" if b == "all others" else words.value_name(column, b)
+    return (
+        Side(name=words.value_name(column, a), params={"where": {**frame.where, column: [a]}}),
+        Side(name=name_b, params={"where": {**frame.where, column: rest}}),
+    )
+
+
+def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
+    column = st.selectbox("Side by side, by", frame.tags(), key="by", bind="query-params", width=170)
+    with states.loading(height=420):
+        table = with_measure(frame.in_window(frame.view("load", by=column)), measure)
+    if _nothing(table):
+        return
+    names = {value: words.value_name(column, value) for value in dict.fromkeys(table[column].to_pylist())}
+    per_map = table.num_rows // len(names)
+    fitting = max(1, MOST_CELLS // per_map)
+    if len(names) > fitting:
+        left = [names.pop(value) for value in list(names)[fitting:]]
+        states.note(
+            "plain", f"{len(left)} more would be too much for one picture: {words.listing(left, most=8)}."
+        )
+    points = show.chart(
+        lambda theme: small_maps(
+            table, "value", column, names, theme=theme, label=MEASURES[measure].label,
+            value_format=MEASURES[measure].format, hover=_recorded(table, HOVER), reverse=look["reverse"],
+        ),
+        table, name=f"heatmap-{measure}-by-{column}", key="maps", select="cell",
+        title=f"{MEASURES[measure].label.capitalize()} by {column}",
+        say=sentences.widest_spread(table, measure, column), python=frame.snippet("load", by=column),
+    )  # fmt: skip
+    drawer.choose(points)
+
+
+def _nothing(table: pa.Table) -> bool:
+    if table.num_rows:
+        return False
+    states.empty("Nothing to show", "No router lies in the layer window, or no prompt passes the filter.")
+    return True
+
+
+def _recorded(table: pa.Table, hover: Any) -> list[Any]:
+    """Lines of the hover card that the trace has numbers for."""
+    return [line for line in hover if table[line.column].null_count < table.num_rows]
+
+
+def _with_chance(frame: Frame, label: str, measure: str) -> str:
+    chances = {frame.chance(router.layer) for router in frame.routers()}
+    chance = chances.pop() if len(chances) == 1 else None
+    return f"{label} (even routing: {words.percent(chance)})" if measure == "share" and chance else label
+
+
+def _explained() -> str:
+    return "\n\n".join(f"**{m.label}**: {m.explained}" for m in MEASURES.values())
+
+
+def _difference_snippet(frame: Frame, measure: str, a: Side, b: Side) -> str:
+    lines = [
+        "from moescope.app.figures.load import difference, with_measure",
+        "from moescope.store import open_trace",
+        "",
+    ]
+    for name, side in (("a", a), ("b", b)):
+        url = frame.second_url if side.second else frame.url
+        given = ", ".join(f"{k}={v!r}" for k, v in frame.params("load", **side.params).items())
+        lines.append(f"{name} = with_measure(open_trace({url!r}).view('load', {given}), {measure!r})")
+    return "\n".join([*lines, "table = difference(a, b)"])

@@ -1,0 +1,79 @@
+"""The shell around the pages: navigation, the bar on top, and one place where failures end.
+
+A new page is a file in `app/screens/` with `page(frame)`, and one line in PAGES.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from . import states, topbar
+from .frame import current
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """A page as the navigation knows it."""
+
+    name: str
+    """Module in `app/screens/`, and its address."""
+    title: str
+    icon: str
+    """A Material symbol."""
+    needs_trace: bool = True
+    """Whether `page(frame)` can do without a frame (it then gets None)."""
+
+
+PAGES = (
+    Screen(name="library", title="Library", icon="inventory_2", needs_trace=False),
+    Screen(name="heatmap", title="Heatmap", icon="grid_on"),
+    Screen(name="tokens", title="Tokens", icon="format_ink_highlighter"),
+    Screen(name="alignment", title="Alignment", icon="translate"),
+    Screen(name="resonance", title="Resonance", icon="graphic_eq"),
+    Screen(name="data", title="Data", icon="database"),
+)
+
+
+def run() -> None:
+    """One run of the app: what `streamlit run app/main.py` executes."""
+    st.set_page_config(page_title="moescope", layout="wide", initial_sidebar_state=200)
+    st.html(Path(__file__).parent / "assets" / "frame.css")
+    chosen = st.navigation([_streamlit_page(screen) for screen in PAGES])
+    st.session_state["frame"] = None
+    with states.guarded("The chosen trace can't be shown"):
+        st.session_state["frame"] = topbar.draw()
+    chosen.run()
+
+
+def _streamlit_page(screen: Screen):
+    return st.Page(
+        _runner(screen),
+        title=screen.title,
+        icon=f":material/{screen.icon}:",
+        url_path=screen.name,
+        default=screen is PAGES[0],
+    )
+
+
+def _runner(screen: Screen) -> Callable[[], None]:
+    def show() -> None:
+        frame = current()
+        if frame is not None:
+            states.banners(frame.trace, frame.url)
+        elif screen.needs_trace:
+            states.empty(
+                f"{screen.title}: no trace to show",
+                "This page shows the routing of a trace, and there is none that can be opened.",
+                todo="Open the Library to trace a model or to open a trace folder.",
+            )
+            return
+        module = importlib.import_module(f".screens.{screen.name}", __package__)
+        with states.guarded(f"{screen.title} could not be drawn"):
+            module.page(frame)
+
+    return show

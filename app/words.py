@@ -1,0 +1,111 @@
+"""Numbers and names as they stand in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+LANGUAGES = {
+    "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian",
+    "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "eu": "Basque", "fa": "Persian",
+    "fi": "Finnish", "fr": "French", "gl": "Galician", "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew",
+    "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian", "ig": "Igbo",
+    "is": "Icelandic", "it": "Italian", "ja": "Japanese", "jv": "Javanese", "ka": "Georgian", "kk": "Kazakh",
+    "km": "Khmer", "kn": "Kannada", "ko": "Korean", "la": "Latin", "lo": "Lao", "lt": "Lithuanian",
+    "lv": "Latvian", "mk": "Macedonian", "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "ms": "Malay",
+    "my": "Burmese", "nb": "Norwegian", "ne": "Nepali", "nl": "Dutch", "nn": "Nynorsk", "no": "Norwegian",
+    "pa": "Punjabi", "pl": "Polish", "ps": "Pashto", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
+    "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian", "so": "Somali", "sq": "Albanian", "sr": "Serbian",
+    "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tl": "Tagalog",
+    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "yo": "Yoruba",
+    "zh": "Chinese", "zu": "Zulu",
+}  # fmt: skip
+
+RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ps", "ur", "yi", "dv", "ug", "sd", "ckb"})
+
+
+def language_name(code: str | None) -> str:
+    """English name of a BCP 47 code; the code itself where it is not known here."""
+    if not code:
+        return "no language"
+    head, _, rest = code.replace("_", "-").partition("-")
+    name = LANGUAGES.get(head.lower())
+    return code if name is None else f"{name} ({rest})" if rest else name
+
+
+def value_name(column: str, value: str | None) -> str:
+    """A value of a filter column as it reads in a sentence."""
+    if column == "language":
+        return language_name(value)
+    return f"no {column}" if value is None else value
+
+
+def is_right_to_left(code: str | None) -> bool:
+    return (code or "").replace("_", "-").split("-")[0].lower() in RIGHT_TO_LEFT
+
+
+def percent(share: float | None, *, signed: bool = False) -> str:
+    """0.314 → `31 %`, 0.0314 → `3.1 %`; two figures, with a narrow no-break space."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    value = share * 100
+    digits = 0 if abs(value) >= 9.95 else 1 if abs(value) >= 0.95 else 2
+    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return f"{text}\u202f%"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return percent(difference, signed=True).replace("%", "points")
+
+
+def count(number: float) -> str:
+    """12345 → `12,345`."""
+    return f"{number:,.0f}"
+
+
+def amount(number: float, noun: str, plural: str | None = None) -> str:
+    """`1 prompt`, `2,000 prompts`."""
+    return f"{count(number)} {noun if number == 1 else plural or noun + 's'}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def listing(words: Iterable[str], *, most: int = 4) -> str:
+    """`a, b and c`; beyond `most` the rest is counted."""
+    items = list(words)
+    if len(items) > most:
+        items = [*items[: most - 1], f"{len(items) - most + 1} more"]
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
+
+
+def selection(where: Mapping[str, Sequence[str]]) -> str:
+    """A prompt selection in words: `Japanese and Korean, register law`."""
+    parts = []
+    for column, values in where.items():
+        names = listing(value_name(column, value) for value in values)
+        parts.append(names if column in ("language", "group") else f"{column} {names}")
+    return ", ".join(parts) if parts else "all prompts"
+
+
+def label(text: str) -> str:
+    """Text for a widget's label, with everything that Markdown would read escaped."""
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]()<>#+-.!|~$:^=&" else sign for sign in text)
