@@ -84,9 +84,8 @@ def test_a_decision_that_is_not_executed_is_noticed():
     model = zoo.build(family)
     with torch.no_grad(), witness(model) as seen:
         model(**zoo.inputs(family, model.config))
-    assert any(
-        not torch.allclose(execution.reconstructed(), execution.output, atol=0.1) for execution in seen
-    )
+    errors = [(run.reconstructed() - run.output).abs().max() for run in seen if run.output is not None]
+    assert max(errors) > 0.1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -21,7 +21,8 @@ SIZES: dict[str, Any] = {
     "num_dense_layers": 1,
     # widths
     "vocab_size": 128, "hidden_size": HIDDEN_SIZE, "d_model": HIDDEN_SIZE,
-    "intermediate_size": 48, "ffn_hidden_size": 48, "d_ff": 48, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "moe_intermediate_size": 16,
+    "intermediate_size": 48, "ffn_hidden_size": 48, "d_ff": 48, "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48, "moe_intermediate_size": 16,
     "expert_ffn_hidden_size": 16, "shared_expert_intermediate_size": 16, "shared_intermediate_size": 16,
     "moe_shared_expert_intermediate_size": 16, "dense_intermediate_size": 48, "share_expert_dim": 16,
     "out_hidden_size": 32, "text_hidden_size": 32, "projector_hidden_size": 32,
