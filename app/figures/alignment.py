@@ -1,0 +1,219 @@
+"""Figures of cross-lingual alignment: a line a language over layers, the matrix of languages, score against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from .. import words
+from ..theme import LIGHT, Theme, vega_config
+from .palette import language_color
+
+Width = int | Literal["container"]
+LEGEND_ROWS = 10
+BRUSH = "window"
+"""Name of the interval selection over layers."""
+
+
+def by_layer(
+    table: pa.Table,
+    value: str,
+    *,
+    label: str,
+    theme: Theme = LIGHT,
+    colors: Mapping[str, str] | None = None,
+    scores: tuple[str, Mapping[str, float]] | None = None,
+    chance: float | None = None,
+    brush: bool = False,
+    height: int = 320,
+    width: Width = "container",
+) -> alt.LayerChart:
+    """A line a language over layers, with its 95 % band.
+
+    Args:
+        table: columns language, layer, `value`, low, high (null: unknown).
+        colors: colour of each language; by family where None.
+        scores: name and language → score: lines are coloured by it instead.
+        chance: a level to draw as a dashed line.
+        brush: whether a range of layers can be dragged; it is the selection BRUSH.
+    """
+    data = pd.DataFrame(
+        {name: table[name].to_pylist() for name in ("language", "layer", value, "low", "high")}
+    )
+    data["name"] = [words.language_name(code) for code in data["language"]]
+    layers = sorted(set(data["layer"]))
+    names = data.drop_duplicates("language").sort_values("name")
+    color, legend_pick = _color(data, names, theme, colors, scores)
+    x = alt.X("layer:Q", title="layer (input at the left)",
+              axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
+              scale=alt.Scale(domain=[layers[0], layers[-1]], nice=False, padding=8))  # fmt: skip
+    shown = alt.condition(legend_pick, alt.value(1.0), alt.value(0.12)) if legend_pick else alt.value(1.0)
+    band_shown = (
+        alt.condition(legend_pick, alt.value(0.14), alt.value(0.02)) if legend_pick else alt.value(0.14)
+    )
+    base = alt.Chart(data)
+    bands = base.mark_area().encode(
+        x=x, y=alt.Y("low:Q", title=label), y2="high:Q", color=color, detail="language:N", opacity=band_shown
+    )
+    lines = base.mark_line(strokeWidth=1.7, point=alt.OverlayMarkDef(size=22)).encode(
+        x=x,
+        y=alt.Y(f"{value}:Q", title=label, scale=alt.Scale(zero=False)),
+        color=color,
+        detail="language:N",
+        opacity=shown,
+        tooltip=[
+            alt.Tooltip("name:N", title="language"),
+            alt.Tooltip("layer:Q", format="d"),
+            alt.Tooltip(f"{value}:Q", title=label, format=".4f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+            alt.Tooltip("high:Q", title="to", format=".4f"),
+        ],
+    )
+    if legend_pick:
+        lines = lines.add_params(legend_pick)
+    if brush and len(layers) > 1:
+        lines = lines.add_params(alt.selection_interval(name=BRUSH, encodings=["x"]))
+    parts: list[Any] = [bands, lines]
+    if chance is not None:
+        level = alt.Chart(pd.DataFrame({"chance": [chance]}))
+        parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
+    return alt.layer(*parts).properties(width=width, height=height).configure(**vega_config(theme))
+
+
+def _color(
+    data: pd.DataFrame,
+    names: pd.DataFrame,
+    theme: Theme,
+    colors: Mapping[str, str] | None,
+    scores: tuple[str, Mapping[str, float]] | None,
+) -> tuple[alt.Color, alt.Parameter | None]:
+    if scores is not None:
+        title, score_of = scores
+        data["score"] = [score_of.get(code) for code in data["language"]]
+        scale = alt.Scale(range=list(theme.sequential[2:]))
+        return alt.Color("score:Q", title=title, scale=scale), None
+    given = colors or {code: language_color(code, theme) for code in names["language"]}
+    scale = alt.Scale(domain=list(names["name"]), range=[given[code] for code in names["language"]])
+    legend = alt.Legend(
+        title=None,
+        columns=1 if len(names) <= LEGEND_ROWS else 2,
+        symbolOpacity=1,
+        symbolType="square",
+        labelLimit=90,
+    )
+    pick = alt.selection_point(name="language", fields=["name"], bind="legend")
+    return alt.Color("name:N", scale=scale, legend=legend), pick
+
+
+def _ticks(layers: list[int]) -> list[int]:
+    step = max(1, len(layers) // 16)
+    return layers[::step]
+
+
+def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.LayerChart:
+    """Divergence between every two languages, similar ones side by side.
+
+    Args:
+        table: of the view `alignment-matrix`.
+    """
+    names = ("language_a", "language_b", "divergence", "low", "high", "units", "order_a")
+    data = pd.DataFrame({name: table[name].to_pylist() for name in names})
+    for side in ("a", "b"):
+        data[f"name_{side}"] = [words.language_name(code) for code in data[f"language_{side}"]]
+    order = list(data.drop_duplicates("language_a").sort_values("order_a")["name_a"])
+    largest = float(data["divergence"].max() or 0) or 1.0
+    size = max(220, 19 * len(order))
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=110)
+    base = alt.Chart(data).encode(
+        x=alt.X("name_b:N", sort=order, title=None, axis=axis.copy() if len(order) < 6 else _slanted(axis)),
+        y=alt.Y("name_a:N", sort=order, title=None, axis=axis),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "divergence:Q",
+            title="divergence",
+            scale=alt.Scale(domain=[0, largest], range=list(theme.sequential)),
+        ),
+        tooltip=[
+            alt.Tooltip("name_a:N", title="this"),
+            alt.Tooltip("name_b:N", title="and"),
+            alt.Tooltip("divergence:Q", format=".4f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+            alt.Tooltip("high:Q", title="to", format=".4f"),
+            alt.Tooltip("units:Q", title="parallel units", format="d"),
+        ],
+    )
+    layers: list[Any] = [cells]
+    if len(order) <= 12:
+        ink = alt.condition(
+            f"datum.divergence > {0.55 * largest}", alt.value(theme.background), alt.value(theme.text)
+        )
+        layers.append(
+            base.mark_text(fontSize=10).encode(text=alt.Text("divergence:Q", format=".2f"), color=ink)
+        )
+    return alt.layer(*layers).properties(width=width, height=size).configure(**vega_config(theme))
+
+
+def _slanted(axis: alt.Axis) -> alt.Axis:
+    slanted = axis.copy()
+    slanted.labelAngle = -45
+    return slanted
+
+
+def scatter(
+    table: pa.Table, *, score_label: str = "score", theme: Theme = LIGHT, width: Width = "container"
+) -> alt.LayerChart:
+    """Score of each language against its mean divergence, with its 95 % interval.
+
+    Args:
+        table: of the view `alignment-scores`.
+    """
+    data = pd.DataFrame(
+        {name: table[name].to_pylist() for name in ("language", "score", "divergence", "low", "high")}
+    )
+    data["name"] = [words.language_name(code) for code in data["language"]]
+    data["color"] = [language_color(code, theme) for code in data["language"]]
+    base = alt.Chart(data).encode(
+        y=alt.Y("score:Q", title=score_label, scale=alt.Scale(zero=False)),
+        color=alt.Color("color:N", scale=None),
+    )
+    x = alt.X("divergence:Q", title="mean divergence from the pivot", scale=alt.Scale(zero=False))
+    tooltip = [
+        alt.Tooltip("name:N", title="language"),
+        alt.Tooltip("score:Q", title=score_label, format=".4g"),
+        alt.Tooltip("divergence:Q", format=".4f"),
+    ]
+    spans = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q")
+    points = base.mark_circle(size=70, opacity=1).encode(x=x, tooltip=tooltip)
+    labels = base.mark_text(align="left", dx=7, dy=-5, fontSize=11).encode(x=x, text="language:N")
+    return (
+        alt.layer(spans, points, labels).properties(width=width, height=320).configure(**vega_config(theme))
+    )
+
+
+def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.Chart:
+    """How many experts of each layer are specialised, by kind.
+
+    Args:
+        table: of the view `specialised-counts`, rows of one tau.
+    """
+    data = pd.DataFrame({name: table[name].to_pylist() for name in ("layer", "kind", "experts", "of")})
+    kinds = ["language-specific", "multilingual", "shared", "task"]
+    shades = [theme.sequential[2], theme.sequential[3], theme.sequential[4], theme.diverging[-2]]
+    return (
+        alt.Chart(data)
+        .mark_bar()
+        .encode(
+            x=alt.X("layer:O", title="layer (input at the left)", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("experts:Q", title="specialised experts", axis=alt.Axis(tickMinStep=1)),
+            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shades)),
+            order=alt.Order("kind:N"),
+            tooltip=["layer:O", "kind:N", "experts:Q", alt.Tooltip("of:Q", title="of")],
+        )
+        .properties(width=width, height=220)
+        .configure(**vega_config(theme))
+    )
