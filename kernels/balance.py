@@ -63,6 +63,8 @@ def mutual_information(joint: ArrayLike) -> np.ndarray:
     if joint_AB.ndim < 2:
         raise ValueError(f"joint must have shape (..., A, B), got {joint_AB.shape}")
     p_AB = divide(joint_AB, joint_AB.sum((-2, -1), keepdims=True))
-    independent_AB = p_AB.sum(-1, keepdims=True) * p_AB.sum(-2, keepdims=True)
-    ratio = np.divide(p_AB, independent_AB, out=np.ones_like(p_AB), where=p_AB > 0)
-    return np.maximum(np.sum(p_AB * np.log(ratio), (-2, -1)), 0.0)[()]
+    log_p_AB, log_a, log_b = (
+        np.log(p, out=np.zeros_like(p), where=p > 0)
+        for p in (p_AB, p_AB.sum(-1, keepdims=True), p_AB.sum(-2, keepdims=True))
+    )
+    return np.maximum(np.sum(p_AB * (log_p_AB - log_a - log_b), (-2, -1)), 0.0)[()]

@@ -10,7 +10,6 @@ cache is warming up). Source: arXiv 2505.16056 and its released code for the seg
 docs/methods/consistency.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,9 +42,7 @@ class HitCurve:
         return HitCurve(self.hits + other.hits, self.accesses + other.accesses)
 
 
-def segment_cache_hit_rate(
-    ids: ArrayLike, num_experts: int, m: int, size: int | Sequence[int]
-) -> float | np.ndarray:
+def segment_cache_hit_rate(ids: ArrayLike, num_experts: int, m: int, size: ArrayLike) -> np.ndarray:
     """Hit rate of a cache that sees the experts of the next tokens (segment cache best performance).
 
     Args:
@@ -64,9 +61,7 @@ def segment_cache_hit_rate(
     return _at_sizes(segment_hit_curve(ids, num_experts, m), size)
 
 
-def cache_hit_rate(
-    ids: ArrayLike, num_experts: int, size: int | Sequence[int], policy: Policy = "lru"
-) -> float | np.ndarray:
+def cache_hit_rate(ids: ArrayLike, num_experts: int, size: ArrayLike, policy: Policy = "lru") -> np.ndarray:
     """Hit rate of an ordinary expert cache.
 
     Args:
@@ -112,12 +107,11 @@ def as_sequence(ids: ArrayLike, num_experts: int) -> np.ndarray:
     return ids_TK
 
 
-def _at_sizes(curve: HitCurve, size: int | Sequence[int]) -> float | np.ndarray:
+def _at_sizes(curve: HitCurve, size: ArrayLike) -> np.ndarray:
     sizes = np.asarray(size)
     if sizes.dtype.kind not in "iu" or ((sizes < 1) | (sizes > len(curve.hits))).any():
         raise ValueError(f"size must be whole numbers from 1 to {len(curve.hits)}, got {size}")
-    rates = curve.rate[sizes - 1]
-    return float(rates) if rates.ndim == 0 else rates
+    return curve.rate[sizes - 1][()]
 
 
 def _curve(ids_TK: np.ndarray, num_experts: int, policy: str, m: int) -> HitCurve:

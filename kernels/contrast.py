@@ -1,13 +1,15 @@
 """Who is contrasted with whom: from labels and pair ids to rows."""
 
 from collections.abc import Collection, Hashable, Sequence
+from typing import cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ._arrays import to_numpy
 from .permutation import Exchange, is_missing
 
-Labels = Sequence[Hashable] | np.ndarray
+Labels = ArrayLike | Sequence[Hashable]
 OneOrMore = Hashable | Collection[Hashable]
 
 
@@ -18,7 +20,7 @@ def as_list(labels: Labels, name: str, length: int | None = None) -> list[Hashab
         ValueError: not `length` of them.
     """
     is_array = isinstance(labels, np.ndarray) or hasattr(labels, "detach")
-    values = to_numpy(labels).tolist() if is_array else list(labels)
+    values: list[Hashable] = to_numpy(labels).tolist() if is_array else list(cast(Sequence[Hashable], labels))
     if length is not None and len(values) != length:
         raise ValueError(f"{name} has {len(values)} entries for {length} prompts")
     return values

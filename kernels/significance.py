@@ -25,7 +25,7 @@ def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
     if ((p < 0) | (p > 1)).any():
         raise ValueError("p_values must lie in [0, 1]")
     order = np.argsort(p, axis=None, kind="stable")
-    scaled = p.reshape(-1)[order] * p.size / np.arange(1, p.size + 1)
+    scaled = p.reshape(-1)[order] * (p.size / np.arange(1, p.size + 1))
     q = np.empty(p.size)
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return q.reshape(p.shape)

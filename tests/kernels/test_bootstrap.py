@@ -104,7 +104,7 @@ def test_about_95_percent_of_intervals_hold_the_truth(units):
         (lambda: correlation([1, 2], [1, 2]), "at least 3 pairs, got 2"),
         (lambda: correlation([1, 2, np.nan], [1, 2, 3]), r"x\[2\] is NaN"),
         (lambda: correlation([1, 2, 3], [1, 2, 3, 4]), "one length"),
-        (lambda: correlation([1, 2, 3], [1, 2, 3], "kendall"), "method"),
+        (lambda: correlation([1, 2, 3], [1, 2, 3], "kendall"), "method"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_wrong_input_is_refused(call, says):

@@ -186,12 +186,12 @@ def test_renaming_experts_changes_nothing():
         (lambda: hit_curve([[0, 0]], 3), r"ids\[0\] names an expert twice: \[0, 0\]"),
         (lambda: window_uses([[0, 1], [2, 2]], 3, 1), r"ids\[1\] names an expert twice"),
         (lambda: hit_curve([[3]], 3), r"ids\[0, 0\] is 3"),
-        (lambda: hit_curve([[0]], 3, "fifo"), "policy"),
+        (lambda: hit_curve([[0]], 3, "fifo"), "policy"),  # pyright: ignore[reportArgumentType]
         (lambda: cache_hit_rate([[0]], 3, 0), "size must be"),
         (lambda: cache_hit_rate([[0]], 3, [1, 4]), "from 1 to 3"),
         (lambda: segment_cache_hit_rate([[0]], 3, 0, 1), "m must be"),
         (lambda: segment_routing_performance([[0]], 3, 0), "m must be"),
-        (lambda: segment_routing_performance([[0]], 3, 1, "model"), "pool"),
+        (lambda: segment_routing_performance([[0]], 3, 1, "model"), "pool"),  # pyright: ignore[reportArgumentType]
         (lambda: segment_routing_performance([[0.0]], 3, 1), "integers"),
         (lambda: routing_performance([[1.0]]), r"m \+ 1"),
     ],

@@ -47,7 +47,7 @@ def exact(p, q):
         return Decimal(0), Decimal(0)
 
     def h(row):
-        return -sum(x * x.ln() for x in row if x > 0)
+        return -sum((x * x.ln() for x in row if x > 0), Decimal(0))
 
     js = h([(x + y) / 2 for x, y in zip(p, q, strict=True)]) - (h(p) + h(q)) / 2
     return js, js / (Decimal(len(p)).ln() - (h(p) + h(q)) / 2)

@@ -73,7 +73,7 @@ def test_a_handful_of_very_many_experts_is_no_burden():
         (lambda: repeated_assignment([[0, 1]], 0), "depth"),
         (lambda: repeated_assignment([[0], [-3]]), r"ids\[1, 0\] is -3"),
         (lambda: jaccard([[0.5]]), "integers"),
-        (lambda: jaccard([[0]], "some"), "pairs"),
+        (lambda: jaccard([[0]], "some"), "pairs"),  # pyright: ignore[reportArgumentType]
         (lambda: repeated_assignment_chance(2, 3), "depth is 3"),
     ],
 )

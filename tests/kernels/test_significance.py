@@ -105,7 +105,7 @@ def test_risk_difference_interval_resamples_prompts_not_tokens():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: prompt_maps([[[1]]], measure="share"), "measure must be"),
+        (lambda: prompt_maps([[[1]]], measure="share"), "measure must be"),  # pyright: ignore[reportArgumentType]
         (lambda: prompt_maps([[[1]]]), "needs tokens"),
         (lambda: prompt_maps(tokens=[1]), "needs counts"),
         (lambda: prompt_maps([[[1]]], [1], measure="weight_rate"), "needs weights"),
