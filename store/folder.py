@@ -44,6 +44,10 @@ class Folder(Protocol):
         """Remove a file; one that is not there is no error."""
         ...
 
+    def arrow_filesystem(self) -> tuple[Any, str]:
+        """The pyarrow filesystem and the folder's path in it."""
+        ...
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Name and size in bytes of the files in a sub-folder; empty where there is none."""
         ...
@@ -76,6 +80,11 @@ class LocalFolder:
 
     def remove(self, path: str) -> None:
         (self._root / path).unlink(missing_ok=True)
+
+    def arrow_filesystem(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        return fs.LocalFileSystem(), str(self._root)
 
     def sizes(self, folder: str) -> dict[str, int]:
         try:
@@ -142,6 +151,9 @@ class RemoteFolder:
     def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._path(path))
+
+    def arrow_filesystem(self) -> tuple[Any, str]:
+        return self._fs, self._root
 
     def sizes(self, folder: str) -> dict[str, int]:
         from pyarrow import fs

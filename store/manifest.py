@@ -10,6 +10,7 @@ import json
 import platform
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -181,6 +182,11 @@ def _part(entry: dict[str, Any]) -> PartEntry:
 
 def current_versions() -> dict[str, str]:
     """Versions of moescope, Python and the libraries that matter for a trace, as installed."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("moescope", "pyarrow", "numpy", "torch", "transformers"):
         try:

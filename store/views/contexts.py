@@ -38,7 +38,7 @@ def best_uses(
     ids = trace.prompts()["prompt_id"]
     found = USES.empty_table()
     for start in range(0, len(prompts), _AT_ONCE):
-        if len(found) >= limit and found["weight"][limit - 1].as_py() > bound[start]:
+        if len(found) >= limit and found["weight"][limit - 1].as_py() >= bound[start]:
             break
         chosen = ids.take(pa.array(prompts[start : start + _AT_ONCE])).to_pylist()
         more = _uses_in(trace, chosen, layer, stream, expert, special, phase, weighted, per_prompt)
