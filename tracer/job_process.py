@@ -1,0 +1,80 @@
+"""The process of one job: `python -m moescope.tracer.job_process FOLDER`; see `jobs`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..store.errors import StoreError
+from .errors import TracerError
+from .jobs import Job, Status, write_status
+from .prompts import PromptSet, PromptSetError
+
+log = logging.getLogger("moescope.job")
+STATUS_SECONDS = 0.25
+
+
+def main(folder: Path) -> int:
+    """Run the job; its exit code."""
+    status = Status(state="loading")
+    write_status(folder, status)
+    try:
+        status.summary = run(folder, status)
+        status.state = "complete"
+    except KeyboardInterrupt:
+        status.state = "cancelled"
+    except (TracerError, StoreError, PromptSetError) as error:
+        log.exception("the trace failed")
+        status.state, status.error = "failed", str(error)
+    except Exception as error:
+        log.exception("the trace failed")
+        status.state, status.error = "failed", f"{type(error).__name__}: {error}"
+    write_status(folder, status)
+    return 0 if status.state == "complete" else 1
+
+
+def run(folder: Path, status: Status) -> dict[str, Any]:
+    """Load, trace, and keep the status file true."""
+    asked = Job(folder).asked
+    options = dict(asked["options"])
+    prompts = PromptSet.from_file(asked["prompts"])
+    from .load import load_model
+    from .run import Progress, trace_prompts
+    from .steering import Steering
+
+    loaded = load_model(
+        asked["model"], **{name: options.pop(name) for name in ("device", "dtype") if name in options}
+    )
+    profile = options.pop("steering", None)
+    last = 0.0
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last < STATUS_SECONDS and progress.prompts < progress.total_prompts:
+            return
+        last = time.monotonic()
+        status.state = "running"
+        status.prompts, status.total_prompts = progress.prompts, progress.total_prompts
+        status.tokens, status.total_tokens = progress.tokens, progress.total_tokens
+        status.tokens_per_s, status.eta_s = progress.tokens_per_second, progress.eta_seconds
+        write_status(folder, status)
+
+    summary = trace_prompts(
+        loaded.model,
+        loaded.tokenizer,
+        prompts,
+        asked["out"],
+        card=loaded.card,
+        steering=None if profile is None else Steering.from_json(profile),
+        progress=tell,
+        **options,
+    )
+    return summary.to_json()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(main(Path(sys.argv[1])))
