@@ -22,6 +22,7 @@ from ..store.schema import RouterSpec
 from .errors import CaptureError
 from .passages import Call, by_weight, flat
 from .sites import Site
+from .steering_editor import Program, RouterEditor
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -39,31 +40,15 @@ class Sink(Protocol):
         ...
 
 
-class Editor(Protocol):
-    """Steers one router."""
-
-    def before(self, call: Call) -> None:
-        """The router (or the block around it) is about to be called."""
-        ...
-
-    def after(self) -> None:
-        """It has returned or failed."""
-        ...
-
-    def decide(
-        self, ids_TK: Tensor, weights_TK: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None:
-        """The decision as it shall be executed, and as it shall be recorded; None leaves it alone."""
-        ...
-
-
 class Tap:
     """The hooks on one router."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.sinks: list[tuple[Sink, RouterSpec]] = []
-        self.editor: Editor | None = None
+        self._programs: list[Program] = []
+        self._editor: RouterEditor | None = None
+        self._scope_handles: list[RemovableHandle] = []
         self._logits_TE: Tensor | None = None
         self._handles: list[RemovableHandle] = []
 
@@ -78,10 +63,31 @@ class Tap:
         self._handles = hooks
 
     def detach(self) -> None:
-        for handle in self._handles:
+        for handle in (*self._handles, *self._scope_handles):
             handle.remove()
-        self._handles.clear()
+        self._handles, self._scope_handles = [], []
         self._logits_TE = None
+
+    @property
+    def idle(self) -> bool:
+        return not self.sinks and not self._programs
+
+    def steer(self, program: Program) -> Callable[[], None]:
+        """Steer by this program too, after those that are there; returns how to end that."""
+        self._use([*self._programs, program])
+        return lambda: self._use([other for other in self._programs if other is not program])
+
+    def _use(self, programs: list[Program]) -> None:
+        for handle in self._scope_handles:
+            handle.remove()
+        self._scope_handles, self._programs = [], programs
+        self._editor = editor = RouterEditor(self.site, programs) if programs else None
+        scope = self.site.scope
+        if editor is not None and editor.edits_logits and scope is not None:
+            self._scope_handles = [
+                scope.register_forward_pre_hook(lambda *_: editor.begin()),
+                scope.register_forward_hook(lambda *_: editor.end(), always_call=True),
+            ]
 
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
         logits = self.site.logits(Call(module, args, kwargs, output))
@@ -102,14 +108,16 @@ class Tap:
                 f"{self.site.spec.router} runs inside a compiled graph, where hooks see nothing: generate "
                 "with disable_compile=True, or load the model without torch.compile"
             )
+        if self._editor is not None:
+            self._editor.pause()
         try:
             ids_TK, weights_TK = self.site.passage.read(call)
         except CaptureError as error:
             raise CaptureError(f"{self.site.spec.experts or self.site.spec.router}: {error}") from None
-        decision = self.editor.decide(ids_TK, weights_TK) if self.editor is not None else None
+        decision = self._editor.decide(ids_TK, weights_TK) if self._editor is not None else None
         if decision is not None:
-            self.site.passage.write(call, *decision[:2])
-            ids_TK, weights_TK = decision[2:]
+            self.site.passage.write(call, decision.ids_TK, decision.weights_TK)
+            ids_TK, weights_TK = decision.recorded_ids_TK, decision.weights_TK
         logits_TE, self._logits_TE = self._logits_TE, None
         if self.sinks:
             ids_TK = ids_TK.detach()
@@ -128,7 +136,7 @@ def tapped(sites: Sequence[Site], use: Callable[[Tap, Site], Callable[[], None]]
     """Stand on these routers for a while.
 
     `use` is called with the tap on each site and returns how to take back what it did; a tap without sinks
-    and editor is detached. Everything is taken back in reverse order, also when an exception passes.
+    and programs is detached. Everything is taken back in reverse order, also when an exception passes.
     """
     with ExitStack() as stack:
         for site in sites:
@@ -142,6 +150,6 @@ def tapped(sites: Sequence[Site], use: Callable[[Tap, Site], Callable[[], None]]
 
 
 def _leave(tap: Tap) -> None:
-    if not tap.sinks and tap.editor is None:
+    if tap.idle:
         tap.detach()
         _TAPS.pop(tap.site.router, None)
