@@ -183,8 +183,12 @@ ROUTING = re.compile(r"(router|gate|classifier|wg|experts?(_\d+)?|\w+_moe)(\.|$)
 def _spread_routing(model: torch.nn.Module) -> None:
     """Give routers weights that tell tokens apart, experts weights that matter, selection biases that bite.
 
-    Many of them start at zero or at the scale of a trained model, where all tokens make the same choice.
+    Many of them start at zero or at the scale of a trained model, where all tokens make the same choice;
+    padding starts at zero, where a witness could not tell gate weights from what they multiply.
     """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            module.weight.data[module.padding_idx].normal_(std=0.2)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name.endswith(("correction_bias", "expert_bias", "balancing_biases")):
             tensor.data += 0.2 * torch.randn_like(tensor)

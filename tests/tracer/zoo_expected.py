@@ -41,10 +41,8 @@ def _routers(folder: str, config: Any) -> Iterator[Expected]:
     if hasattr(config, "thinker_config"):
         return
     text = getattr(config, "text_config", None) or config
-    streams = {"jetmoe": ("decoder", "attention"), "diffusion_gemma": ("decoder", "encoder")}.get(
-        folder, ("talker",) if "Talker" in type(config).__name__ else ("decoder",)
-    )
-    for stream in streams:
+    streams = {"jetmoe": ("decoder", "attention"), "diffusion_gemma": ("decoder", "encoder")}
+    for stream in streams.get(folder, ("decoder",)):
         yield from _stack(folder, text, stream)
     if folder == "ernie4_5_vl_moe":
         yield from _stack(folder, text, "vision")
