@@ -42,7 +42,7 @@ def make_controls(
 
     random: in every layer the steered experts are replaced by as many others of that layer (by any, where the
         layer has too few); the same replacement in all rules of the profile.
-    layers: every steered layer's rules act in a layer that the profile leaves alone, on the same expert numbers.
+    layers: every steered layer's rules act in a layer that the profile leaves alone, on the same numbers.
     opposite: off ↔ on, low → on, keep_only → off, bias and vector negated, scale and temperature inverted.
     """
     experts_of = {spec.layer: spec.num_experts for spec in routers if spec.stream == "decoder"}

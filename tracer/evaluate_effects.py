@@ -44,10 +44,15 @@ class Outcome:
 
     @classmethod
     def empty(cls, prompts: int, routers: int) -> Outcome:
-        zeros = lambda *shape: np.zeros(shape)  # noqa: E731
-        columns = (zeros(prompts) for _ in range(3))
+        """Room for that many prompts and routers, nothing scored yet."""
         return cls(
-            *columns, np.full(prompts, np.nan), zeros(prompts), zeros(prompts, routers), zeros(prompts)
+            nll_P=np.zeros(prompts),
+            tokens_P=np.zeros(prompts),
+            bytes_P=np.zeros(prompts),
+            correct_P=np.full(prompts, np.nan),
+            kl_P=np.zeros(prompts),
+            changed_PL=np.zeros((prompts, routers)),
+            routed_P=np.zeros(prompts),
         )
 
 
@@ -79,8 +84,8 @@ def measures(
 
         kinds = [np.array([classify(text, classes) for text in side.texts or ()]) for side in (base, steered)]
         for name in classes:
-            rates = [(kind == name).astype(float) for kind in kinds]
-            found.append(Measure(f"behaviour: {name}", *rates, np.ones(len(rates[0]))))
+            before_P, after_P = ((kind == name).astype(float) for kind in kinds)
+            found.append(Measure(f"behaviour: {name}", before_P, after_P, np.ones(len(before_P))))
     return [measure for measure in found if measure.weights_P.any()]
 
 

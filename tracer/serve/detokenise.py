@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 UNFINISHED = "�"
 
@@ -12,10 +12,14 @@ class TextStream:
 
     Decoding starts a little before the new token, because tokenizers write a token differently at the start
     of a text than within one.
+
+    Args:
+        decode: token ids to text, special tokens left out.
+        prompt_ids: what stands before.
     """
 
-    def __init__(self, tokenizer: Any, prompt_ids: list[int]) -> None:
-        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+    def __init__(self, decode: Callable[[list[int]], str], prompt_ids: list[int]) -> None:
+        self._decode = decode
         self._ids = list(prompt_ids[-6:])
         self._start = 0
         self._read = len(self._ids)

@@ -154,23 +154,25 @@ def _no_constant(name: str) -> None:
 
 def field_of(error: ValidationError) -> str:
     """The part of the request that an error is about, as `prompts[3].text`."""
-    path = list(error.absolute_path)
-    if error.validator == "additionalProperties":
-        unknown = sorted(set(error.instance) - set(error.schema["properties"]))
-        path.append(unknown[0])
-    if error.validator == "required":
-        path.append(next(name for name in error.validator_value if name not in error.instance))
+    path, value = list(error.absolute_path), error.instance
+    known: Any = error.schema
+    if error.validator == "additionalProperties" and isinstance(value, dict):
+        path.append(min(set(value) - set(known["properties"])))
+    if error.validator == "required" and isinstance(value, dict):
+        path.append(next(name for name in known["required"] if name not in value))
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.lstrip(".")[:200]
 
 
 def _explain(error: ValidationError) -> str:
-    value, limit = error.instance, error.validator_value
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    schema: Any = error.schema
     match error.validator:
         case "required":
             return "is missing"
         case "additionalProperties":
-            return f"is not known here; known are {', '.join(sorted(error.schema['properties']))}"
+            return f"is not known here; known are {', '.join(sorted(schema['properties']))}"
         case "type":
             kinds = [limit] if isinstance(limit, str) else limit
             return f"must be {' or '.join(kinds)}, not {type(value).__name__}"

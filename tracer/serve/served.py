@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from ...store.schema import RouterSpec
+from ..chat import render
+from ..generate import stop_token_ids
 from .errors import ApiError
 from .limits import Limits
+from .live import LiveModel
 
 
 @dataclass(eq=False)
@@ -22,32 +23,24 @@ class Served:
     tokenizer: Any
     card: dict[str, Any]
     routers: list[RouterSpec]
+    live: LiveModel
+    """Used in the engine's worker thread only."""
+    end_ids: frozenset[int]
+    """Tokens that end a text."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Around the tokenizer: the fast ones refuse to be used by two threads at once."""
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, card: dict[str, Any] | None = None) -> Served:
         """Raises the tracer's errors where the model has no routers that it knows."""
-        from ..routers import find_routers
-
-        return cls(model.eval(), tokenizer, dict(card or {}), list(find_routers(model)))
+        live = LiveModel(model.eval())
+        return cls(model, tokenizer, dict(card or {}), live.routers, live, frozenset(stop_token_ids(model)))
 
     @property
     def context(self) -> int | None:
         """Most positions the model was made for, where its configuration says."""
         config = self.model.config.get_text_config()
         return getattr(config, "max_position_embeddings", None)
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text."""
-        settings = getattr(self.model, "generation_config", None)
-        ids = getattr(settings, "eos_token_id", None)
-        if ids is None:
-            ids = getattr(self.tokenizer, "eos_token_id", None)
-        if ids is None:
-            return frozenset()
-        return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
 
     def describe(self, limits: Limits) -> dict[str, Any]:
         """The answer of /v1/model."""
@@ -84,13 +77,16 @@ class Served:
         with self.lock:
             return [self.tokenizer.decode([token]) for token in ids]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of several tokens, special ones left out."""
+        with self.lock:
+            return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def _chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ApiError(400, "messages: this model has no chat template; send a prompt", field="messages")
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ValueError, TypeError) as error:
-            raise ApiError(
-                400, f"messages: the chat template refuses them: {error}", field="messages"
-            ) from None
+            text, _ = render(self.tokenizer, messages)
+        except ValueError as error:
+            raise ApiError(400, f"messages: {error}", field="messages") from None
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

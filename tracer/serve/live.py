@@ -1,0 +1,82 @@
+"""A model with the hooks of recording and steering standing on it, ready for one forward pass after another.
+
+Finding the routers costs more than a step of generation, so it is done once. A steering is in force during the
+pass it was given for, and during no other.
+
+Shapes: B sequences, S tokens of this call, K experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...store.schema import RouterSpec
+from ..record import attach
+from ..run import traced_routers
+from ..steering import PerSequence, Steering
+
+Key = tuple[int, str]
+"""(layer, stream) of a router."""
+
+
+class LiveModel:
+    """Forward passes of one model, each under its own steering. Not thread-safe; close it at the end.
+
+    Args:
+        routers: which routers to record; all that text passes if left out.
+    """
+
+    def __init__(self, model: Any, routers: Sequence[RouterSpec] | None = None) -> None:
+        self.model = model
+        self.routers = list(routers) if routers is not None else traced_routers(model, None)
+        self._routed: dict[Key, Tensor] = {}
+        self._stack = ExitStack()
+        self._stack.enter_context(attach(model, self, routers=self.routers))
+        self._applied = self._stack.enter_context(PerSequence([]).applied(model))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def keys(self) -> list[Key]:
+        return [(spec.layer, spec.stream) for spec in self.routers]
+
+    def routed(self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Any, logits_TE: Any) -> None:
+        """Called by the hooks on every router."""
+        self._routed[spec.layer, spec.stream] = expert_ids_TK
+
+    @torch.inference_mode()
+    def forward(
+        self, steerings: Sequence[Steering | None], *, same: bool = False, **inputs: Any
+    ) -> tuple[Any, dict[Key, Tensor]]:
+        """One forward pass.
+
+        Args:
+            steerings: one for each sequence of the batch; or with `same` a single one for all of them.
+            inputs: what the model is called with.
+        Returns:
+            The model's output, and the expert ids (B * S, K) by router, as they were executed.
+        """
+        self._routed = {}
+        if any(steerings):
+            self._applied.assign(steerings, everywhere=same)
+        try:
+            return self.model(**inputs), self._routed
+        finally:
+            self._applied.close()
+
+    def close(self) -> None:
+        """Take all hooks away; may be called more than once."""
+        self._stack.close()
+
+    def __enter__(self) -> LiveModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
