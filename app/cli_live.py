@@ -1,0 +1,130 @@
+"""Commands that run a model at once: generate, serve, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_output import as_text
+from .cli_trace import load, model_options, steering_from
+
+
+@click.command("generate")
+@click.argument("model")
+@click.argument("prompt")
+@model_options
+@click.option(
+    "--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="The steering profile."
+)
+@click.option("--compare", is_flag=True, help="Answer without the profile too.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens at most."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest."
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Nucleus of the sampling."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Both answers as JSON.")
+def generate_command(
+    model: str, prompt: str, steer: str | None, compare: bool, as_json: bool, **options: Any
+) -> None:
+    """Continue a prompt, with a steering profile, without it, or both.
+
+    \b
+    Example:
+      moescope generate sample_data/model "Choose Insert" --steer off.json --compare
+    """
+    if compare and steer is None:
+        raise click.UsageError("--compare needs --steer PROFILE.json: there is nothing to compare with")
+    loaded = load(model, options)
+    from ..tracer import generate
+
+    steering = steering_from(steer, loaded.model)
+    sides = {"steered": steering} if steering is not None else {}
+    if compare or steering is None:
+        sides = {"base": None, **sides}
+    answers = {
+        side: generate(loaded.model, loaded.tokenizer, prompt, steering=one, **options)[0]
+        for side, one in sides.items()
+    }
+    if as_json:
+        shown = {
+            side: {"text": answer.text, "token_ids": answer.token_ids, "finished": answer.finished}
+            for side, answer in answers.items()
+        }
+        click.echo(json.dumps({"prompt": prompt, **shown}, ensure_ascii=False))
+        return
+    for side, answer in answers.items():
+        heading = f"── {side} " + "─" * (60 - len(side)) + "\n" if len(answers) > 1 else ""
+        click.echo(f"{heading}{answer.text}")
+    if len(answers) == 2:
+        base, steered = (answers[side].token_ids for side in ("base", "steered"))
+        same = next(
+            (i for i, pair in enumerate(zip(base, steered, strict=False)) if pair[0] != pair[1]), None
+        )
+        if same is None and len(base) == len(steered):
+            click.echo("the two are the same", err=True)
+        else:
+            first = min(len(base), len(steered)) if same is None else same
+            click.echo(f"they differ from token {first + 1} on", err=True)
+
+
+@click.command("serve")
+@click.argument("model")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Other than loopback only with --token-file."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any free one.")
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Holds the token; made with mode 600 where it does not exist.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository.")
+def serve_command(model: str, **options: Any) -> None:
+    """Hold a model in a process; prints one JSON line with url and token file when it is ready.
+
+    \b
+    Example:
+      moescope serve sample_data/model --port 8700
+    """
+    from ..tracer.serve.server import ServeError, run_server
+
+    try:
+        run_server(model, **options)
+    except ServeError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.command("doctor")
+@click.argument("model")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def doctor_command(model: str, as_json: bool, **options: Any) -> None:
+    """Check on a real model that what is recorded is what is executed, and print its routers.
+
+    \b
+    Example:
+      moescope doctor sample_data/model
+    """
+    loaded = load(model, options)
+    from ..tracer.selfcheck import doctor
+
+    report = doctor(loaded.model, loaded.tokenizer)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        import pyarrow as pa
+
+        click.echo(as_text(pa.Table.from_pylist(report.rows), width=44), nl=False)
+        for line in report.lines:
+            click.echo(line)
+    if not report.passed:
+        raise click.ClickException(f"{model} failed the check: do not trust its traces")

@@ -1,0 +1,78 @@
+"""Tables on the command line: aligned for people, JSON, CSV or Parquet for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+FORMATS = ("table", "json", "csv", "parquet")
+ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:
+    """Write a table to a file, or to stdout.
+
+    Args:
+        form: of FORMATS; by the file's ending, else `table`, where None.
+    """
+    form = form or (ENDINGS.get(out.suffix.lower()) if out else None) or "table"
+    if out is None:
+        if form == "parquet":
+            raise click.UsageError("--format parquet needs --out FILE")
+        click.echo(_bytes(table, form).decode(), nl=False)
+        return
+    out.write_bytes(_bytes(table, form))
+    click.echo(f"{table.num_rows:,} rows → {out}", err=True)
+
+
+def _bytes(table: pa.Table, form: str) -> bytes:
+    if form == "json":
+        return (json.dumps(json_ready(table.to_pylist()), ensure_ascii=False, indent=1) + "\n").encode()
+    if form == "table":
+        return as_text(table).encode()
+    from . import export
+
+    return export.to_csv(table) if form == "csv" else export.to_parquet(table)
+
+
+def json_ready(value: Any) -> Any:
+    """Plain JSON values: NaN and infinities become null, map columns objects."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def as_text(table: pa.Table, width: int = 60) -> str:
+    """Columns aligned; numbers to the right; control characters shown as escapes."""
+    columns = []
+    for name in table.column_names:
+        cells = [_cell(value, width) for value in table[name].to_pylist()]
+        number = pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)
+        size = max([len(name), *map(len, cells)])
+        columns.append([cell.rjust(size) if number else cell.ljust(size) for cell in [name, *cells]])
+    out = io.StringIO()
+    for row in zip(*columns, strict=True):
+        out.write("  ".join(row).rstrip() + "\n")
+    return out.getvalue()
+
+
+def _cell(value: Any, width: int) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(json_ready(value)) if isinstance(value, (list, dict)) else str(value)
+    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
