@@ -197,10 +197,11 @@ def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
 
     try:
         table = pq.read_table(pa.BufferReader(data))
+        columns = table.column_names
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PromptSetError(f"{name}: not a readable Parquet file: {reason}") from None
-    _check_header(table.column_names, name)
+    _check_header(columns, name)
     number = 0
     for batch in table.to_batches():
         try:

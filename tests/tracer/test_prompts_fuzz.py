@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from moescope.tracer.prompts import PromptSet, PromptSetError
 from moescope.tracer.prompts_write import write_prompts
 
@@ -35,9 +36,10 @@ COLUMNS = [
 ]
 SCRAPS = [
     "id,text\n", "text\n", '"', '""', ",", "\t", "\n", "\r\n", "\r", "|", "[", "]", "{", "}", ":", "\\ud800",
-    '{"text": "a"}', '[{"text": "a", "choices": ["x", "y"], "answer": 1}]', "null", "NaN", "1e999", "\x00", "é",
-    "\ufeff", "\u2028", "a|b", "-1",
+    '{"text": "a"}', '[{"text": "a", "choices": ["x", "y"], "answer": 1}]', "null", "NaN", "1e999", "\x00",
+    "é", "\ufeff", "\u2028", "a|b", "-1",
 ]  # fmt: skip
+scraps = st.lists(st.sampled_from(SCRAPS)).map(lambda parts: "".join(parts).encode("utf-8", "surrogatepass"))
 cells = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(SCRAPS),
     st.lists(st.text(max_size=3), max_size=3),
@@ -69,7 +71,7 @@ def check(prompts):
 
 
 @FUZZ
-@given(kind=st.sampled_from(KINDS), data=st.one_of(st.binary(max_size=60), scraps))  # fmt: skip
+@given(kind=st.sampled_from(KINDS), data=st.one_of(st.binary(max_size=60), scraps))
 def test_any_bytes(tmp_path, kind, data):
     path = tmp_path / f"fuzz.{kind}"
     path.write_bytes(data)

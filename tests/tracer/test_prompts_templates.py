@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from moescope.tracer.prompts import PromptSet, PromptSetError
 from moescope.tracer.prompts_expand import expand_file, expand_template
 from moescope.tracer.prompts_write import write_prompts

@@ -1,0 +1,285 @@
+"""Traces a prompt set: batches in, committed parts out.
+
+1. Every prompt is tokenised once for its length; what does not fit the model is refused before anything runs.
+2. Prompts of similar length form batches of at most `batch_tokens` padded tokens.
+3. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread copies
+   it
+   to the host and commits parts of whole prompts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..store.schema import DEFAULT_CAPTURE, RouterSpec
+from ..store.writer import TraceWriter
+from .batches import plan_batches
+from .card import active_parameters, model_card
+from .encode import Encoder
+from .errors import TracerError
+from .generate import Sampling, stop_token_ids
+from .prompts import PromptSet
+from .record import attach
+from .routers import find_routers
+from .run_batch import BatchRunner
+from .run_capture import EXTRAS, Capture
+from .run_parts import PartCollector
+from .run_writer import PART_EVENTS, PartWriter
+from .token_text import TokenTexts
+
+WEIGHT_TYPES = ("float16", "float32")
+_LENGTHS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a trace is; told after every batch."""
+
+    prompts: int
+    total_prompts: int
+    tokens: int
+    """Prompt tokens that have run, those of an earlier, resumed run not counted."""
+    total_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        rate = self.tokens_per_second
+        return (self.total_tokens - self.tokens) / rate if rate > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceSummary:
+    """What a run has done."""
+
+    url: str
+    state: str
+    prompts: int
+    """Committed by this run; `resumed_prompts` were there before."""
+    resumed_prompts: int
+    tokens: int
+    events: int
+    routers: int
+    nan_tokens: int
+    """Events whose router logits held a NaN."""
+    accuracy: float | None
+    """Share of this run's multiple-choice prompts that were answered rightly."""
+    seconds: float
+    tokens_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def trace_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: PromptSet,
+    out: str | os.PathLike[str],
+    *,
+    capture: Sequence[str] = DEFAULT_CAPTURE,
+    batch_tokens: int = 8192,
+    batch_size: int | None = None,
+    max_new_tokens: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: bool = False,
+    steering: Any = None,
+    resume: bool = False,
+    limit: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    routers: Sequence[RouterSpec] | None = None,
+    weight_type: str = "float16",
+    card: dict[str, Any] | None = None,
+    part_events: int = PART_EVENTS,
+) -> TraceSummary:
+    """Runs a model over a prompt set and writes a trace.
+
+    Args:
+        prompts: a `PromptSet`; prompts that `out` already holds are skipped when resuming.
+        out: folder or URL of the trace.
+        capture: what to keep of an event, of `store.schema.CAPTURES`.
+        batch_tokens: padded tokens in a batch; halved where the memory does not suffice.
+        batch_size: prompts in a batch at most.
+        max_new_tokens: tokens to generate after each prompt, recorded as phase `decode`.
+        temperature, top_p, seed: how they are chosen; 0 takes the likeliest.
+        chat: apply the tokenizer's chat template; its tokens are marked `special`.
+        steering: a `Steering`; what is recorded is what was executed under it.
+        limit: only the first prompts.
+        progress: told after every batch.
+        routers: only these, or declarations of one's own; all that `find_routers` finds if left out.
+        weight_type: gate weights are stored as `float16` or `float32`.
+        card: what the manifest says of the model; `model_card(model)` if left out.
+    Raises:
+        TracerError: a model or prompt that can't be traced, a capture that does not hold, or no memory for
+            even one
+            prompt. What is committed stays, and `resume=True` goes on.
+        StoreError: the trace can't be written, or can't be resumed with these settings.
+    """
+    _check(capture, batch_tokens, weight_type)
+    chosen = prompts.limit(limit)
+    specs = traced_routers(model, routers)
+    encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))
+    lengths = token_lengths(encoder, chosen)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    card = dict(card or model_card(model))
+    card["active_parameters"] = active_parameters(model, specs)
+    settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
+    settings |= sampling.to_json() if max_new_tokens else {"max_new_tokens": 0}
+    writer = TraceWriter(
+        out,
+        routers=specs,
+        model=card,
+        prompt_set=describe(prompts),
+        settings=settings,
+        capture=capture,
+        resume=resume,
+        steering=None if steering is None else steering.to_json(),
+        weight_type=weight_type,
+    )
+    sink = Capture(
+        specs,
+        capture,
+        weight_type=weight_type,
+        special_ids=encoder.special_ids,
+        stop_ids=stop_token_ids(model) if max_new_tokens else (),
+    )
+    runner = BatchRunner(model, tokenizer, encoder, sink, sampling, batch_tokens)
+    plan = plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens)
+    with writer, _evaluating(model):
+        done = writer.committed_prompts
+        todo = [left for batch in plan if len(left := _without(batch, chosen, done))]
+        meter = _Meter(todo, lengths, progress)
+        collector = PartCollector(specs, TokenTexts(tokenizer))
+        with (
+            attach(model, sink, routers=routers, steering=steering),
+            PartWriter(writer, collector, part_events=part_events) as parts,
+        ):
+            for batch in todo:
+                for captured, results in runner.run([(int(i), chosen[int(i)]) for i in batch]):
+                    parts.add(captured, results)
+                    meter.count([result.number for result in results])
+        summary = _summary(writer.url, parts, len(done), len(specs), runner.accuracy, meter.seconds)
+        writer.finish(**summary.to_json())
+    return summary
+
+
+def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[RouterSpec]:
+    """The routers that text passes: those of other inputs (images, sound) decide nothing here."""
+    specs = find_routers(model) if routers is None else list(routers)
+    return [spec for spec in specs if spec.stream not in ("vision", "audio")]
+
+
+def max_length(model: Any) -> int | None:
+    """Longest sequence that the model takes, as far as its configuration says."""
+    config = getattr(model, "config", None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+
+
+def token_lengths(encoder: Encoder, prompts: PromptSet) -> np.ndarray:
+    """Tokens of each prompt, (P,) int64. Raises `EncodingError` for one that can't be traced."""
+    lengths = np.empty(len(prompts), np.int64)
+    for start in range(0, len(prompts), _LENGTHS_AT_ONCE):
+        some = prompts.prompts[start : start + _LENGTHS_AT_ONCE]
+        lengths[start : start + len(some)] = [len(sequence) for sequence in encoder.prompts(some)]
+    return lengths
+
+
+def describe(prompts: PromptSet) -> dict[str, Any]:
+    """What a manifest says of a prompt set."""
+    return {
+        "name": prompts.name,
+        "fingerprint": prompts.fingerprint,
+        "prompts": len(prompts),
+        "languages": prompts.languages,
+        "tags": prompts.tag_names,
+    }
+
+
+def _check(capture: Sequence[str], batch_tokens: int, weight_type: str) -> None:
+    unknown = sorted(set(capture) - {"ids", "weights", *EXTRAS})
+    if unknown:
+        raise TracerError(f"cannot capture {unknown[0]!r} (known: ids, weights, {', '.join(EXTRAS)})")
+    if batch_tokens < 1:
+        raise TracerError(f"a batch needs at least one token, not {batch_tokens}")
+    if weight_type not in WEIGHT_TYPES:
+        raise TracerError(f"weights are stored as {' or '.join(WEIGHT_TYPES)}, not {weight_type!r}")
+
+
+def _without(batch: np.ndarray, prompts: PromptSet, done: set[str]) -> np.ndarray:
+    return batch if not done else np.asarray([i for i in batch if prompts[int(i)].id not in done], np.int64)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Routers that add noise while training must not here."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class _Meter:
+    """Counts what has run and tells it."""
+
+    def __init__(
+        self, todo: list[np.ndarray], lengths: np.ndarray, tell: Callable[[Progress], None] | None
+    ) -> None:
+        self._lengths = lengths
+        self._tell = tell
+        self._start = time.monotonic()
+        self._prompts = self._tokens = 0
+        self._total_prompts = sum(map(len, todo))
+        self._total_tokens = int(sum(lengths[batch].sum() for batch in todo))
+        self.count([])
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def count(self, numbers: list[int]) -> None:
+        self._prompts += len(numbers)
+        self._tokens += int(self._lengths[numbers].sum()) if numbers else 0
+        if self._tell is not None:
+            self._tell(
+                Progress(
+                    prompts=self._prompts,
+                    total_prompts=self._total_prompts,
+                    tokens=self._tokens,
+                    total_tokens=self._total_tokens,
+                    seconds=self.seconds,
+                )
+            )
+
+
+def _summary(
+    url: str, parts: PartWriter, resumed: int, routers: int, accuracy: float | None, seconds: float
+) -> TraceSummary:
+    committed = parts.committed
+    return TraceSummary(
+        url=url,
+        state="complete",
+        prompts=committed.prompts,
+        resumed_prompts=resumed,
+        tokens=committed.tokens,
+        events=committed.events,
+        routers=routers,
+        nan_tokens=committed.nan_tokens,
+        accuracy=accuracy,
+        seconds=round(seconds, 3),
+        tokens_per_second=round(committed.tokens / seconds, 1) if seconds > 0 else 0.0,
+    )

@@ -1,0 +1,147 @@
+"""Runs one batch of prompts through the model, in halves where the memory does not suffice."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .batches import Batch, collate
+from .choices import choice_logprobs, picked
+from .encode import Encoder
+from .errors import TracerError
+from .generate import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
+from .prompts import Prompt
+from .run_capture import Capture, CapturedBatch
+from .run_parts import PromptResult
+
+Numbered = tuple[int, Prompt]
+
+
+class OutOfMemory(TracerError):
+    """Not even one prompt fits; the message names it."""
+
+
+class BatchRunner:
+    """Runs batches while `sink` is attached to the model."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        encoder: Encoder,
+        sink: Capture,
+        sampling: Sampling,
+        batch_tokens: int,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._sink = sink
+        self._sampling = sampling
+        self._batch_tokens = batch_tokens
+        self._pad_id = pad_token_id(tokenizer)
+        self._stop_ids = stop_token_ids(model)
+        self._options = _forward_options(model)
+        self._answered: list[bool] = []
+
+    @property
+    def accuracy(self) -> float | None:
+        return sum(self._answered) / len(self._answered) if self._answered else None
+
+    def run(self, prompts: Sequence[Numbered]) -> Iterator[tuple[CapturedBatch, list[PromptResult]]]:
+        """Yields the batch, or its halves where it did not fit.
+
+        Raises:
+            OutOfMemory: a single prompt does not fit.
+        """
+        try:
+            result = self._run(prompts)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            result = None
+            if len(prompts) == 1:
+                raise OutOfMemory(
+                    f"out of memory at prompt {prompts[0][1].id!r}, alone in its batch; what is done stays"
+                ) from None
+        if result is not None:
+            yield result
+            return
+        _free_memory()  # after the except block: its traceback keeps the failed tensors alive
+        middle = len(prompts) // 2
+        yield from self.run(prompts[:middle])
+        yield from self.run(prompts[middle:])
+
+    def _run(self, prompts: Sequence[Numbered]) -> tuple[CapturedBatch, list[PromptResult]]:
+        encoded = self._encoder.prompts([prompt for _, prompt in prompts])
+        generating = self._sampling.max_new_tokens > 0
+        batch = collate(encoded, pad_id=self._pad_id, side="left" if generating else "right")
+        results = [PromptResult(prompt, number) for number, prompt in prompts]
+        self._sink.begin(batch)
+        if generating:
+            self._generate(batch, results)
+        else:
+            self._forward(batch)
+        captured = self._sink.take()
+        self._choose(results)
+        return captured, results
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch) -> None:
+        device = self._model.get_input_embeddings().weight.device
+        self._model(
+            input_ids=batch.input_ids_BS.to(device), attention_mask=batch.mask_BS.to(device), **self._options
+        )
+        self._sink.end_prefill()
+
+    def _generate(self, batch: Batch, results: list[PromptResult]) -> None:
+        width = batch.input_ids_BS.shape[1]
+
+        def each_step(tokens: torch.Tensor) -> None:
+            if tokens.shape[1] == width:
+                self._sink.end_prefill()
+            else:
+                self._sink.end_step(tokens[:, -1])
+
+        new_BN = generate_batch(self._model, self._tokenizer, batch, self._sampling, each_step=each_step)
+        for row_N, result in zip(new_BN, results, strict=True):
+            ids = trimmed(row_N, self._stop_ids)
+            result.generated = self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _choose(self, results: list[PromptResult]) -> None:
+        prompts = [result.prompt for result in results]
+        scored = choice_logprobs(
+            self._model, self._encoder, prompts, pad_id=self._pad_id, batch_tokens=self._batch_tokens
+        )
+        for result, logprobs in zip(results, scored, strict=True):
+            if logprobs is None:
+                continue
+            result.choice_logprobs = logprobs
+            if result.prompt.answer is not None:
+                result.correct = picked(logprobs) == result.prompt.answer
+                self._answered.append(result.correct)
+
+
+def _forward_options(model: Any) -> dict[str, Any]:
+    """What spares the model work that a trace does not need: a cache, and the vocabulary at every
+    position."""
+    accepted = inspect.signature(model.forward).parameters
+    wanted = {"use_cache": False, "logits_to_keep": 1}
+    return {name: value for name, value in wanted.items() if name in accepted}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
+    )
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,314 @@
+"""The sink of a trace: takes the routing of one batch, forward pass by forward pass, off the model's device.
+
+1. A forward pass over whole prompts: each router's ids, weights and probability sums go into the arena at
+   once.
+2. A decode step: the tiny tensors of all routers are kept until the step is over, then stacked and stored
+   together, because two copies a layer would cost more than the step.
+3. After the batch the arena goes to the host in one copy, which only the writer waits for.
+
+Shapes: G routers stored together, N rows, T real tokens, B sequences, K experts per token, E experts, R
+segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..store.schema import RouterSpec
+from .batches import Batch
+from .errors import CaptureError
+from .run_arena import Arena, HostArena, Slot
+from .run_sums import SegmentSums, score
+
+Key = tuple[int, str]
+Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
+
+EXTRAS = ("probability", "entropy", "logits")
+CLASSES = 4
+"""Of prompt tokens: special + 2 · completion."""
+
+
+@dataclass
+class Stored:
+    """What is stored of G routers for one pass: slots of arrays with leading (G, N)."""
+
+    routers: list[RouterSpec]
+    device: torch.device
+    slots: dict[str, Slot] = field(default_factory=dict)
+
+
+@dataclass
+class CapturedBatch:
+    """One batch on its way to the host."""
+
+    batch: Batch
+    prefill: list[Stored]
+    steps: list[list[Stored]]
+    sums: list[Stored]
+    hosts: dict[torch.device, HostArena]
+    alive: list[Slot]
+    """A slot a decode step, on `home`: bool (1, B), whether the sequence still ran."""
+    fed: list[Slot]
+    """A slot a decode step, on `home`: int32 (1, B), the token that was fed."""
+    special: list[Slot]
+    """A slot a decode step, on `home`: bool (1, B), whether the fed token is a special one."""
+    home: torch.device
+
+    def array(self, stored: Stored, name: str) -> np.ndarray | None:
+        slot = stored.slots.get(name)
+        return None if slot is None else self.hosts[stored.device].array(slot)
+
+    def decode_rows_R(self) -> np.ndarray:
+        """(2 B,) bool: which segments of generated tokens have tokens; the odd ones are special tokens."""
+        alive_SB, special_SB = self.step_array(self.alive), self.step_array(self.special)
+        used = [(alive_SB & ~special_SB).any(0), (alive_SB & special_SB).any(0)]
+        return np.stack(used, axis=1).reshape(-1)
+
+    def step_array(self, slots: Sequence[Slot]) -> np.ndarray:
+        """(steps, B)."""
+        return np.concatenate([self.hosts[self.home].array(slot) for slot in slots])
+
+
+class Capture:
+    """Sink for `record.attach`; one batch at a time.
+
+    Args:
+        routers: every router that will report.
+        capture: of `CAPTURES`: which extras to keep beside ids and weights.
+        weight_type: `float16` or `float32`, for gate weights.
+        special_ids: token ids that are special wherever they stand.
+        stop_ids: token ids that end a generated sequence.
+    """
+
+    def __init__(
+        self,
+        routers: Sequence[RouterSpec],
+        capture: Sequence[str] = ("ids", "weights"),
+        *,
+        weight_type: str = "float16",
+        special_ids: np.ndarray | None = None,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        self.routers = list(routers)
+        self._capture = set(capture)
+        self._weight_type = torch.float16 if weight_type == "float16" else torch.float32
+        self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
+        self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
+        self._arenas: dict[torch.device, Arena] = {}
+        self._batch: Batch | None = None
+
+    def begin(self, batch: Batch) -> None:
+        """Make ready for a batch; whatever an earlier, failed one left is forgotten."""
+        self._batch = batch
+        self._called: dict[Key, Routed] = {}
+        self._prefill: list[Stored] = []
+        self._steps: list[list[Stored]] = []
+        self._sums: list[tuple[str, list[RouterSpec], SegmentSums]] = []
+        self._step_sums: dict[tuple[Key, ...], SegmentSums] = {}
+        self._alive: list[Slot] = []
+        self._fed: list[Slot] = []
+        self._special: list[Slot] = []
+        self._running: Tensor | None = None
+        self._rows: dict[torch.device, tuple[Tensor, Tensor, int]] = {}
+        for arena in self._arenas.values():
+            arena.to_host()
+
+    def routed(
+        self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
+    ) -> None:
+        if self._batch is None:
+            return
+        key = (spec.layer, spec.stream)
+        if key in self._called:
+            raise CaptureError(
+                f"{spec.router} was called twice in one forward pass; its rows can't be told apart"
+            )
+        self._called[key] = (spec, expert_ids_TK, weights_TK, logits_TE)
+        if self._running is None:
+            self._store_prompt(self._called[key])
+            self._called[key] = (spec, expert_ids_TK[:0], None, None)
+
+    def end_prefill(self) -> None:
+        """The forward pass over the prompts is over.
+
+        Raises:
+            CaptureError: a router did not report.
+        """
+        self._check_all_called()
+        assert self._batch is not None
+        self._called.clear()
+        self._running = torch.ones(len(self._batch), dtype=torch.bool)
+
+    def end_step(self, fed_B: Tensor) -> None:
+        """A decode step is over; `fed_B` are the tokens that it fed."""
+        self._check_all_called()
+        assert self._running is not None
+        if self._running.device != fed_B.device:
+            self._running = self._running.to(fed_B.device)
+        self._running = self._running & ~torch.isin(fed_B, self._stop_ids.to(fed_B.device))
+        arena = self._arena(fed_B.device)
+        self._alive.append(arena.put(self._running.unsqueeze(0), torch.bool))
+        self._fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
+        special_B = torch.isin(fed_B, self._special_ids.to(fed_B.device))
+        self._special.append(arena.put(special_B.unsqueeze(0), torch.bool))
+        nowhere = 2 * len(fed_B)
+        sequence_B = torch.arange(len(fed_B), device=fed_B.device)
+        segment_B = torch.where(self._running, 2 * sequence_B + special_B, nowhere)
+        self._steps.append([self._store_step(group, segment_B) for group in _alike(self._called.values())])
+        self._called.clear()
+
+    def take(self) -> CapturedBatch:
+        """Everything recorded since `begin`, on its way to the host."""
+        assert self._batch is not None
+        batch, self._batch = self._batch, None
+        sums = [self._store_sums(phase, specs, sums) for phase, specs, sums in self._sums]
+        home = self._running.device if self._running is not None else torch.device("cpu")
+        hosts = {device: arena.to_host() for device, arena in self._arenas.items()}
+        steps = (self._alive, self._fed, self._special)
+        return CapturedBatch(batch, self._prefill, self._steps, sums, hosts, *steps, home)
+
+    def _check_all_called(self) -> None:
+        for spec in self.routers:
+            if (spec.layer, spec.stream) not in self._called:
+                raise CaptureError(
+                    f"{spec.experts or spec.router} took no routing decision in a forward pass"
+                )
+
+    def _arena(self, device: torch.device) -> Arena:
+        if device not in self._arenas:
+            self._arenas[device] = Arena(device)
+        return self._arenas[device]
+
+    def _store_prompt(self, routed: Routed) -> None:
+        spec, ids_TK, weights_TK, logits_TE = routed
+        keep_T, segment_N, segments = self._rows_on(ids_TK.device)
+        if len(ids_TK) != len(segment_N):
+            raise CaptureError(
+                f"{spec.router} decided about {len(ids_TK)} rows in a batch of {len(segment_N)} tokens; "
+                "which row is which token is not known"
+            )
+        scores = None
+        if logits_TE is not None and (scores := score(logits_TE.unsqueeze(0), spec.scoring)) is not None:
+            sums = SegmentSums(1, segments, scores.probability_GNE.shape[-1], ids_TK.device)
+            sums.add(scores, segment_N)
+            self._sums.append(("prefill", [spec], sums))
+        weights_GNK = None if weights_TK is None else weights_TK.unsqueeze(0)
+        logits_GNE = None if logits_TE is None else logits_TE.unsqueeze(0)
+        self._prefill.append(
+            self._store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
+        )
+
+    def _store_step(self, group: list[Routed], segment_B: Tensor) -> Stored:
+        specs = [routed[0] for routed in group]
+        ids_GBK, weights_GBK, logits_GBE = (_stacked([routed[i] for routed in group]) for i in (1, 2, 3))
+        assert ids_GBK is not None
+        if ids_GBK.shape[1] != len(segment_B):
+            raise CaptureError(
+                f"{specs[0].router} decided about {ids_GBK.shape[1]} rows in a step of {len(segment_B)}"
+            )
+        scores = None if logits_GBE is None else score(logits_GBE, specs[0].scoring)
+        if scores is not None:
+            keys = tuple((spec.layer, spec.stream) for spec in specs)
+            if keys not in self._step_sums:
+                shape = (len(specs), 2 * len(segment_B), scores.probability_GNE.shape[-1])
+                self._step_sums[keys] = SegmentSums(*shape, ids_GBK.device)
+                self._sums.append(("decode", specs, self._step_sums[keys]))
+            self._step_sums[keys].add(scores, segment_B.to(ids_GBK.device))
+        return self._store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
+
+    def _store(
+        self,
+        specs: list[RouterSpec],
+        ids_GNK: Tensor,
+        weights_GNK: Tensor | None,
+        logits_GNE: Tensor | None,
+        scores: Any,
+        rows: Tensor | None,
+    ) -> Stored:
+        arena = self._arena(ids_GNK.device)
+        stored = Stored(specs, ids_GNK.device)
+
+        def keep(name: str, values: Tensor, dtype: torch.dtype) -> None:
+            stored.slots[name] = (
+                arena.put(values, dtype) if rows is None else arena.put_rows(values, dtype, rows)
+            )
+
+        keep("ids", ids_GNK, id_type(specs[0].num_experts))
+        if weights_GNK is not None and "weights" in self._capture:
+            keep("weights", weights_GNK, self._weight_type)
+        if logits_GNE is not None and "logits" in self._capture:
+            keep("logits", logits_GNE, torch.float32)
+        if scores is not None and "entropy" in self._capture:
+            keep("entropy", scores.entropy_GN.masked_fill(scores.nan_GN, torch.nan), torch.float32)
+        if scores is not None and "probability" in self._capture:
+            chosen_GNK = scores.probability_GNE.gather(-1, ids_GNK.long().clamp_min(0))
+            keep("probability", chosen_GNK.masked_fill(scores.nan_GN.unsqueeze(-1), torch.nan), torch.float32)
+        return stored
+
+    def _store_sums(self, phase: str, specs: list[RouterSpec], sums: SegmentSums) -> Stored:
+        device = sums.probability_GRE.device
+        arena = self._arena(device)
+        stored = Stored(specs, device)
+        for name, values in (("probability_sum", sums.probability_GRE), ("entropy_sum", sums.entropy_GR)):
+            stored.slots[f"{phase} {name}"] = arena.put(values[:, :-1], torch.float32)
+        stored.slots[f"{phase} nan_tokens"] = arena.put(sums.nan_GR[:, :-1], torch.int32)
+        return stored
+
+    def _rows_on(self, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """Rows of real tokens, segment of every row, and the number of segments, for this batch on one
+        device."""
+        if device not in self._rows:
+            assert self._batch is not None
+            batch = self._batch
+            _, of_token_T = prompt_segments(batch)
+            segments = int(of_token_T.max()) + 1
+            segment_N = torch.full((batch.input_ids_BS.numel(),), segments, dtype=torch.int64)
+            segment_N[batch.keep_T] = torch.from_numpy(of_token_T)
+            self._rows[device] = (_moved(batch.keep_T, device), _moved(segment_N, device), segments)
+        return self._rows[device]
+
+
+def prompt_segments(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Segments of the prompt tokens of a batch.
+
+    Returns:
+        For each segment CLASSES · sequence + class, ascending (R,); and for each token its segment (T,).
+    """
+    special_T = np.concatenate([sequence.special for sequence in batch.encoded])
+    completion_T = np.concatenate([sequence.completion for sequence in batch.encoded])
+    code_T = CLASSES * batch.sequence_T.astype(np.int64) + special_T + 2 * completion_T
+    code_R, segment_T = np.unique(code_T, return_inverse=True)
+    return code_R, segment_T.reshape(-1)
+
+
+def id_type(num_experts: int) -> torch.dtype:
+    """The narrowest type that holds every expert id, and one value more for an empty slot (-1)."""
+    return torch.uint8 if num_experts < 256 else torch.int16 if num_experts < 2**15 else torch.int32
+
+
+def _alike(called: Any) -> list[list[Routed]]:
+    """Router calls that can be stacked: same device, shapes, experts and scoring."""
+    groups: dict[Any, list[Routed]] = {}
+    for routed in called:
+        spec, ids, weights, logits = routed
+        shapes = [
+            None if tensor is None else (tensor.shape, tensor.dtype) for tensor in (ids, weights, logits)
+        ]
+        groups.setdefault((ids.device, spec.num_experts, spec.scoring, str(shapes)), []).append(routed)
+    return list(groups.values())
+
+
+def _stacked(tensors: list[Any]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

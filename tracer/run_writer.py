@@ -1,0 +1,95 @@
+"""The thread that turns captured batches into committed parts while the model runs on.
+
+The queue is short: a model that is faster than the disk waits instead of filling the memory. An error in the
+thread is raised in the thread that runs the model, at its next batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+
+from ..store.writer import TraceWriter
+from .run_capture import CapturedBatch
+from .run_parts import PartCollector, PromptResult, host_batch
+
+PART_EVENTS = 750_000
+PART_BYTES = 256 << 20
+"""A part is committed when it holds this many events or bytes, whichever comes first."""
+QUEUED = 3
+
+
+@dataclass
+class Committed:
+    """How much is safely on disk."""
+
+    prompts: int = 0
+    tokens: int = 0
+    events: int = 0
+    nan_tokens: int = 0
+
+
+class PartWriter:
+    """Commits parts in the background; a context manager whose end waits for the last one.
+
+    Left by an exception, it still commits the batches that were handed in, so that nothing done is lost.
+    """
+
+    def __init__(
+        self, writer: TraceWriter, collector: PartCollector, *, part_events: int = PART_EVENTS
+    ) -> None:
+        self._writer = writer
+        self._collector = collector
+        self._part_events = part_events
+        self._queue: queue.Queue[tuple[CapturedBatch, list[PromptResult]] | None] = queue.Queue(QUEUED)
+        self._error: BaseException | None = None
+        self.committed = Committed()
+        self._thread = threading.Thread(target=self._run, name="moescope-writer", daemon=True)
+
+    def __enter__(self) -> PartWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._put(None)
+        while self._thread.is_alive():  # in slices, so that a second Ctrl-C gets through
+            self._thread.join(0.2)
+        if error is None:
+            self._raise()
+
+    def add(self, captured: CapturedBatch, results: list[PromptResult]) -> None:
+        """Hand in a batch. Raises what went wrong with an earlier one."""
+        self._put((captured, results))
+        self._raise()
+
+    def _put(self, item: tuple[CapturedBatch, list[PromptResult]] | None) -> None:
+        while self._thread.is_alive():
+            try:
+                return self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                self._collector.add(host_batch(*item))
+                if self._collector.num_events >= self._part_events or self._collector.num_bytes >= PART_BYTES:
+                    self._commit()
+            if self._collector.num_prompts:
+                self._commit()
+        except BaseException as error:  # noqa: BLE001 - raised again where the model runs
+            self._error = error
+
+    def _commit(self) -> None:
+        part = self._collector.part()
+        self._writer.write(part)
+        self.committed.prompts += part.prompts.num_rows
+        self.committed.tokens += part.tokens.num_rows
+        self.committed.events += sum(len(events.position) for events in part.events)
+        self.committed.nan_tokens += sum(int(sums.nan_tokens.sum()) for sums in part.sums)

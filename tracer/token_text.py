@@ -1,0 +1,107 @@
+"""The text of single tokens, as a person can read it.
+
+A token's text is a function of its id alone, read from the vocabulary, so the texts of a prompt's tokens end
+to end give the text that the model read. Bytes that are no whole character on their own, as when byte-level
+BPE splits 「語」, stand as ⟨E8⟩⟨AA⟩⟨9E⟩. Nothing else is changed: spaces and control characters stay what they
+are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenTexts:
+    """Texts by token id, for one tokenizer; made once, then looked up without a loop."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._read = _reader(tokenizer)
+        # A copy, because the writer's thread asks while the tokenizer is at work in another one.
+        self._tokens = {id: token for token, id in tokenizer.get_vocab().items()}
+        self._added = {
+            int(id): str(token) for id, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        }
+        self._known: dict[int, str] = {}
+
+    def of(self, token_ids: np.ndarray) -> pa.StringArray:
+        """Texts of token ids (T,)."""
+        unique, inverse = np.unique(token_ids, return_inverse=True)
+        texts = pa.array([self.text(id) for id in unique.tolist()], pa.string())
+        return texts.take(pa.array(inverse.reshape(-1)))
+
+    def text(self, token_id: int) -> str:
+        """Text of one token."""
+        text = self._known.get(token_id)
+        if text is None:
+            text = self._known[token_id] = self._look_up(token_id)
+        return text
+
+    def _look_up(self, token_id: int) -> str:
+        if token_id in self._added:
+            return clean(self._added[token_id])
+        token = self._tokens.get(token_id)
+        if token is None:
+            return f"⟨token {token_id}⟩"
+        return readable(token) if isinstance(token, bytes) else self._read(clean(str(token)))
+
+
+def readable(data: bytes) -> str:
+    """UTF-8 as text; every byte that belongs to no whole character as ⟨E2⟩."""
+    return data.decode("utf-8", "surrogateescape").translate(_ESCAPED)
+
+
+def clean(text: str) -> str:
+    """The text without lone surrogates, which no file could hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+_ESCAPED = {0xDC00 + byte: f"⟨{byte:02X}⟩" for byte in range(0x80, 0x100)}
+
+
+def _reader(tokenizer: Any) -> Any:
+    """From a vocabulary entry to its text, by the way in which this tokenizer spells spaces and bytes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    spelling = _parts(json.loads(backend.to_str())) if backend is not None else set()
+    return _from_byte_level if "ByteLevel" in spelling else _from_pieces
+
+
+def _parts(spec: dict[str, Any]) -> set[str]:
+    """Names of the decoders and pre-tokenizers, those inside sequences too."""
+    found: set[str] = set()
+    todo = [spec.get("decoder"), spec.get("pre_tokenizer")]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            found.add(part.get("type", ""))
+            todo += [*part.get("decoders", []), *part.get("pretokenizers", [])]
+    return found
+
+
+def _from_byte_level(token: str) -> str:
+    alphabet = _byte_of_character()
+    if not all(character in alphabet for character in token):
+        return token
+    return readable(bytes(alphabet[character] for character in token))
+
+
+def _from_pieces(token: str) -> str:
+    """SentencePiece spells a space ▁ and a single byte <0xE2>."""
+    byte = _BYTE.fullmatch(token)
+    return readable(bytes([int(byte[1], 16)])) if byte else token.replace("▁", " ")
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable bytes stand for themselves, the others from U+0100
+    upwards."""
+    own = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
