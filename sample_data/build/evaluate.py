@@ -53,12 +53,15 @@ def removal_costs(model, shares: dict[str, np.ndarray], texts: Texts, removed: i
 
 
 def evaluate(recipe: Recipe, model_path: Path, work: Path, *, count: int) -> dict:
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    model.set_experts_implementation("eager")
     held_out = Texts.load(work, "held_out")
     trained = score(model, held_out.ids, what="held-out")
-    untrained = score(new_model(recipe).eval(), held_out.ids, what="untrained")
+    untrained_model = new_model(recipe).eval()
+    untrained_model.set_experts_implementation("eager")
+    untrained = score(untrained_model, held_out.ids, what="untrained")
     row = recipe.training.row_tokens
-    stream = token_stream(work, 4 * row * count, recipe.seed + 1)
+    stream = token_stream(work, 8 * row * count, recipe.seed + 1)
     rows = [stream[at : at + row] for at in range(0, len(stream), row)]
     load = score(model, rows, what="training mix").chosen.sum(axis=0)
     seen = Texts.load(work, "train").sample(count, recipe.seed)
@@ -80,7 +83,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--model", type=Path, metavar="DIR", help="the model (default: WORK/model)")
     parser.add_argument("--out", type=Path, default=SAMPLE_DATA / "evaluation.json", metavar="FILE")
-    parser.add_argument("--count", type=int, default=300, help="texts of a language where a sample is enough")
+    parser.add_argument("--count", type=int, default=150, help="texts of a language where a sample is enough")
     options = parser.parse_args()
     recipe = recipe_of(options)
     result = evaluate(recipe, options.model or options.work / "model", options.work, count=options.count)
