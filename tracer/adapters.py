@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .adapters_passages import DenseScores, GatedMask, OneHotCall, SkipExpert, SortedByExpert
+from .adapters_passages import DenseScores, GatedMask, OneHotCall, ProductKeys, SkipExpert, SortedByExpert
+from .emergent import NOTE
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,22 @@ def deepseek_v4_hash(b: Block) -> Fields:
     return {"steerable": False, "note": note, "weight": None}
 
 
+def doge(b: Block) -> Fields:
+    moe, passage = b.router, ProductKeys(b.router)
+    note = "Gate weights are the softmax of the chosen scores: the model hands them to no module."
+    return {
+        "router": moe.router_gate, "experts": moe.up_embed, "scope": moe, "passage": passage, "weight": None,
+        "logits": passage.logits, "edits_scores": True, "num_experts": passage.keys**2, "top_k": moe.top_k,
+        "scoring": "softmax_topk", "note": note,
+    }  # fmt: skip
+
+
+def emergent(b: Block) -> Fields:
+    return {"scoring": "softmax", "normalises": False, "proportional": False, "note": NOTE}
+
+
 def gemma(b: Block) -> Fields:
-    return {"logits_from": b.router.proj}
+    return {"logits_from": b.router.proj, "proportional": False}
 
 
 def inkling(b: Block) -> Fields:
@@ -80,7 +95,7 @@ def not_normalised(b: Block) -> Fields:
 
 def phimoe(b: Block) -> Fields:
     note = "Gate weights come from SparseMixer: a softmax over the experts close to the best one."
-    return {"top_k": 2, "normalises": False, "note": note}
+    return {"top_k": 2, "normalises": False, "proportional": False, "note": note}
 
 
 def switch(b: Block) -> Fields:
@@ -106,6 +121,7 @@ def zaya(b: Block) -> Fields:
 ADAPTERS: dict[str, Adapter] = {
     r"DbrxRouter": dbrx,
     r"DeepseekV4HashRouter": deepseek_v4_hash,
+    r"EmergentRouter": emergent,
     r"(DiffusionGemma|Gemma\d)TextRouter": gemma,
     r"InklingTopkRouter": inkling,
     r"(Jamba|DeepseekV2|DeepseekOcr2Text|UnlimitedOcrText)Top[kK]Router": not_normalised,
@@ -119,6 +135,7 @@ ADAPTERS: dict[str, Adapter] = {
 called with the decision."""
 
 ALONE: dict[str, Adapter] = {
+    r"DogeCDMoE": doge,
     r"JetMoeTopKGating": jetmoe,
     r"Llama4Router": llama4,
     r"VitPoseNaiveMoe": vitpose,

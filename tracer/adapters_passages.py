@@ -5,9 +5,12 @@ Shapes: T tokens, K experts per token, E experts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .errors import SteeringError
 from .passages import Call, ExpertsCall, Passage, flat
 
 
@@ -101,3 +104,36 @@ class SkipExpert(ExpertsCall):
         skipped_TK = ids_TK == self.skip
         assert weights_TK is not None
         super().write(call, ids_TK.where(~skipped_TK, 0), weights_TK.where(~skipped_TK, 0))
+
+
+class ProductKeys(Passage):
+    """Doge: expert i * n + j has the score x_i + y_j; experts are rows that the embedding `up_embed` looks up
+    by their ids. No module gets the gate weights: they are the softmax of the chosen scores."""
+
+    at = "output"
+
+    def __init__(self, block: Any) -> None:
+        self.keys: int = block.num_keys
+        self.normalise: bool = block.norm_topk_prob
+        self.scores_TE: Tensor | None = None
+
+    def logits(self, call: Call) -> Tensor:
+        """All scores, from the output (batch, length, 2n) of the linear layer, read as the model reads it."""
+        x_TN, y_TN = call.output.detach().view(2, -1, self.keys)
+        self.scores_TE = (x_TN.unsqueeze(-1) + y_TN.unsqueeze(-2)).flatten(1)
+        return self.scores_TE
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        assert self.scores_TE is not None
+        ids_TK = flat(call.args[0])
+        weights_TK = self.scores_TE.gather(-1, ids_TK).softmax(-1)
+        return ids_TK, weights_TK / weights_TK.sum(-1, keepdim=True) if self.normalise else weights_TK
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        _, before_TK = self.read(call)
+        assert weights_TK is not None
+        assert before_TK is not None
+        if weights_TK.shape != before_TK.shape:
+            raise SteeringError("Doge cannot use more experts per token than it was built for")
+        factor_TK = torch.where(before_TK == 0, 0, weights_TK / before_TK)
+        call.output = call.output * factor_TK.reshape(*call.output.shape[:-1], 1).to(call.output.dtype)

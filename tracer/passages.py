@@ -30,10 +30,13 @@ class Call:
 
 
 class Passage:
-    """How one kind of module hands a decision over. Stateless: one instance serves all routers."""
+    """How one kind of module hands a decision over. One instance serves one router."""
 
-    at: Literal["experts", "router"] = "experts"
-    """`experts`: in the arguments of the experts module; `router`: in the output of the router."""
+    at: Literal["experts", "router", "output"] = "experts"
+    """`experts`: in the arguments of the experts module; `router`: in the output of the router; `output`: in
+    what the experts module makes of them."""
+    scores_TE: Tensor | None = None
+    """Logits that only the passage knows, steering included."""
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """The decision as it stands: expert ids (T, K) integer, gate weights (T, K) or None."""

@@ -51,6 +51,10 @@ class Site:
     """Module in whose forward the logits arise and the choice is made (default: the router)."""
     weight: Tensor | None = None
     """Weight of the linear layer that makes the logits, (E or more, H)."""
+    edits_scores: bool = False
+    """Whether the logits are edited where they are chosen from, as no single linear layer makes them."""
+    proportional: bool = True
+    """Whether gate weights are proportional to the scores of the chosen experts."""
     normalises: bool = True
     """Whether the model scales the gate weights of the chosen experts to a fixed sum."""
     stack: str = ""

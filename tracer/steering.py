@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from .errors import SteeringError
 from .routers import find_sites
 from .sites import Site
-from .steering_check import is_neutral, problems_with
-from .steering_editor import Program
-from .steering_rows import RowMap
-from .steering_rules import Rule, read_rules
+from .steering_check import effective, problems_with
+from .steering_read import read_rules
+from .steering_rows import Program, RowMap
+from .steering_rules import Rule
 from .taps import tapped
 
 PROFILE_VERSION = 1
@@ -141,22 +141,42 @@ class Applied:
         self._row_maps = row_maps
         self._stack = ExitStack()
 
-    def assign(self, steerings: Sequence[Steering | None], *, everywhere: bool = False) -> None:
-        """From the next forward pass on, steer sequence i of the batch by steering i."""
+    def assign(
+        self,
+        steerings: Sequence[Steering | None],
+        *,
+        everywhere: bool = False,
+        prompt_lengths: Tensor | Sequence[int] | int | None = None,
+    ) -> None:
+        """From the next forward pass on, steer sequence i of the batch by steering i.
+
+        `prompt_lengths` as in `Steering.applied`.
+        """
         self._stack.close()
+        for row_map in self._row_maps.values():
+            row_map.prompt_lengths = prompt_lengths
         specs = [site.spec for site in self._sites]
-        for steering in {id(s): s for s in steerings if s is not None}.values():
-            if problems := problems_with(steering.rules, specs):
+        distinct = {id(steering): steering for steering in steerings if steering}.values()
+        for steering in distinct:
+            if problems := problems_with(steering.rules, specs) + self._unfit(steering):
                 raise SteeringError("; ".join(problems))
-        for steering in {id(s): s for s in steerings if s}.values():
+        for steering in distinct:
             chosen = None if everywhere else tuple(other is steering for other in steerings)
             self._steer(steering.rules, chosen)
+
+    def _unfit(self, steering: Steering) -> list[str]:
+        unfit = [site.spec for site in self._sites if not site.proportional]
+        return [
+            f"null_experts cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
+            for rule in steering.rules
+            for spec in unfit
+            if rule.rule == "null_experts" and rule.acts_in(spec.layer, spec.stream)
+        ]
 
     def _steer(self, rules: Sequence[Rule], sequences: tuple[bool, ...] | None) -> None:
         for site in self._sites:
             spec = site.spec
-            acting = [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)]
-            acting = [rule for rule in acting if not is_neutral(rule, spec)]
+            acting = effective(rules, spec)
             if acting:
                 program = Program(tuple(acting), self._row_maps[site.stack], sequences)
                 self._stack.enter_context(tapped([site], lambda tap, _, program=program: tap.steer(program)))
@@ -179,7 +199,7 @@ def _applied(
             stack.callback(row_map.watch(model.get_submodule(path)).remove)
         applied = Applied(sites, row_maps)
         stack.callback(applied.close)
-        applied.assign(steerings, everywhere=everywhere)
+        applied.assign(steerings, everywhere=everywhere, prompt_lengths=prompt_lengths)
         yield applied
 
 

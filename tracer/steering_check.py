@@ -35,6 +35,19 @@ def is_neutral(rule: Rule, spec: RouterSpec) -> bool:
     return rule.experts == ()
 
 
+def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
+    """The rules that change something at this router; a rule for all layers passes over routers whose logits
+    cannot be edited."""
+    acting = [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)]
+    wider = any(rule.rule == "null_experts" for rule in acting)
+    return [
+        rule
+        for rule in acting
+        if (spec.steerable or rule.kind.point == "selection")
+        and (not is_neutral(rule, spec) or (wider and rule.rule == "top_k"))
+    ]
+
+
 def problems_with(rules: Sequence[Rule], specs: Sequence[RouterSpec]) -> list[str]:
     """What does not fit, one sentence each, with the number of the rule from 1."""
     problems: list[str] = []
@@ -80,7 +93,6 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
         return [f"a vector of {len(vector)} numbers for layer {layer}, which has {spec.num_experts} experts"]
     if rule.rule == "null_experts" and spec.scoring not in SCORING:
         return [f"the scoring function of layer {layer} is not known"]
-    # A rule for all layers passes over routers without logits; one that names such a layer is refused.
     if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:
         return [f"the logits of layer {layer} cannot be edited. {spec.note}".rstrip()]
     return []

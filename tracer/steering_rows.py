@@ -9,13 +9,28 @@ Shapes: B sequences, S tokens of this call, T = B * S rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import SteeringError
-from .steering_rules import Span
+from .steering_rules import Rule, Span
+
+
+@dataclass(frozen=True)
+class Program:
+    """Rules for the sequences of a batch that they are for."""
+
+    rules: tuple[Rule, ...]
+    rows: RowMap
+    sequences: tuple[bool, ...] | None = None
+    """Which sequences of the batch (None: all)."""
+
+    def rows_of(self, rule: Rule, count: int, router: str) -> Tensor | None:
+        """As `RowMap.rows`, for one of the rules."""
+        return self.rows.rows(rule.span, self.sequences, count, router)
 
 
 class RowMap:

@@ -22,7 +22,8 @@ from ..store.schema import RouterSpec
 from .errors import CaptureError
 from .passages import Call, by_weight, flat
 from .sites import Site
-from .steering_editor import Program, RouterEditor
+from .steering_editor import RouterEditor
+from .steering_rows import Program
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -58,6 +59,8 @@ class Tap:
         hooks = [site.logits_from.register_forward_hook(self._on_logits, with_kwargs=True)]
         if site.passage.at == "router":
             hooks.append(site.router.register_forward_hook(self._on_output, with_kwargs=True))
+        elif site.passage.at == "output" and site.experts is not None:
+            hooks.append(site.experts.register_forward_hook(self._on_output, with_kwargs=True))
         elif site.experts is not None:
             hooks.append(site.experts.register_forward_pre_hook(self._on_call, with_kwargs=True))
         self._handles = hooks
@@ -72,6 +75,10 @@ class Tap:
     def idle(self) -> bool:
         return not self.sinks and not self._programs
 
+    @property
+    def steered(self) -> bool:
+        return bool(self._programs)
+
     def steer(self, program: Program) -> Callable[[], None]:
         """Steer by this program too, after those that are there; returns how to end that."""
         self._use([*self._programs, program])
@@ -82,11 +89,11 @@ class Tap:
             handle.remove()
         self._scope_handles, self._programs = [], programs
         self._editor = editor = RouterEditor(self.site, programs) if programs else None
-        scope = self.site.scope
-        if editor is not None and editor.edits_logits and scope is not None:
+        choice, scope = editor.choice if editor is not None else None, self.site.scope
+        if choice is not None and scope is not None:
             self._scope_handles = [
-                scope.register_forward_pre_hook(lambda *_: editor.begin()),
-                scope.register_forward_hook(lambda *_: editor.end(), always_call=True),
+                scope.register_forward_pre_hook(lambda *_: choice.begin()),
+                scope.register_forward_hook(lambda *_: choice.end(), always_call=True),
             ]
 
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
@@ -108,8 +115,8 @@ class Tap:
                 f"{self.site.spec.router} runs inside a compiled graph, where hooks see nothing: generate "
                 "with disable_compile=True, or load the model without torch.compile"
             )
-        if self._editor is not None:
-            self._editor.pause()
+        if self._editor is not None and self._editor.choice is not None:
+            self._editor.choice.pause()
         try:
             ids_TK, weights_TK = self.site.passage.read(call)
         except CaptureError as error:
@@ -119,6 +126,8 @@ class Tap:
             self.site.passage.write(call, decision.ids_TK, decision.weights_TK)
             ids_TK, weights_TK = decision.recorded_ids_TK, decision.weights_TK
         logits_TE, self._logits_TE = self._logits_TE, None
+        if self.site.passage.scores_TE is not None:
+            logits_TE = self.site.passage.scores_TE
         if self.sinks:
             ids_TK = ids_TK.detach()
             ids_TK, weights_TK = by_weight(ids_TK, None if weights_TK is None else weights_TK.detach())
@@ -153,3 +162,9 @@ def _leave(tap: Tap) -> None:
     if tap.idle:
         tap.detach()
         _TAPS.pop(tap.site.router, None)
+
+
+def is_steered(site: Site) -> bool:
+    """Whether a steering acts on this router at this moment."""
+    tap = _TAPS.get(site.router)
+    return tap is not None and tap.steered
