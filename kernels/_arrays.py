@@ -15,6 +15,9 @@ EMPTY_SLOT = -1
 CHUNK_SLOTS = 1 << 16
 """Slots taken at once: their int64 keys (512 KiB) stay in a core's second-level cache."""
 
+LARGEST_CHUNK = 1 << 22
+"""Slots taken at once (32 MiB of keys) where the table they are counted into is itself large."""
+
 
 def to_numpy(values: Any) -> np.ndarray:
     """An array as NumPy, without a copy where that is possible.

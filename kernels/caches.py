@@ -21,8 +21,6 @@ from .stack import stack_hits
 
 Policy = Literal["lru", "lfu", "belady"]
 
-NEVER = np.iinfo(np.int64).max
-
 
 @dataclass(frozen=True)
 class HitCurve:
@@ -117,17 +115,5 @@ def _at_sizes(curve: HitCurve, size: ArrayLike) -> np.ndarray:
 def _curve(ids_TK: np.ndarray, num_experts: int, policy: str, m: int) -> HitCurve:
     filled = ids_TK >= 0
     experts = ids_TK[filled].astype(np.int64)
-    ends = np.cumsum(filled.sum(1))
-    worth = _next_uses(experts) if policy == "belady" else np.zeros(0, np.int64)
-    depths = stack_hits(experts.tolist(), ends.tolist(), num_experts, policy, m, worth.tolist())
+    depths = stack_hits(experts, np.cumsum(filled.sum(1)), num_experts, policy, m)
     return HitCurve(np.cumsum(depths), len(experts))
-
-
-def _next_uses(experts: np.ndarray) -> np.ndarray:
-    """For each access the number of the next access of the same expert, a very large one where there is
-    none."""
-    order = np.argsort(experts, kind="stable")
-    following = np.full(len(experts), NEVER)
-    same = experts[order][1:] == experts[order][:-1]
-    following[order[:-1][same]] = order[1:][same]
-    return following

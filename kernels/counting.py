@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from ._arrays import (
     CHUNK_SLOTS,
+    LARGEST_CHUNK,
     as_ids,
     as_labels,
     as_slot_weights,
@@ -31,8 +32,6 @@ __all__ = [
     "repeated_assignment_chance",
     "transitions",
 ]
-
-_LARGEST_CHUNK = 1 << 22
 
 
 def count_experts(
@@ -73,7 +72,7 @@ def _slots_at_once(groups_T: np.ndarray, cells: int) -> int:
     it."""
     if np.all(groups_T[1:] >= groups_T[:-1]):
         return CHUNK_SLOTS
-    return max(CHUNK_SLOTS, min(cells, _LARGEST_CHUNK))
+    return max(CHUNK_SLOTS, min(cells, LARGEST_CHUNK))
 
 
 def _add_rows(

@@ -1,13 +1,15 @@
 """Which experts work together: within one layer, and from one layer to the next."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import as_ids, check_range, check_size, row_chunks
+from ._arrays import CHUNK_SLOTS, LARGEST_CHUNK, as_ids, check_range, check_size, row_chunks
+from .compiled import twin
 
-_WIDEST_INDICATOR = 192
-"""Up to this many experts a matrix product of token x expert indicators beats counting pair by pair
-(benchmarks/kernels_counting.py)."""
+_PLAIN_PAIR = 4e-9
+"""Seconds for one pair of slots in the plain version."""
 
 
 def co_activation(ids: ArrayLike, num_experts: int) -> np.ndarray:
@@ -24,11 +26,13 @@ def co_activation(ids: ArrayLike, num_experts: int) -> np.ndarray:
     """
     ids_TK = as_ids(ids)
     num_experts = check_size(num_experts, "num_experts")
+    check_range(ids_TK, num_experts, "ids")
     counts_EE = np.zeros((num_experts, num_experts), np.int64)
-    for rows in row_chunks(*ids_TK.shape):
-        chunk = ids_TK[rows]
-        check_range(chunk, num_experts, "ids", rows.start)
-        chunk = without_repeats(chunk)
+    if fast := twin(_pairs_within_loop, _PLAIN_PAIR * ids_TK.size * ids_TK.shape[1]):
+        fast(counts_EE, ids_TK, np.full(num_experts, -1), np.empty(ids_TK.shape[1], np.int64))
+        return counts_EE
+    for rows in _pieces(counts_EE, ids_TK, ids_TK):
+        chunk = without_repeats(ids_TK[rows])
         _add_pairs(counts_EE, chunk, chunk)
     return counts_EE
 
@@ -48,18 +52,19 @@ def transitions(ids_a: ArrayLike, ids_b: ArrayLike, num_a: int, num_b: int) -> n
     num_a, num_b = check_size(num_a, "num_a"), check_size(num_b, "num_b")
     if len(a_TK) != len(b_TK):
         raise ValueError(f"ids_a has {len(a_TK)} tokens, ids_b {len(b_TK)}: they must be the same tokens")
+    check_range(a_TK, num_a, "ids_a")
+    check_range(b_TK, num_b, "ids_b")
     counts_AB = np.zeros((num_a, num_b), np.int64)
-    for rows in row_chunks(len(a_TK), max(a_TK.shape[1], b_TK.shape[1])):
-        a, b = a_TK[rows], b_TK[rows]
-        check_range(a, num_a, "ids_a", rows.start)
-        check_range(b, num_b, "ids_b", rows.start)
-        _add_pairs(counts_AB, a, b)
+    if fast := twin(_pairs_between_loop, _PLAIN_PAIR * a_TK.size * b_TK.shape[1]):
+        fast(counts_AB, a_TK, b_TK)
+        return counts_AB
+    for rows in _pieces(counts_AB, a_TK, b_TK):
+        _add_pairs(counts_AB, a_TK[rows], b_TK[rows])
     return counts_AB
 
 
 def without_repeats(ids_TK: np.ndarray) -> np.ndarray:
-    """The same expert sets with an expert that a token names twice kept once; the order within a token may
-    change."""
+    """The same expert sets, an expert that a token names twice kept once; the order in a token may change."""
     ordered = np.sort(ids_TK, axis=1)
     again = ordered[:, 1:] == ordered[:, :-1]
     if not again[ordered[:, 1:] >= 0].any():
@@ -69,30 +74,44 @@ def without_repeats(ids_TK: np.ndarray) -> np.ndarray:
     return ordered
 
 
+def _pieces(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> Iterator[slice]:
+    """Rows whose pairs are at least as many as the cells they are counted into."""
+    pairs = max(CHUNK_SLOTS, min(counts_AB.size, LARGEST_CHUNK))
+    return row_chunks(len(a_TK), a_TK.shape[1] * b_TK.shape[1], pairs)
+
+
 def _add_pairs(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> None:
-    if max(counts_AB.shape) <= _WIDEST_INDICATOR:
-        _add_pairs_by_product(counts_AB, a_TK, b_TK)
-    else:
-        _add_pairs_by_key(counts_AB, a_TK, b_TK)
-
-
-def _add_pairs_by_key(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> None:
     """The plain version: one combined key for each pair, counted."""
     keys = a_TK.astype(np.int64)[:, :, None] * counts_AB.shape[1] + b_TK[:, None, :].astype(np.int64)
-    filled = (a_TK >= 0)[:, :, None] & (b_TK >= 0)[:, None, :]
-    np.add.at(counts_AB.reshape(-1), keys[filled], 1)
+    if (a_TK < 0).any() or (b_TK < 0).any():
+        keys = keys[(a_TK >= 0)[:, :, None] & (b_TK >= 0)[:, None, :]]
+    counts_AB += np.bincount(keys.ravel(), minlength=counts_AB.size).reshape(counts_AB.shape)
 
 
-def _add_pairs_by_product(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> None:
-    """Slots of each expert as a token x expert matrix; float32 holds the sums of one piece exactly."""
-    slots_TA = _slots_of_experts(a_TK, counts_AB.shape[0])
-    slots_TB = slots_TA if a_TK is b_TK else _slots_of_experts(b_TK, counts_AB.shape[1])
-    counts_AB += (slots_TA.T @ slots_TB).astype(np.int64)
+def _pairs_between_loop(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> None:
+    for t in range(a_TK.shape[0]):
+        for i in range(a_TK.shape[1]):
+            a = a_TK[t, i]
+            if a >= 0:
+                for j in range(b_TK.shape[1]):
+                    b = b_TK[t, j]
+                    if b >= 0:
+                        counts_AB[a, b] += 1
 
 
-def _slots_of_experts(ids_TK: np.ndarray, num_experts: int) -> np.ndarray:
-    """(T, E) float32: in how many of a token's slots each expert stands."""
-    rows = np.arange(len(ids_TK), dtype=np.int64)[:, None] * (num_experts + 1)
-    keys = np.add(ids_TK, rows + 1, dtype=np.int64, casting="unsafe").ravel()
-    slots = np.bincount(keys, minlength=len(ids_TK) * (num_experts + 1))
-    return slots.reshape(len(ids_TK), -1)[:, 1:].astype(np.float32)
+def _pairs_within_loop(
+    counts_EE: np.ndarray, ids_TK: np.ndarray, seen_by_E: np.ndarray, own_K: np.ndarray
+) -> None:
+    """`seen_by_E`: the last token that used an expert; `own_K`: room for the experts of one token."""
+    for t in range(ids_TK.shape[0]):
+        own = 0
+        for i in range(ids_TK.shape[1]):
+            expert = ids_TK[t, i]
+            if expert >= 0 and seen_by_E[expert] != t:
+                seen_by_E[expert] = t
+                for j in range(own):
+                    counts_EE[expert, own_K[j]] += 1
+                    counts_EE[own_K[j], expert] += 1
+                counts_EE[expert, expert] += 1
+                own_K[own] = expert
+                own += 1

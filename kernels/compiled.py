@@ -1,0 +1,42 @@
+"""Optional compiled twins for loops that NumPy can only do through large intermediate arrays.
+
+A twin computes what its plain version computes and is tested against it. Without numba the plain version runs; so
+it does for work too small to be worth importing a compiler (half a second). Machine code is cached on disk:
+only the very first use compiles.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+
+WORTH_COMPILING = 0.5
+"""Seconds of plain work, added up over calls, from which a twin is used."""
+
+_plain_seconds: defaultdict[Callable[..., None], float] = defaultdict(float)
+
+
+def twin(loop: Callable[..., None], plain_seconds: float) -> Callable[..., None] | None:
+    """`compiled(loop)` once enough plain work was asked for, None before.
+
+    Args:
+        loop: writes its results into arrays that it is given.
+        plain_seconds: roughly what the plain version would take for this call.
+    """
+    _plain_seconds[loop] += plain_seconds
+    return compiled(loop) if _plain_seconds[loop] >= WORTH_COMPILING else None
+
+
+@cache
+def compiled(loop: Callable[..., None]) -> Callable[..., None] | None:
+    """The loop as machine code that releases the GIL; None where numba is missing or switched off."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return None
+    try:
+        import numba
+    except ImportError:
+        return None
+    try:
+        return numba.njit(nogil=True, cache=True)(loop)
+    except RuntimeError:  # nowhere to cache: a read-only installation and no home folder
+        return numba.njit(nogil=True)(loop)

@@ -1,0 +1,59 @@
+"""Compiled twins give what the plain versions give, and are only used when they are worth it."""
+
+import numpy as np
+import pytest
+
+from moescope.kernels import compiled as compiled_module
+from moescope.kernels.compiled import compiled, twin
+from moescope.kernels.consistency import hit_curve, segment_hit_curve
+from moescope.kernels.counting import co_activation, transitions
+
+rng = np.random.default_rng(0)
+IDS = [
+    np.argsort(rng.random((300, 12)), 1)[:, :4].astype(np.uint8),
+    np.where(rng.random((300, 3)) < 0.2, -1, np.argsort(rng.random((300, 12)), 1)[:, :3]).astype(np.int16),
+    np.zeros((0, 2), np.int32),
+    np.argsort(rng.random((500, 12)), 1)[:, :8].astype(np.int64)[::2, ::-2],
+]
+
+
+def results_of(ids):
+    yield co_activation(ids, 12)
+    yield transitions(ids, ids[::-1], 12, 12)
+    for policy in ("lru", "lfu", "belady"):
+        yield hit_curve(ids, 12, policy).hits
+    yield segment_hit_curve(ids, 12, 5).hits
+
+
+@pytest.mark.parametrize("ids", IDS, ids=lambda ids: str(ids.dtype))
+def test_twins_agree_with_the_plain_versions(ids, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(compiled_module, "WORTH_COMPILING", float("inf"))
+    plain = list(results_of(ids))
+    monkeypatch.setattr(compiled_module, "WORTH_COMPILING", 0)
+    for one, other in zip(plain, results_of(ids), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_repeated_expert_counts_once_in_both(monkeypatch):
+    pytest.importorskip("numba")
+    ids = np.array([[1, 1, 0], [2, -1, 2]])
+    expected = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    for worth in (0, float("inf")):
+        monkeypatch.setattr(compiled_module, "WORTH_COMPILING", worth)
+        assert co_activation(ids, 3).tolist() == expected
+
+
+def test_small_work_adds_up_until_a_compiler_is_worth_it(monkeypatch):
+    monkeypatch.setattr(compiled_module, "compiled", lambda loop: loop)
+
+    def loop():
+        return None
+
+    assert twin(loop, 0.3) is None
+    assert twin(loop, 0.3) is loop
+
+
+def test_without_numba_the_plain_version_runs(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "numba", None)
+    assert compiled.__wrapped__(results_of) is None
