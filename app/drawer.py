@@ -5,7 +5,6 @@ It answers three questions about one expert: whose tokens it takes, which tokens
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,7 +14,8 @@ from ..store.arrow import pc
 from . import sentences, show, states, words
 from .figures.bars import share_bars
 from .figures.load import with_measure
-from .frame import Frame
+from .frame import Frame, remember
+from .text import context_html, visible
 
 CONTEXTS = 12
 
@@ -45,21 +45,21 @@ def chosen() -> Cell | None:
     return Cell.parse(st.query_params.get("cell", ""))
 
 
-def choose(points: list[dict]) -> None:
-    """Put a newly clicked cell into the URL. A selection that was seen before changes nothing, so that a
-    drawer that was closed stays closed."""
+def choose(points: list[dict], *, place: str = "map") -> None:
+    """Put a newly clicked cell into the URL. A selection that was seen before at this `place` changes
+    nothing, so that a drawer that was closed stays closed."""
     clicked = [Cell(p.get("stream", "decoder"), int(p["layer"]), int(p["expert"])) for p in points]
     newest = clicked[-1] if clicked else None
-    if newest == st.session_state.get("last click"):
+    if newest == st.session_state.get(f"last click {place}"):
         return
-    st.session_state["last click"] = newest
+    st.session_state[f"last click {place}"] = newest
     if newest is not None:
-        st.query_params["cell"] = str(newest)
+        remember("cell", str(newest))
 
 
 def close() -> None:
     """Forget the cell."""
-    st.query_params.pop("cell", None)
+    remember("cell", None)
 
 
 def draw(frame: Frame, cell: Cell) -> None:
@@ -144,26 +144,3 @@ def _contexts(frame: Frame, cell: Cell) -> None:
         show.numbers(table), name=f"layer-{cell.layer}-expert-{cell.expert}-contexts", key="drawer-contexts",
         python=frame.snippet("expert-contexts", limit=CONTEXTS, **ask),
     )  # fmt: skip
-
-
-def context_html(row: dict) -> str:
-    """One example as escaped HTML; a right-to-left language reads from the right."""
-    direction = "rtl" if words.is_right_to_left(row["language"]) else "auto"
-    before, token, after = (html.escape(visible(row[part])) for part in ("before", "token", "after"))
-    weight = "" if row["weight"] is None else f"{row['weight']:.2f} "
-    source = html.escape(f"{weight}{row['language'] or ''} {row['prompt_id']}")
-    return (
-        f'<p class="ms-context" dir="{direction}"><bdi>{before}<mark>{token}</mark>{after}</bdi>'
-        f'<small dir="ltr">{source}</small></p>'
-    )
-
-
-_MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", "\u200b": "‹200B›", "\ufeff": "‹FEFF›"}
-_DIRECTION = {chr(c): f"‹{c:04X}›" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-_CONTROL = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡"}
-_VISIBLE = str.maketrans(_CONTROL | _DIRECTION | _MARKS)
-
-
-def visible(token: str | None) -> str:
-    """A token's text with line breaks, controls and direction marks made visible."""
-    return "∅" if token is None else token.translate(_VISIBLE)

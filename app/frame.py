@@ -127,6 +127,14 @@ class Frame:
         )
 
 
+def remember(name: str, value: str | None) -> None:
+    """Put a page's choice that is no bound widget into the URL; None takes it out."""
+    if value is None:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != value:
+        st.query_params[name] = value
+
+
 def current_theme() -> Theme:
     """The theme that the browser shows."""
     return DARK if st.context.theme.type == "dark" else LIGHT

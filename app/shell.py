@@ -15,6 +15,8 @@ import streamlit as st
 from . import states, topbar
 from .frame import current
 
+ASSETS = Path(__file__).parent / "assets"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
@@ -41,8 +43,11 @@ PAGES = (
 
 def run() -> None:
     """One run of the app: what `streamlit run app/main.py` executes."""
-    st.set_page_config(page_title="moescope", layout="wide", initial_sidebar_state=200)
-    st.html(Path(__file__).parent / "assets" / "frame.css")
+    # With an icon of our own the browser does not ask a font server for that of the page.
+    st.set_page_config(
+        page_title="moescope", page_icon=ASSETS / "icon.png", layout="wide", initial_sidebar_state=200
+    )
+    st.html(ASSETS / "frame.css")
     chosen = st.navigation([_streamlit_page(screen) for screen in PAGES])
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):

@@ -46,12 +46,12 @@ def is_right_to_left(code: str | None) -> bool:
 
 
 def percent(share: float | None, *, signed: bool = False) -> str:
-    """0.314 → `31 %`, 0.0314 → `3.1 %`; two figures, with a narrow no-break space."""
+    """0.314 → `31.4 %`, 0.125 → `12.5 %`, 0.5 → `50 %`, 0.00314 → `0.31 %`; with a narrow no-break space."""
     if share is None or not math.isfinite(share):
         return "–"
     value = share * 100
-    digits = 0 if abs(value) >= 9.95 else 1 if abs(value) >= 0.95 else 2
-    text = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    text = f"{value:{'+' if signed else ''}.{1 if abs(value) >= 0.95 else 2}f}"
+    text = text.removesuffix(".0").replace("-", "−")
     return f"{text}\u202f%"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import altair as alt
 import pandas as pd
 import pyarrow as pa
 
 from .. import words
-from ..theme import LIGHT, Theme, vega_config
+from ..theme import LIGHT, Theme
+from .look import Width, finish
 from .palette import language_color
 
 BAR_PIXELS = 17
@@ -25,7 +25,7 @@ def share_bars(
     value_format: str = ".1%",
     theme: Theme = LIGHT,
     hover: Sequence[str] = ("count", "tokens"),
-    width: int | Literal["container"] = "container",
+    width: Width = "container",
 ) -> alt.LayerChart:
     """A bar a value of `column`, largest first; languages in their own colours.
 
@@ -44,7 +44,7 @@ def share_bars(
         x=alt.X(
             f"{value}:Q",
             title=label,
-            axis=alt.Axis(format=value_format, tickCount=4),
+            axis=alt.Axis(format="~%", tickCount=4),
             scale=alt.Scale(zero=True),
         ),
         color=alt.Color("color:N", scale=None),
@@ -56,7 +56,5 @@ def share_bars(
         ],
     )
     chance = base.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x="mean(chance):Q")
-    chart = alt.LayerChart(layer=[bars, chance]).properties(
-        width=width, height=max(len(data), 2) * BAR_PIXELS
-    )
-    return chart.configure(**vega_config(theme))
+    height = max(len(data), 2) * BAR_PIXELS
+    return finish(alt.LayerChart(layer=[bars, chance]), theme, width=width, height=height)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme, vega_config
+from ..theme import LIGHT, Theme
+from .look import Width, finish
 from .routing_layout import lay_out
 from .routing_map import Hover, card, cell_selection, color_scale, map_legend
 
@@ -35,7 +36,7 @@ def small_maps(
     value_format: str = ".1%",
     hover: Sequence[Hover] = (),
     reverse: bool = False,
-    width: int | Literal["container"] = "container",
+    width: Width = "container",
 ) -> alt.LayerChart:
     """Draw a map for each of `names`.
 
@@ -103,8 +104,7 @@ def small_maps(
             text.encode(x=x, y=y, text="text:N"),
         ]
     )
-    height = round(down * pitch_y * step)
-    return chart.properties(width=width, height=height).configure(**vega_config(theme))
+    return finish(chart, theme, width=width, height=down * pitch_y * step)
 
 
 def _axis(channel: Any, field: str, domain: list[float]) -> Any:

@@ -13,6 +13,8 @@ import altair as alt
 import numpy as np
 import pyarrow as pa
 
+from .look import depth_title
+
 Sort = Literal["id", "load"]
 Router = tuple[str, int]
 """(stream, layer)."""
@@ -131,7 +133,7 @@ class Frame:
 
     def y(self, field: str) -> alt.Y:
         scale = alt.Scale(domain=[-0.5, self.cells_end[1] + self.top], nice=False, zero=False)
-        return alt.Y(f"{field}:Q", scale=scale, axis=row_axis(self.layout))
+        return alt.Y(f"{field}:Q", scale=scale, axis=row_axis(self.layout, self.rows * self.step))
 
 
 def rank_axis(layout: Layout) -> alt.Axis:
@@ -144,11 +146,11 @@ def rank_axis(layout: Layout) -> alt.Axis:
     )  # fmt: skip
 
 
-def row_axis(layout: Layout) -> alt.Axis:
+def row_axis(layout: Layout, pixels: float) -> alt.Axis:
     rows = len(layout.routers)
     every = 1 if rows <= 36 else 5 if rows <= 120 else 10
     return alt.Axis(
-        title="layer, input at the bottom →" if layout.upwards else "layer, input at the top ←",
+        title=depth_title(layout.upwards, pixels),
         values=[row for row, (_, layer) in enumerate(layout.routers) if layer % every == 0],
         labelExpr=f"{layout.row_labels!r}[datum.value]", grid=False, ticks=False, domain=False,
         labelOverlap=True, titleAnchor="start",

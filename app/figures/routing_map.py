@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme, vega_config
+from ..theme import LIGHT, Theme
+from .look import Width, finish
 from .routing_layout import RIGHT_SHARE, Frame, Layout, Sort, lay_out, routers_of
 
 MAX_CELLS_WITH_GAPS = 2_000
@@ -49,7 +50,7 @@ def routing_map(
     domain: float | None = None,
     layer_margin: tuple[str, pa.Table] | None = None,
     selected: dict[str, Any] | None = None,
-    width: int | Literal["container"] = "container",
+    width: Width = "container",
 ) -> alt.LayerChart:
     """Draw the routing map.
 
@@ -76,10 +77,8 @@ def routing_map(
     layers += _top_margin(frame, theme, value_format, diverging)
     if layer_margin:
         layers += _right_margin(frame, theme, *layer_margin)
-    chart = alt.LayerChart(layer=layers).properties(width=width, height=frame.height)
-    if title:
-        chart = chart.properties(title=title)
-    return chart.configure(**vega_config(theme))
+    chart = alt.LayerChart(layer=layers)
+    return finish(chart, theme, width=width, height=frame.height, title=title)
 
 
 def cell_selection(selected: dict[str, Any] | None) -> alt.Parameter:
@@ -181,7 +180,7 @@ def _right_margin(frame: Frame, theme: Theme, title: str, table: pa.Table) -> li
     chart = _bars(bars | {"layer": layer_R, "value": value_R}, frame, theme).encode(
         tooltip=[alt.Tooltip("layer:Q"), alt.Tooltip("value:Q", title=title, format=".3f")]
     )
-    return [chart, _note(title, frame, theme, x=base, y=frame.rows - 0.5, align="left")]
+    return [chart, _note(title, frame, theme, x=base + frame.right, y=frame.rows - 0.5, align="right")]
 
 
 def _bars(columns: dict[str, Any], frame: Frame, theme: Theme) -> alt.Chart:

@@ -1,0 +1,147 @@
+"""Tokens: one prompt's text with every token's experts, and a translation of it beneath."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import streamlit as st
+
+from ...kernels.locality import repeated_assignment, repeated_assignment_chance
+from .. import drawer, show, states, words
+from ..figures.token_arrays import token_arrays
+from ..figures.token_grid import token_grid
+from ..frame import Frame, remember
+from ..prompt_list import PromptList, prompt_list
+from ..token_view import TokenText, standalone, token_view
+
+WINDOW = 300
+MOST_LISTED = 300
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.title("Tokens", anchor=False)
+    prompts = prompt_list(frame)
+    if not len(prompts):
+        states.empty(
+            "No prompt passes the filter",
+            "This page shows one prompt's text, token by token.",
+            todo="Widen the filter in the bar above.",
+        )
+        return
+    chosen = [prompt for prompt in _choose(prompts) if prompt]
+    with states.loading(height=300):
+        tables = {prompt: _events(frame, prompt) for prompt in chosen}
+        texts = [_text(prompts, prompt, table) for prompt, table in tables.items() if table.num_rows]
+    if not texts:
+        states.empty("No events", "The chosen prompt has no routing events in the layer window.")
+        return
+    start = _window(texts)
+    texts = [replace(text, arrays=text.arrays.window(start, start + WINDOW)) for text in texts]
+    numbers = pa.concat_tables(tables.values())
+    _words(frame, texts, numbers)
+    for number, text in enumerate(texts):
+        _grid(frame, text, numbers, number)
+    if cell := drawer.chosen():
+        drawer.draw(frame, cell)
+
+
+def _choose(prompts: PromptList) -> tuple[str, str | None]:
+    """The prompt, and a parallel one beneath it; both in the URL."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        find = st.text_input("Find", key="find", placeholder="words or an id", width=200)
+        listed = prompts.find(find)[:MOST_LISTED]
+        asked = st.query_params.get("prompt")
+        if asked is not None and asked in prompts and asked not in listed and not find:
+            listed.insert(0, asked)
+        if not listed:
+            states.note("plain", "No prompt contains that.")
+            listed = prompts.find("")[:MOST_LISTED]
+        if st.session_state.get("prompt choice") not in listed:
+            st.session_state["prompt choice"] = asked if asked in listed else listed[0]
+        label = f"Prompt ({words.count(len(prompts))})"
+        chosen = st.selectbox(label, listed, format_func=prompts.label, key="prompt choice", width=520)
+        remember("prompt", chosen)
+        return chosen, _beneath(prompts, chosen)
+
+
+def _beneath(prompts: PromptList, chosen: str) -> str | None:
+    by_language = {prompts.language(p) or p: p for p in prompts.parallel(chosen)}
+    if not by_language:
+        return None
+    asked = st.query_params.get("beneath")
+    if st.session_state.get("beneath choice") not in by_language:
+        st.session_state["beneath choice"] = asked if asked in by_language else None
+    language = st.selectbox(
+        "Beneath it", list(by_language), format_func=words.language_name, key="beneath choice", index=None,
+        placeholder="no translation", width=200,
+    )  # fmt: skip
+    remember("beneath", language)
+    return by_language[language] if language else None
+
+
+def _events(frame: Frame, prompt: str) -> pa.Table:
+    table = frame.in_window(frame.view("prompt-tokens", prompt_id=prompt))
+    return table.add_column(0, "prompt_id", pa.array([prompt] * table.num_rows, pa.string()))
+
+
+def _text(prompts: PromptList, prompt: str, table: pa.Table) -> TokenText:
+    language = prompts.language(prompt)
+    title = f"{words.language_name(language)}, {prompt}" if language else prompt
+    return TokenText(title=title, language=language, arrays=token_arrays(table))
+
+
+def _words(frame: Frame, texts: list[TokenText], numbers: pa.Table) -> None:
+    layers = texts[0].arrays.layers
+    asked = st.query_params.get("layer", "")
+    layer = int(asked) if asked.isdecimal() and int(asked) in layers else layers[0]
+    layer, clicked = token_view(texts, layer=layer, stream=frame.stream, theme=frame.theme, key="text")
+    remember("layer", str(layer))
+    if clicked:
+        remember("cell", clicked)
+    states.say(" ".join(_sentence(frame, text, layer) for text in texts))
+    show.actions(
+        {"HTML": lambda: standalone(texts, layer=layer, title=f"Layer {layer}"), **show.numbers(numbers)},
+        name="tokens",
+        key="text-actions",
+        python=frame.snippet("prompt-tokens", prompt_id=numbers["prompt_id"][0].as_py()),
+    )
+
+
+def _window(texts: list[TokenText]) -> int:
+    longest = max(len(text.arrays.tokens) for text in texts)
+    if longest <= WINDOW:
+        return 0
+    start = st.slider("from token", 0, longest - 1, 0, step=WINDOW // 2, key="from", bind="query-params")
+    states.say(f"The longest prompt has {words.count(longest)} tokens; {WINDOW} are shown at a time.")
+    return start
+
+
+def _sentence(frame: Frame, text: TokenText, layer: int) -> str:
+    if layer not in text.arrays.layers:
+        return f"{text.title}: no events at layer {layer}."
+    ids_TK = text.arrays.ids_LTK[text.arrays.layers.index(layer)]
+    ids_TK = ids_TK[ids_TK[:, 0] >= 0]
+    experts = frame.trace.router(layer, frame.stream).num_experts
+    if len(ids_TK) < 2:
+        return f"{text.title}: too few tokens to compare at layer {layer}."
+    again = float(repeated_assignment(ids_TK, depth=1))
+    chance = float(repeated_assignment_chance(experts, depth=1))
+    return (
+        f"{text.title}: at layer {layer}, {words.amount(len(ids_TK), 'token')} go first to "
+        f"{len(set(ids_TK[:, 0].tolist()))} of {experts} experts; {words.percent(again)} of neighbouring tokens share "
+        f"their first expert, chance {words.percent(chance)}."
+    )
+
+
+def _grid(frame: Frame, text: TokenText, numbers: pa.Table, number: int) -> None:
+    points = show.chart(
+        lambda theme: token_grid(text.arrays, stream=frame.stream, theme=theme),
+        numbers,
+        name=f"token-grid-{number + 1}",
+        title=f"First expert by token and layer: {text.title}",
+        say=f"First expert of each token at each layer: {text.title}. A click opens the expert.",
+        select="cell",
+    )
+    drawer.choose(points, place=f"grid {number}")

@@ -1,0 +1,40 @@
+"""Text from prompts as it may stand on a page: literal, isolated, and with nothing invisible in it."""
+
+from __future__ import annotations
+
+import html
+
+from . import words
+
+_CONTROL = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡"}
+_DIRECTION = {chr(c): f"‹{c:04X}›" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_MARKS = {"\n": "⏎", "\t": "⇥", "\u200b": "‹200B›", "\ufeff": "‹FEFF›"}
+_VISIBLE = str.maketrans(_CONTROL | _DIRECTION | _MARKS)
+
+
+def visible(text: str | None) -> str:
+    """Text with line breaks, controls and direction marks made visible; `∅` for none."""
+    return "∅" if text is None else text.translate(_VISIBLE)
+
+
+def direction(language: str | None) -> str:
+    """Value of an HTML `dir` attribute: `rtl` for languages written so, else left to the text itself."""
+    return "rtl" if words.is_right_to_left(language) else "auto"
+
+
+def excerpt(text: str, length: int = 70) -> str:
+    """The beginning of a text on one visible line."""
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def context_html(row: dict) -> str:
+    """One row of the `expert-contexts` view as escaped HTML: the token marked in its text."""
+    before, token, after = (html.escape(visible(row[part])) for part in ("before", "token", "after"))
+    weight = "" if row["weight"] is None else f"{row['weight']:.2f} "
+    source = html.escape(f"{weight}{row['language'] or ''} {row['prompt_id']}")
+    return (
+        f'<p class="ms-context" dir="{direction(row["language"])}">'
+        f"<bdi>{before}<mark>{token}</mark>{after}</bdi>"
+        f'<small dir="ltr">{source}</small></p>'
+    )
