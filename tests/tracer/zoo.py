@@ -137,7 +137,7 @@ def tiny_config(
 
 def inputs(
     family: Family,
-    config: transformers.PreTrainedConfig,
+    config: Any,
     lengths: tuple[int, ...] = (7, 4),
     side: str = "right",
     seed: int = 0,
@@ -151,6 +151,9 @@ def inputs(
     if "Talker" in family.head:
         embeds = torch.randn(*ids.shape, HIDDEN_SIZE, generator=generator)
         return {"inputs_embeds": embeds, "talker_input_ids": ids, "attention_mask": mask}
+    if family.folder == "diffusion_gemma":
+        canvas = torch.randint(5, 100, (len(lengths), config.canvas_length), generator=generator)
+        return {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": canvas}
     if not config.is_encoder_decoder:
         return {"input_ids": ids, "attention_mask": mask}
     batch = {"input_ids": ids, "attention_mask": mask}
