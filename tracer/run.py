@@ -156,7 +156,16 @@ def trace_prompts(
         special_ids=encoder.special_ids,
         stop_ids=stop_token_ids(model) if max_new_tokens else (),
     )
-    runner = BatchRunner(model, tokenizer, encoder, sink, sampling, batch_tokens)
+    runner = BatchRunner(
+        model,
+        tokenizer,
+        encoder,
+        sink,
+        sampling,
+        batch_tokens=batch_tokens,
+        routers=routers,
+        steered=steering is not None,
+    )
     plan = plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens)
     with writer, _evaluating(model):
         done = writer.committed_prompts

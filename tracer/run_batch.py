@@ -5,18 +5,21 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..store.schema import RouterSpec
 from .batches import Batch, collate
 from .choices import choice_logprobs, picked
 from .encode import Encoder
-from .errors import TracerError
+from .errors import CaptureError, TracerError
 from .generate import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from .prompts import Prompt
 from .run_capture import Capture, CapturedBatch
 from .run_parts import PromptResult
+from .selfcheck import examined
 
 Numbered = tuple[int, Prompt]
 
@@ -26,7 +29,13 @@ class OutOfMemory(TracerError):
 
 
 class BatchRunner:
-    """Runs batches while `sink` is attached to the model."""
+    """Runs batches while `sink` is attached to the model.
+
+    Args:
+        batch_tokens: padded tokens in a batch of choices.
+        routers: what was given to `attach`.
+        steered: whether a steering is applied meanwhile.
+    """
 
     def __init__(
         self,
@@ -35,7 +44,10 @@ class BatchRunner:
         encoder: Encoder,
         sink: Capture,
         sampling: Sampling,
+        *,
         batch_tokens: int,
+        routers: Sequence[RouterSpec] | None = None,
+        steered: bool = False,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -47,6 +59,9 @@ class BatchRunner:
         self._stop_ids = stop_token_ids(model)
         self._options = _forward_options(model)
         self._answered: list[bool] = []
+        self._routers = routers
+        self._steered = steered
+        self._checked = False
 
     @property
     def accuracy(self) -> float | None:
@@ -82,13 +97,29 @@ class BatchRunner:
         batch = collate(encoded, pad_id=self._pad_id, side="left" if generating else "right")
         results = [PromptResult(prompt, number) for number, prompt in prompts]
         self._sink.begin(batch)
-        if generating:
-            self._generate(batch, results)
-        else:
-            self._forward(batch)
+        with self._first_checked():
+            if generating:
+                self._generate(batch, results)
+            else:
+                self._forward(batch)
         captured = self._sink.take()
         self._choose(results)
         return captured, results
+
+    @contextmanager
+    def _first_checked(self) -> Iterator[None]:
+        """Around the first batch: what is recorded must be what the experts execute, else `CaptureError`."""
+        if self._checked:
+            yield
+            return
+        with examined(self._model, routers=self._routers) as result:
+            yield
+        # A steering may scale gate weights away from what the logits explain; what is executed still counts.
+        suspects = [check for check in result.routers if not self._steered or check.executed is False]
+        problems = [problem for check in suspects for problem in check.problems]
+        if problems:
+            raise CaptureError("recorded and executed routing differ: " + "; ".join(problems[:3]))
+        self._checked = True
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> None:

@@ -173,7 +173,7 @@ def _agree(ours: Decision, theirs: Decision, num_experts: int) -> bool:
     a, b = (
         _by_expert(flat(ids), flat(weights), num_experts) for ids, weights in ((ours[0], ours[1]), theirs[:2])
     )
-    return a.shape == b.shape and torch.equal(a, b)
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _by_expert(ids_TK: Tensor, weights_TK: Tensor, num_experts: int) -> Tensor:
