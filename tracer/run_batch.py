@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from ..store.schema import RouterSpec
 from .batches import Batch, collate
 from .choices import choice_logprobs, picked
-from .encode import Encoder
+from .encode import Encoded, Encoder
 from .errors import CaptureError, TracerError
 from .generate import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from .prompts import Prompt
@@ -62,6 +63,8 @@ class BatchRunner:
         self._routers = routers
         self._steered = steered
         self._checked = False
+        self._too_many = sys.maxsize
+        """Padded tokens that are known not to fit."""
 
     @property
     def accuracy(self) -> float | None:
@@ -73,12 +76,16 @@ class BatchRunner:
         Raises:
             OutOfMemory: a single prompt does not fit.
         """
+        encoded = self._encoder.prompts([prompt for _, prompt in prompts])
+        tokens = len(encoded) * (max(map(len, encoded)) + self._sampling.max_new_tokens)
+        result = None
         try:
-            result = self._run(prompts)
+            if tokens < self._too_many or len(prompts) == 1:
+                result = self._run(prompts, encoded)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            result = None
+            self._too_many = min(self._too_many, tokens)
             if len(prompts) == 1:
                 raise OutOfMemory(
                     f"out of memory at prompt {prompts[0][1].id!r}, alone in its batch; what is done stays"
@@ -91,8 +98,9 @@ class BatchRunner:
         yield from self.run(prompts[:middle])
         yield from self.run(prompts[middle:])
 
-    def _run(self, prompts: Sequence[Numbered]) -> tuple[CapturedBatch, list[PromptResult]]:
-        encoded = self._encoder.prompts([prompt for _, prompt in prompts])
+    def _run(
+        self, prompts: Sequence[Numbered], encoded: list[Encoded]
+    ) -> tuple[CapturedBatch, list[PromptResult]]:
         generating = self._sampling.max_new_tokens > 0
         batch = collate(encoded, pad_id=self._pad_id, side="left" if generating else "right")
         results = [PromptResult(prompt, number) for number, prompt in prompts]
