@@ -116,7 +116,7 @@ def read_table(
     folder: Folder,
     entry: PartEntry,
     table: str,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str],
     *,
     router: int | None = None,
     prompts: np.ndarray | None = None,
@@ -125,7 +125,7 @@ def read_table(
     """Rows of one file of a part; row groups that can't hold what is asked for are not touched.
 
     Args:
-        columns: None for all.
+        columns: those to read; others that the file may have are ignored.
         router: number of a router in the manifest: rows of that router only.
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
@@ -142,9 +142,13 @@ def read_table(
                 page_checksum_verification=True,
                 pre_buffer=folder.local_path is None,
             )
-            return file.read_row_groups(
-                groups, columns=None if columns is None else list(columns), use_threads=threads
-            )
+            found = file.read_row_groups(groups, columns=list(columns), use_threads=threads)
+        missing = [name for name in columns if name not in found.column_names]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]}")
+        if router is None and prompts is None and found.num_rows != entry.files[table].rows:
+            raise ValueError(f"it has {found.num_rows:,} rows")
+        return found
     except FileNotFoundError:
         raise damaged(entry, table, "the file is missing") from None
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

@@ -63,7 +63,8 @@ class LocalFolder:
         return (self._root / path).read_bytes()
 
     def open(self, path: str) -> pa.NativeFile:
-        return pa.memory_map(str(self._root / path))
+        # Not mapped: a file that is truncated while it is mapped ends the process.
+        return pa.OSFile(str(self._root / path))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         target = self._root / path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -56,6 +56,9 @@ class PartEntry:
     def path(self, table: str) -> str:
         return f"{table}/{self.name}.parquet"
 
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"files": {table: vars(file) for table, file in self.files.items()}}
+
 
 @dataclass(kw_only=True)
 class Manifest:
@@ -85,13 +88,13 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["routers"] = [spec.to_json() for spec in self.routers]
-        data["parts"] = [asdict(part) for part in self.parts]
+        data["parts"] = [part.to_json() for part in self.parts]
         return data
 
     def save(self, folder: Folder) -> None:
         """Replace the manifest in the folder. Raises OSError."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        folder.put(MANIFEST_NAME, text.encode())
+        entries = [f"{json.dumps(name)}: {_lines(value)}" for name, value in self.to_json().items()]
+        folder.put(MANIFEST_NAME, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
 
     @classmethod
     def load(cls, folder: Folder) -> Manifest:
@@ -149,6 +152,13 @@ class Manifest:
         if len(set(keys)) < len(keys):
             raise ValueError("two routers have the same layer and stream")
         return manifest
+
+
+def _lines(value: Any) -> str:
+    """JSON with one line for each router and part: quick to write, and fit to be read."""
+    if not isinstance(value, list):
+        return json.dumps(value, allow_nan=False)
+    return "[" + ",".join("\n " + json.dumps(item, allow_nan=False) for item in value) + "]"
 
 
 def _router(entry: dict[str, Any]) -> RouterSpec:

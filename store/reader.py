@@ -183,7 +183,8 @@ class Trace:
             if self._prompt_table is None:
                 from .layout import PROMPTS_FILE
 
-                tables = [read_table(self._folder, entry, "prompts") for entry in self.parts]
+                names = PROMPTS_FILE.names
+                tables = [read_table(self._folder, entry, "prompts", names) for entry in self.parts]
                 self._prompt_table = pa.concat_tables([PROMPTS_FILE.empty_table(), *tables]).combine_chunks()
                 self._prompt_columns = PromptColumns(self._prompt_table)
             return self._prompt_table
@@ -260,7 +261,7 @@ class Trace:
         self,
         table: str,
         keys: np.ndarray | None,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str],
         router: int | None = None,
     ) -> list[pa.Table]:
         """Rows of `tokens`, `events` or `rollups` by part, with the key `prompt`, filtered to the given
@@ -284,7 +285,9 @@ class Trace:
         from .layout import TOKENS_FILE
 
         keys = self.wanted_keys(prompt_id, where)
-        table = pa.concat_tables([TOKENS_FILE.empty_table(), *self.read_rows("tokens", keys)])
+        table = pa.concat_tables(
+            [TOKENS_FILE.empty_table(), *self.read_rows("tokens", keys, TOKENS_FILE.names)]
+        )
         phase = table.schema.get_field_index("phase")
         table = table.set_column(phase, "phase", table["phase"].cast(pa.string()))
         return self._with_ids(table)
@@ -373,7 +376,8 @@ class Trace:
     def _load_rollups(self, router: int) -> RollupRows:
         from .layout import ROLLUPS_FILE
 
-        pieces = [read_table(self._folder, entry, "rollups", router=router) for entry in self.parts]
+        names = ROLLUPS_FILE.names
+        pieces = [read_table(self._folder, entry, "rollups", names, router=router) for entry in self.parts]
         table = pa.concat_tables([ROLLUPS_FILE.empty_table(), *pieces])
         return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
 

@@ -40,6 +40,7 @@ LANGUAGES = [
     "sw",
 ]
 _VOCABULARY = 5000
+_TOKENS = pa.array(["<s>", *(f" t{n}" for n in range(1, _VOCABULARY + 1))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +220,12 @@ def _tokens(prompt_N: np.ndarray, position_N: np.ndarray, rng: np.random.Generat
     token_N = np.minimum(rng.zipf(1.3, len(prompt_N)), _VOCABULARY).astype(np.int32)
     first = position_N == 0
     token_N[first] = 0
-    names = pa.array(["<s>", *(f" t{n}" for n in range(1, _VOCABULARY + 1))])
     return pa.table(
         {
             "prompt": prompt_N,
             "position": position_N,
             "token_id": token_N,
-            "token": names.take(pa.array(token_N)),
+            "token": _TOKENS.take(pa.array(token_N)),
             "phase": pa.repeat(pa.scalar("prefill"), len(prompt_N)),
             "special": first,
             "completion": np.zeros(len(prompt_N), bool),

@@ -123,11 +123,13 @@ class TraceWriter:
     def close(self) -> None:
         """Let go of the trace; may be called twice. Without `finish` its state becomes `partial`."""
         with self._write_lock:
-            if self._manifest.state == "running":
-                self._manifest.state = "partial"
-                with contextlib.suppress(StoreError):
-                    self._save()
-            self._lock.release()
+            try:
+                if self._manifest.state == "running":
+                    self._manifest.state = "partial"
+                    with contextlib.suppress(StoreError):
+                        self._save()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
