@@ -91,6 +91,10 @@ class Encoder:
 
     def _source(self, prompt: Prompt, completion: str) -> _Source:
         if not self._chat:
+            if prompt.messages:
+                raise EncodingError(
+                    f"prompt {prompt.id!r} is a chat: trace it with the chat template (--chat)"
+                )
             return _Source(prompt.text + completion, len(prompt.text), None)
         try:
             text, own = render(self._tokenizer, prompt.chat)
