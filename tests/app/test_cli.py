@@ -1,0 +1,159 @@
+"""The command as a user or a script meets it: output, exit codes, one line when it fails."""
+
+import csv
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from moescope.app.cli import COMMANDS, cli, run
+from moescope.store import open_trace
+from moescope.store.synthetic import Synthetic, write_synthetic
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "trace"
+    write_synthetic(str(folder), Synthetic(prompts=24, languages=3, layers=2, experts=8, top_k=2))
+    return folder
+
+
+def call(capsys, *words):
+    """Exit code, stdout and stderr of a call in this process."""
+    code = run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def commands():
+    """Every command, with the words that call it."""
+    context = click.Context(cli, info_name="moescope", **cli.context_settings)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        yield [name], command
+        if isinstance(command, click.Group):
+            for sub, inner in command.commands.items():
+                yield [name, sub], inner
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands()])
+def test_every_command_explains_itself_with_an_example(words, command):
+    done = CliRunner().invoke(cli, [*words, "--help"])
+    assert done.exit_code == 0
+    assert "Example:" in done.output
+    assert f"moescope {' '.join(words)}" in done.output
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{' '.join(words)} {option.opts} says nothing"
+
+
+def test_reference_is_up_to_date():
+    made = runpy.run_path(str(ROOT / "docs" / "cli_reference.py"))["reference"]()
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == made, "run: python docs/cli_reference.py"
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from moescope.app.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_info_tells_a_machine_everything(capsys, trace):
+    code, out, _ = call(capsys, "info", trace, "--json")
+    facts = json.loads(out)
+    opened = open_trace(trace)
+    assert code == 0
+    assert (facts["prompts"], facts["tokens"], facts["events"]) == (
+        24,
+        opened.num_tokens,
+        opened.num_tokens * 2,
+    )
+    assert facts["state"] == "complete"
+    assert [router["layer"] for router in facts["routers"]] == [0, 1]
+    assert facts["bytes"] == sum(path.stat().st_size for path in trace.rglob("*.parquet"))
+
+
+def test_view_writes_the_same_numbers_in_every_format(capsys, trace, tmp_path):
+    expected = open_trace(trace).view("load", by="language", where={"language": ["en", "de"]})
+    options = ["view", trace, "load", "--by", "language", "--where", "language=en,de"]
+    code, out, _ = call(capsys, *options, "--format", "json")
+    assert code == 0
+    assert json.loads(out) == expected.to_pylist()
+    assert call(capsys, *options, "--out", tmp_path / "load.csv")[0] == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "load.csv").read_text())))
+    assert [int(row["count"]) for row in rows] == expected["count"].to_pylist()
+    assert [row["language"] for row in rows] == expected["language"].to_pylist()
+    assert call(capsys, *options, "--out", tmp_path / "load.parquet")[0] == 0
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(tmp_path / "load.parquet").to_pylist() == expected.to_pylist()
+
+
+def test_view_options_take_flags_numbers_and_words(capsys, trace):
+    code, out, _ = call(capsys, "view", trace, "load", "--layer=1", "--special", "false", "--format", "json")
+    assert code == 0
+    expected = open_trace(trace).view("load", layer=1, special=False)
+    assert json.loads(out) == expected.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["view", "TRACE", "lod"], "there is no view 'lod'; there are: alignment"),
+        (["view", "TRACE", "load", "--nope", "1"], "no option --nope; it has --by"),
+        (["view", "TRACE", "load", "--layer", "one"], "takes a whole number"),
+        (["view", "TRACE", "load", "--where", "language"], "write column=value"),
+        (["view", "TRACE", "load", "--layer"], "--layer needs a value"),
+        (["generate", "m", "p", "--compare"], "--compare needs --steer"),
+        (["trace", "m", "p.csv"], "Missing option '--out'"),
+        (["trace", "m", "p.csv", "--out", "t", "--capture", "all"], "it takes ids,weights"),
+        (["export", "TRACE", "--format", "xml", "--out", "x"], "duckdb"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_usage_ends_with_two(capsys, trace, words, says):
+    code, _, err = call(capsys, *[trace if word == "TRACE" else word for word in words])
+    assert code == 2
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["info", "NOWHERE"], "there is no such folder"),
+        (["view", "TRACE", "load", "--layer", "9"], "no router at layer 9"),
+        (["view", "TRACE", "load", "--by", "colour"], "no column or tag 'colour'"),
+        (["sql", "TRACE", "DROP TABLE prompts"], "SELECT"),
+        (["trace", "m", "NOWHERE/prompts.csv", "--out", "NOWHERE/t"], "No such file"),
+    ],
+)
+def test_failure_is_one_line_and_ends_with_one(capsys, trace, tmp_path, words, says):
+    names = {"TRACE": str(trace), "NOWHERE": str(tmp_path / "nowhere")}
+    filled = [names.get(word, word.replace("NOWHERE", names["NOWHERE"])) for word in words]
+    code, out, err = call(capsys, *filled)
+    assert code == 1
+    assert out == ""
+    assert says in err
+    assert err.count("\n") == 1
+    assert err.startswith("moescope: ")
+
+
+def test_sql_answers_with_the_chosen_experts(capsys, trace):
+    code, out, _ = call(capsys, "sql", trace, "SELECT count(*) AS n FROM selections", "--format", "json")
+    assert code == 0
+    assert json.loads(out) == [{"n": open_trace(trace).num_events * 2}]
+
+
+def test_python_dash_m_is_the_command(trace):
+    command = [sys.executable, "-m", "moescope.app", "info", str(trace)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "24" in done.stdout
