@@ -100,6 +100,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "glm5_next_vision": {"projection_intermediate_size": 48},
     "granitemoehybrid": HYBRID,
+    "inkling_text": {"n_shared_experts": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": HYBRID | {"linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
