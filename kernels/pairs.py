@@ -30,7 +30,7 @@ def co_activation(ids: ArrayLike, num_experts: int) -> np.ndarray:
     counts_EE = np.zeros((num_experts, num_experts), np.int64)
     if fast := twin(_pairs_within_loop, _PLAIN_PAIR * ids_TK.size * ids_TK.shape[1]):
         fast(counts_EE, ids_TK, np.full(num_experts, -1), np.empty(ids_TK.shape[1], np.int64))
-        return counts_EE
+        return counts_EE + np.tril(counts_EE, -1).T + np.triu(counts_EE, 1).T
     for rows in _pieces(counts_EE, ids_TK, ids_TK):
         chunk = without_repeats(ids_TK[rows])
         _add_pairs(counts_EE, chunk, chunk)
@@ -102,16 +102,15 @@ def _pairs_between_loop(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarra
 def _pairs_within_loop(
     counts_EE: np.ndarray, ids_TK: np.ndarray, seen_by_E: np.ndarray, own_K: np.ndarray
 ) -> None:
-    """`seen_by_E`: the last token that used an expert; `own_K`: room for the experts of one token."""
+    """Each pair once, above or below the diagonal. `seen_by_E`: the last token that used an expert; `own_K`:
+    room for the experts of one token."""
     for t in range(ids_TK.shape[0]):
         own = 0
         for i in range(ids_TK.shape[1]):
             expert = ids_TK[t, i]
             if expert >= 0 and seen_by_E[expert] != t:
                 seen_by_E[expert] = t
-                for j in range(own):
-                    counts_EE[expert, own_K[j]] += 1
-                    counts_EE[own_K[j], expert] += 1
-                counts_EE[expert, expert] += 1
                 own_K[own] = expert
                 own += 1
+                for j in range(own):
+                    counts_EE[expert, own_K[j]] += 1
