@@ -12,7 +12,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from . import states, topbar
+from . import states, topbar, travel
 from .frame import current
 
 ASSETS = Path(__file__).parent / "assets"
@@ -48,7 +48,10 @@ def run() -> None:
         page_title="moescope", page_icon=ASSETS / "icon.png", layout="wide", initial_sidebar_state=200
     )
     st.html(ASSETS / "frame.css")
-    chosen = st.navigation([_streamlit_page(screen) for screen in PAGES])
+    st.logo(ASSETS / "logo.svg", size="large")
+    pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
+    chosen = st.navigation(list(pages.values()))
+    travel.depart(pages)
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):
         st.session_state["frame"] = topbar.draw()

@@ -50,6 +50,8 @@ def percent(share: float | None, *, signed: bool = False) -> str:
     if share is None or not math.isfinite(share):
         return "–"
     value = share * 100
+    if value == 0:
+        return "0\u202f%"
     text = f"{value:{'+' if signed else ''}.{1 if abs(value) >= 0.95 else 2}f}"
     text = text.removesuffix(".0").replace("-", "−")
     return f"{text}\u202f%"

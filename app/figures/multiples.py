@@ -18,7 +18,7 @@ import pyarrow as pa
 from ..theme import LIGHT, Theme
 from .look import Width, finish
 from .routing_layout import lay_out
-from .routing_map import Hover, card, cell_selection, color_scale, map_legend
+from .routing_map import Hover, card, cell_selection, color_scale, map_legend, outline
 
 WIDTH_IN_PIXELS = 1040
 ROW_PIXELS = (2.5, 9.0)
@@ -69,8 +69,9 @@ def small_maps(
     ends = {"x": [-0.5, across * pitch_x - ranks * 0.06 - 0.5], "y": [-0.5, down * pitch_y - 0.5]}
     x, y = _axis(alt.X, "x", ends["x"]), _axis(alt.Y, "y", ends["y"])
     cell = cell_selection(None)
+    placed = pd.DataFrame(data)
     cells = (
-        alt.Chart(pd.DataFrame(data))
+        alt.Chart(placed)
         .mark_rect()
         .encode(
             x=x, x2="x2:Q", y=y, y2="y2:Q",
@@ -79,8 +80,6 @@ def small_maps(
                 scale=color_scale(layout, theme, diverging=False),
                 legend=map_legend(label, value_format),
             ),
-            stroke=alt.when(cell).then(alt.value(theme.steered)).otherwise(alt.value("transparent")),
-            strokeWidth=alt.when(cell).then(alt.value(2)).otherwise(alt.value(0)),
             tooltip=[alt.Tooltip("of:N", title=column), *card(hover, several_streams=several)],
         )
         .add_params(cell)
@@ -101,6 +100,7 @@ def small_maps(
         layer=[
             frame.encode(x=x, x2="x2:Q", y=_axis(alt.Y, "y0", ends["y"]), y2="y:Q"),
             cells,
+            outline(placed, x, y, cell, theme),
             text.encode(x=x, y=y, text="text:N"),
         ]
     )

@@ -73,7 +73,7 @@ def routing_map(
     color = alt.Color(
         "value:Q", scale=color_scale(layout, theme, diverging=diverging, domain=domain), legend=legend
     )
-    layers: list[Any] = [_cells(table, frame, theme, color, hover, cell_selection(selected))]
+    layers: list[Any] = _cells(table, frame, theme, color, hover, cell_selection(selected))
     layers += _top_margin(frame, theme, value_format, diverging)
     if layer_margin:
         layers += _right_margin(frame, theme, *layer_margin)
@@ -90,6 +90,12 @@ def cell_selection(selected: dict[str, Any] | None) -> alt.Parameter:
     )
 
 
+def outline(data: pd.DataFrame, x: alt.X, y: alt.Y, cell: alt.Parameter, theme: Theme) -> alt.Chart:
+    """A frame around the selected cell, over its neighbours."""
+    mark = alt.Chart(data).mark_rect(fillOpacity=0, stroke=theme.steered, strokeWidth=2.5, tooltip=None)
+    return mark.encode(x=x, x2="x2:Q", y=y, y2="y2:Q").transform_filter(cell)
+
+
 def map_legend(label: str, value_format: str) -> alt.Legend:
     """The colour scale as a slim bar above the map."""
     return alt.Legend(
@@ -100,7 +106,7 @@ def map_legend(label: str, value_format: str) -> alt.Legend:
 
 def _cells(
     table: pa.Table, frame: Frame, theme: Theme, color: alt.Color, hover: Sequence[Hover], cell: alt.Parameter
-) -> alt.Chart:
+) -> list[alt.Chart]:
     layout = frame.layout
     streams, layers = zip(*routers_of(table), strict=True)
     data = {
@@ -109,9 +115,9 @@ def _cells(
         "y": layout.row_C - 0.5, "y2": layout.row_C + 0.5,
     } | {line.column: table[line.column].to_numpy(zero_copy_only=False) for line in hover}  # fmt: skip
     gaps = len(layout.value_C) <= MAX_CELLS_WITH_GAPS
-    edge = alt.value(theme.background if gaps else "transparent")
-    return (
-        alt.Chart(pd.DataFrame(data))
+    frame_data = pd.DataFrame(data)
+    cells = (
+        alt.Chart(frame_data)
         .mark_rect()
         .encode(
             x=frame.x("x"),
@@ -119,12 +125,13 @@ def _cells(
             y=frame.y("y"),
             y2="y2:Q",
             color=color,
-            stroke=alt.when(cell).then(alt.value(theme.steered)).otherwise(edge),
-            strokeWidth=alt.when(cell).then(alt.value(2.5)).otherwise(alt.value(1 if gaps else 0)),
+            stroke=alt.value(theme.background),
+            strokeWidth=alt.value(1 if gaps else 0),
             tooltip=card(hover, several_streams=len(set(streams)) > 1),
         )
         .add_params(cell)
     )
+    return [cells, outline(frame_data, frame.x("x"), frame.y("y"), cell, theme)]
 
 
 def color_scale(layout: Layout, theme: Theme, *, diverging: bool, domain: float | None = None) -> alt.Scale:

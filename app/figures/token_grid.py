@@ -9,7 +9,7 @@ import pandas as pd
 from ..theme import LIGHT, Theme
 from .look import Width, depth_title, finish
 from .palette import expert_color
-from .routing_map import cell_selection
+from .routing_map import cell_selection, outline
 from .token_arrays import TokenArrays, shown_tokens
 
 ROW_PIXELS = (6, 20)
@@ -46,8 +46,8 @@ def token_grid(
             y=alt.Y("y:Q", scale=y_scale, axis=y_axis),
             y2="y2:Q",
             color=alt.Color("color:N", scale=None),
-            stroke=alt.when(cell).then(alt.value(theme.steered)).otherwise(alt.value(theme.background)),
-            strokeWidth=alt.when(cell).then(alt.value(2)).otherwise(alt.value(0.5)),
+            stroke=alt.value(theme.background),
+            strokeWidth=alt.value(0.5),
             tooltip=[
                 alt.Tooltip("token:N"),
                 alt.Tooltip("position:Q"),
@@ -66,6 +66,8 @@ def token_grid(
             text="expert:Q",
         )
         drawn.append(numbers)
+    x, y = alt.X("x:Q", scale=x_scale, axis=x_axis), alt.Y("y:Q", scale=y_scale, axis=y_axis)
+    drawn.append(outline(data, x, y, cell, theme))
     return finish(alt.LayerChart(layer=drawn), theme, width=width, height=layers * step)
 
 
