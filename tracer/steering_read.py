@@ -79,11 +79,15 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
     layers = _numbers(fields.get("layers", "all"), "layers")
     amount = _amount(name, kind, fields.get("amount", kind.defaults.get("amount")))
     options = {option: fields.get(option, kind.defaults.get(option)) for option in kind.options}
+    for option in ("renormalise", "absolute"):
+        if not isinstance(options.get(option, False), bool):
+            raise SteeringError(f"{option} must be true or false, not {options[option]!r}")
     if name == "vector":
         options["vector"] = _vectors(options["vector"])
     if name == "null_experts":
         options["top_k"] = _whole(options["top_k"], "top_k")
-        options["logit"] = float(options["logit"])
+        if isinstance(options["logit"], bool) or not isinstance(options["logit"], (int, float)):
+            raise SteeringError(f"logit must be a number, not {options['logit']!r}")
     span = fields.get("span", "all")
     stream = fields.get("stream") or "decoder"
     return Rule(name, layers, chosen, amount, str(stream), Span.read(span), options)

@@ -1,0 +1,269 @@
+"""Holds moescope's tracer against what one architecture executes; `test_conformance` runs it over all.
+
+`examine` makes every check on a tiny model of a family and returns what it found, one sentence a failure.
+`python tests/tracer/conformance.py` writes docs/architectures.md from the results.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import zoo
+from torch import Tensor
+from zoo_expected import Expected, expected
+from zoo_witness import Execution, witness
+
+from moescope.store import RouterSpec
+from moescope.tracer import Steering, find_routers, record_routing
+from moescope.tracer.record import Routing
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
+NOT_PROPORTIONAL = {
+    "phimoe": "masked softmaxes",
+    "gemma4": "scale by expert",
+    "diffusion_gemma": "scale by expert",
+}
+"""Families whose gate weights are not proportional to their scores, and why."""
+
+
+@dataclass
+class Result:
+    """What was found of one family."""
+
+    family: str
+    routers: list[RouterSpec] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    not_run: str = ""
+    """Why no check could run."""
+    unsteerable: list[RouterSpec] = field(default_factory=list)
+
+
+def examine(family: zoo.Family) -> Result:
+    """All checks on one family."""
+    result = Result(family.name)
+    if family.name in zoo.NOT_RUN:
+        result.not_run = zoo.NOT_RUN[family.name]
+        return result
+    with warnings.catch_warnings(), torch.no_grad(), _quiet():
+        warnings.simplefilter("ignore")
+        model = zoo.build(family)
+        known = expected(family, model.config)
+        if not known:
+            result.not_run = "has no experts of its own"
+            return result
+        result.routers = find_routers(model)
+        result.unsteerable = [spec for spec in result.routers if not spec.steerable]
+        _Examination(family, model, result).run(known)
+    return result
+
+
+class _Examination:
+    def __init__(self, family: zoo.Family, model: transformers.PreTrainedModel, result: Result) -> None:
+        self.family, self.model, self.result = family, model, result
+        self.batch = zoo.inputs(family, model.config)
+        self.called: list[RouterSpec] = []
+
+    def run(self, known: Sequence[Expected]) -> None:
+        self.configuration(known)
+        base = self.model(**self.batch)
+        self.executed()
+        self.neutral(base)
+        self.steered()
+        left = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.model.modules())
+        self.require(left == 0, f"{left} hooks are left")
+
+    def require(self, holds: bool, failure: str) -> None:
+        if not holds:
+            self.result.failures.append(failure)
+
+    def configuration(self, known: Sequence[Expected]) -> None:
+        """5. As the configuration says."""
+        found = sorted(
+            Expected(s.layer, s.stream, s.num_experts, s.top_k or 0, s.scoring) for s in self.result.routers
+        )
+        self.require(found == list(known), f"found {found}, but the configuration says {list(known)}")
+
+    def executed(self) -> None:
+        """1. What the experts got, in prefill and decode, padding on either side; 2. the logits explain it."""
+        with record_routing(self.model) as routing, witness(self.model) as seen:
+            self.model(**self.batch)
+        self.called = [spec for spec in self.result.routers if _executions(spec, seen)]
+        self.compare(seen, routing, "forward")
+        self.explain(routing)
+        if (options := zoo.generation(self.family, self.model)) is None:
+            return
+        batch = zoo.inputs(self.family, self.model.config, side="left", seed=1)
+        batch = {name: value for name, value in batch.items() if not name.startswith("decoder_")}
+        with record_routing(self.model) as routing, witness(self.model) as seen:
+            self.model.generate(**batch, **options)
+        self.compare(seen, routing, "generate")
+
+    def compare(self, seen: list[Execution], routing: Routing, when: str) -> None:
+        for spec in self.called:
+            runs = _executions(spec, seen)
+            ids, weights = (torch.cat(parts) for parts in zip(*(run.in_order() for run in runs), strict=True))
+            ours, our_weights = routing.ids(spec.layer, spec.stream), routing.weights(spec.layer, spec.stream)
+            if self.family.folder == "zaya":
+                # The skip choice reaches the experts as expert 0 with weight 0.
+                ours = ours.masked_fill(ours == spec.num_experts - 1, 0)
+            where = f"{spec.stream} layer {spec.layer}, {when}"
+            self.require(torch.equal(ours, ids), f"{where}: recorded ids are not those executed")
+            if our_weights is not None:
+                self.require(
+                    torch.equal(our_weights, weights), f"{where}: recorded weights are not those executed"
+                )
+
+    def explain(self, routing: Routing) -> None:
+        for spec in self.called:
+            p_TE, ids_TK = (
+                routing.probabilities(spec.layer, spec.stream),
+                routing.ids(spec.layer, spec.stream),
+            )
+            weights_TK = routing.weights(spec.layer, spec.stream)
+            if spec.scoring == "none" or self.family.folder in NOT_PROPORTIONAL:
+                continue
+            assert p_TE is not None
+            assert weights_TK is not None
+            used_TK = (ids_TK >= 0) & (weights_TK > 0)
+            ratio_TK = weights_TK.float() / p_TE.gather(-1, ids_TK.clamp(min=0))
+            first_T1 = ratio_TK[:, :1].expand_as(ratio_TK)
+            self.require(
+                torch.allclose(ratio_TK[used_TK], first_T1[used_TK], rtol=1e-3),
+                f"{spec.stream} layer {spec.layer}: {spec.scoring} of the logits does not explain the weights",
+            )
+
+    def neutral(self, base: Any) -> None:
+        """3. Without effect, bit for bit."""
+        rules = [{"rule": "bias", "experts": "all", "amount": 0.0}, {"rule": "temperature", "amount": 1.0},
+                 {"rule": "scale", "experts": "all", "amount": 1.0}]  # fmt: skip
+        with Steering([{**rule, "stream": "all"} for rule in rules]).applied(self.model):
+            steered = self.model(**self.batch)
+        self.require(_identical(base, steered), "neutral steering changes the output")
+
+    def steered(self) -> None:
+        """4. An expert that is off never appears, one that is on always, and a bias does not lower its share."""
+        able = [spec for spec in self.called if spec.steerable]
+        if not able:
+            return
+        expert = min(spec.num_experts for spec in able) - 2
+        streams = sorted({spec.stream for spec in able})
+        for rule, check in (("off", _never), ("on", _always), ("bias", None)):
+            amount = {"amount": 1.0} if rule == "bias" else {}
+            rules = [{"rule": rule, "experts": [expert], "stream": stream, **amount} for stream in streams]
+            with record_routing(self.model) as before:
+                if rule == "bias":
+                    self.model(**self.batch)
+            with Steering(rules).applied(self.model), record_routing(self.model) as routing:
+                output = self.model(**self.batch)
+            self.require(_finite(output), f"{rule}: the output is not finite")
+            for spec in able if check is not None else _first_of_each_stream(able):
+                ids_TK = routing.ids(spec.layer, spec.stream)
+                holds = (
+                    check(ids_TK, expert)
+                    if check is not None
+                    else ((ids_TK == expert).sum() >= (before.ids(spec.layer, spec.stream) == expert).sum())
+                )
+                self.require(bool(holds), f"{rule} does not hold in {spec.stream} layer {spec.layer}")
+
+
+def _executions(spec: RouterSpec, seen: list[Execution]) -> list[Execution]:
+    return [run for run in seen if run.path in (spec.experts, spec.router)]
+
+
+def _never(ids_TK: Tensor, expert: int) -> Tensor:
+    return ~(ids_TK == expert).any()
+
+
+def _always(ids_TK: Tensor, expert: int) -> Tensor:
+    """In every row that gets experts at all: NLLB-MoE gives none to padding."""
+    routed_T = (ids_TK >= 0).any(-1)
+    return (ids_TK == expert).any(-1)[routed_T].all()
+
+
+def _first_of_each_stream(specs: Sequence[RouterSpec]) -> list[RouterSpec]:
+    """Later layers see what earlier ones changed."""
+    return list({spec.stream: spec for spec in reversed(specs)}.values())
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    values = output.values() if hasattr(output, "values") else output
+    yield from (value for value in values if isinstance(value, Tensor))
+
+
+def _identical(a: Any, b: Any) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b), strict=True))
+
+
+def _finite(output: Any) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in _tensors(output))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def table(results: Sequence[Result]) -> str:
+    """docs/architectures.md."""
+    ran = [result for result in results if not result.not_run]
+    traced = [result for result in ran if not result.failures]
+    lines = [
+        "# Architectures",
+        "",
+        "Made by `python tests/tracer/conformance.py` from the conformance suite: a tiny random-weight model of "
+        "every architecture of the installed transformers whose blocks hold routed experts, in float32 on the CPU.",
+        "",
+        "**Traced** means: for every token of a forward pass and of generation with a cache, padded on either "
+        "side, the recorded experts and gate weights equal what the experts module received, and the recorded "
+        "logits explain the weights. **Steered** means: an expert that is `off` never appears, one that is `on` "
+        "always does, in every layer, and a neutral steering leaves the output bit-identical.",
+        "",
+        f"transformers {transformers.__version__}: {len(traced)} of {len(ran)} models that run are traced; "
+        f"{len(results) - len(ran)} cannot be run alone.",
+        "",
+        "| family | traced | steered | routers | experts | per token | scoring | notes |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(result) for result in results),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(result: Result) -> str:
+    if result.not_run:
+        return f"| {result.family} | – | – | – | – | – | – | not run: {result.not_run} |"
+    specs, fixed = result.routers, result.unsteerable
+    steered = "yes" if not fixed else "no" if len(fixed) == len(specs) else "in part"
+    notes = [*dict.fromkeys(spec.note for spec in specs if spec.note), *result.failures]
+    streams = ", ".join(dict.fromkeys(spec.stream for spec in specs))
+    cells = [
+        result.family, "no" if result.failures else "yes", steered, streams, _values(s.num_experts for s in specs),
+        _values(s.top_k for s in specs), _values(s.scoring for s in specs), " ".join(notes),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _values(values: Any) -> str:
+    return ", ".join(str(value) for value in dict.fromkeys(values))
+
+
+def documented() -> set[str]:
+    """The families that docs/architectures.md names."""
+    rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return {row.split("|")[1].strip() for row in rows[1:]}
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(table([examine(family) for family in zoo.discover()]), encoding="utf-8")

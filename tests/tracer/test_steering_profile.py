@@ -1,0 +1,112 @@
+"""Profiles: JSON in and out, forgiving in names, strict in values."""
+
+import json
+
+import pytest
+
+from moescope.tracer import Steering
+from moescope.tracer.errors import SteeringError
+from moescope.tracer.steering_rules import KINDS
+
+EVERY = [
+    {"rule": "off", "layers": [3], "experts": [7]},
+    {"rule": "zero", "experts": [1], "renormalise": True},
+    {"rule": "on", "experts": [2], "margin": 3.5, "span": "prompt"},
+    {"rule": "low", "experts": [2, 4], "stream": "encoder"},
+    {"rule": "bias", "experts": [0], "lambda": 0.5, "span": {"from": 3, "to": 9}},
+    {"rule": "bias", "experts": [0], "absolute": -2.0},
+    {"rule": "keep_only", "experts": [0, 1, 2]},
+    {"rule": "scale", "experts": "all", "beta": 0.5},
+    {"rule": "top_k", "m": 2, "renormalize": False},
+    {"rule": "top_p", "q": 0.9},
+    {"rule": "prune_ratio", "mu": {"0": 0.3, "1": 0.4}},
+    {"rule": "null_experts", "m": 4, "c": -1.5, "k": 6},
+    {"rule": "temperature", "τ": 2.0},
+    {"rule": "vector", "delta": {"2": [0.1, -0.1]}},
+]
+
+
+def test_every_rule_survives_json():
+    steering = Steering(EVERY, name="all", model="some/model")
+    assert {rule["rule"] for rule in EVERY} == set(KINDS)
+    assert Steering.from_json(json.dumps(steering.to_json())) == steering
+    assert Steering.from_json(steering.to_json()) == steering
+    assert Steering(steering.to_json()["rules"]).rules == steering.rules
+
+
+def test_the_canonical_form():
+    steering = Steering([{"rule": "bias", "layer": 2, "expert": 5, "λ": 0.5}], name="n")
+    assert steering.to_json() == {
+        "version": 1,
+        "name": "n",
+        "model": "",
+        "rules": [{"rule": "bias", "layers": [2], "experts": [5], "amount": 0.5, "absolute": False}],
+    }
+
+
+def test_experts_by_layer_become_one_rule_a_layer():
+    steering = Steering([{"rule": "off", "experts": {"3": [7], "5": [1, 2]}}])
+    assert [(rule.layers, rule.experts) for rule in steering.rules] == [((3,), (7,)), ((5,), (1, 2))]
+
+
+def test_a_profile_is_saved_and_read(tmp_path):
+    path = tmp_path / "profile.json"
+    steering = Steering(EVERY, name="Überraschung")
+    steering.save(path)
+    assert Steering.from_json(path) == steering
+    assert Steering.from_json(str(path)) == steering
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"rule": "of", "experts": [1]}, "there is no rule 'of'; there are off, zero"),
+        ({"experts": [1]}, "there is no rule None"),
+        ({"rule": "off"}, "off needs experts"),
+        ({"rule": "off", "experts": [1], "amount": 2}, "off has no field 'amount'"),
+        ({"rule": "off", "experts": "1,2"}, "experts must be a list of numbers or all"),
+        ({"rule": "off", "experts": [-1]}, "experts must be a whole number from 0"),
+        ({"rule": "off", "experts": [1.5]}, "experts must be a whole number from 0"),
+        ({"rule": "off", "experts": [1], "layers": True}, "layers must be"),
+        ({"rule": "bias", "experts": [1]}, "bias needs an amount"),
+        ({"rule": "bias", "experts": [1], "amount": float("nan")}, "bias needs an amount"),
+        ({"rule": "scale", "experts": [1], "amount": "2"}, "scale needs an amount"),
+        ({"rule": "bias", "experts": [1], "amount": 1, "lambda": 2}, "bias gives amount twice"),
+        ({"rule": "temperature", "tau": 0}, "a number above 0"),
+        ({"rule": "top_k", "m": 1.5}, "a whole number from 1"),
+        ({"rule": "top_k", "m": 1, "experts": [2]}, "top_k acts on all experts"),
+        ({"rule": "top_k", "m": 1, "renormalise": "no"}, "renormalise must be true or false"),
+        ({"rule": "null_experts", "m": 2}, "top_k must be a whole number"),
+        ({"rule": "vector", "vector": [1, "a"]}, "vector must be a list of finite numbers"),
+        ({"rule": "off", "experts": [1], "span": "later"}, "span must be"),
+        ({"rule": "off", "experts": {"1": [2]}, "layers": [3]}, "either layers, or experts by layer"),
+        ("off", "a rule is an object"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_named_by_its_number(rule, message):
+    with pytest.raises(SteeringError, match=r"rule 2: .*" + message):
+        Steering([EVERY[0], rule])
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["{", "[1", "/nowhere/profile.json", {"rules": "off"}, {"name": "x"}, 3, {"version": 2, "rules": []}],
+)
+def test_what_is_no_profile_is_refused_in_one_line(data):
+    with pytest.raises(SteeringError) as error:
+        Steering.from_json(data)
+    assert "\n" not in str(error.value)
+
+
+def test_sums_keep_order_and_names():
+    a, b = Steering([EVERY[0]], name="a", model="m"), Steering([EVERY[1]], name="b")
+    assert [rule.rule for rule in (a + b).rules] == ["off", "zero"]
+    assert ((a + b).name, (a + b).model) == ("a + b", "m")
+    assert not Steering()
+    assert a
+
+
+def test_medians_fill_in_ratios():
+    steering = Steering([{"rule": "prune_ratio"}, EVERY[0]]).with_ratios({0: 0.25})
+    assert steering.rules[0].amount_in(0) == 0.25
+    assert steering.rules[1] == Steering([EVERY[0]]).rules[0]
