@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import as_real, check_size
-from .bootstrap import percentile_bounds, resample_counts
+from .bootstrap import resample
+from .percentiles import percentile_bounds
 
 FEWEST_PAIRS = 3
 
@@ -66,11 +67,11 @@ def correlation(
         raise ValueError(f"x and y must be vectors of one length, got {x_N.shape} and {y_N.shape}")
     if len(x_N) < FEWEST_PAIRS:
         raise ValueError(f"a correlation needs at least {FEWEST_PAIRS} pairs, got {len(x_N)}")
-    counts_BN = resample_counts(len(x_N), check_size(resamples, "resamples"), seed)
     once_1N = np.ones((1, len(x_N)))
     point = float(np.nan_to_num(_weighted_r(x_N, y_N, once_1N, method)[0]))
-    r_B = _weighted_r(x_N, y_N, counts_BN, method)
-    low, high = percentile_bounds(r_B[:, None], level)[:, 0]
+    draws = resample(len(x_N), check_size(resamples, "resamples"), seed)
+    r_B = np.concatenate([_weighted_r(x_N, y_N, counts_BN, method) for counts_BN in draws])
+    low, high = percentile_bounds(r_B[:, None], level, len(x_N))[:, 0]
     return Correlation(point, float(low), float(high), len(x_N), float(np.isnan(r_B).mean()), method, level)
 
 

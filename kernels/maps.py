@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import as_amounts, divide
-from .bootstrap import Interval, percentile_bounds, resample_counts
+from .bootstrap import Interval, resample
+from .percentiles import percentile_bounds
 
 Measure = Literal["rate", "weight_rate", "count", "weight"]
 
@@ -97,18 +98,16 @@ def risk_difference_interval(
     if np.shape(selected_b)[1:] != shape:
         raise ValueError(f"selected_a is for experts {shape}, selected_b for {np.shape(selected_b)[1:]}")
     point = risk_difference(a_PM.sum(0), a_P.sum(), b_PM.sum(0), b_P.sum())
-    counts_a, counts_b = (
-        resample_counts(len(a_P), resamples, seed),
-        resample_counts(len(b_P), resamples, seed + 1),
-    )
-    shares_a = divide(counts_a @ a_PM, (counts_a @ a_P)[:, None])
-    shares_b = divide(counts_b @ b_PM, (counts_b @ b_P)[:, None])
-    low, high = percentile_bounds(shares_a - shares_b, level)
-    units = min(len(a_P), len(b_P))
-    if units < 2:
-        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
-    units_M = np.full(low.shape, units)
+    shares_a = _resampled_shares(a_PM, a_P, resamples, seed)
+    shares_b = _resampled_shares(b_PM, b_P, resamples, seed + 1)
+    units_M = np.full(a_PM.shape[1], min(len(a_P), len(b_P)))
+    low, high = percentile_bounds(shares_a - shares_b, level, units_M)
     return Interval(*(array.reshape(shape)[()] for array in (point, low, high, units_M)), level=level)
+
+
+def _resampled_shares(chosen_PM: np.ndarray, tokens_P: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    draws = resample(len(tokens_P), resamples, seed)
+    return np.concatenate([divide(counts @ chosen_PM, (counts @ tokens_P)[:, None]) for counts in draws])
 
 
 def _share(selected: ArrayLike, tokens: ArrayLike, side: str) -> np.ndarray:

@@ -7,18 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moescope.kernels.alignment import bootstrap_interval, correlation
-from moescope.kernels.bootstrap import percentile_bounds, resample_counts
+from moescope.kernels.bootstrap import resample
+from moescope.kernels.percentiles import percentile_bounds, student_quantile, tail_share
 
 quick = settings(deadline=None, max_examples=40)
 
 
-def test_every_resample_draws_as_many_units_with_the_right_spread():
+def resample_counts(units, resamples, seed):
+    return np.concatenate(list(resample(units, resamples, seed)))
+
+
+def test_every_resample_draws_as_many_units_with_the_right_spread(monkeypatch):
     counts = resample_counts(30, 4000, seed=1)
     assert (counts.sum(1) == 30).all()
     assert counts.mean() == pytest.approx(1)
     assert counts.var() == pytest.approx(1 - 1 / 30, rel=0.03)
     assert (counts == resample_counts(30, 4000, seed=1)).all()
     assert (counts != resample_counts(30, 4000, seed=2)).any()
+    monkeypatch.setattr("moescope.kernels.bootstrap._COUNT_CELLS", 1000)
+    assert (counts == resample_counts(30, 4000, seed=1)).all()
 
 
 def test_the_mean_of_many_columns_equals_resampling_in_a_loop():
@@ -27,8 +34,8 @@ def test_the_mean_of_many_columns_equals_resampling_in_a_loop():
     counts = resample_counts(12, 500, seed=4).astype(int)
     means = np.stack([values[np.repeat(np.arange(12), row)].mean(0) for row in counts])
     np.testing.assert_allclose(interval.point, values.mean(0))
-    np.testing.assert_allclose(interval.low, np.quantile(means, 0.025, axis=0))
-    np.testing.assert_allclose(interval.high, np.quantile(means, 0.975, axis=0))
+    np.testing.assert_allclose(interval.low, np.quantile(means, tail_share(0.95, 12), axis=0))
+    np.testing.assert_allclose(interval.high, np.quantile(means, 1 - tail_share(0.95, 12), axis=0))
     assert interval.units.tolist() == [[12] * 3] * 2
 
 
@@ -69,6 +76,9 @@ def test_one_unit_says_nothing_about_spread():
     alone = bootstrap_interval([[1.0, 2.0], [3.0, np.nan]], weights=[[1, 1], [1, 0]])
     assert np.isnan(alone.low).tolist() == [False, True]
     assert np.isnan(bootstrap_interval([2.0], lambda u: 2.0).low)
+    nobody = bootstrap_interval([1.0, 2.0], weights=[0, 0])
+    assert np.isnan([nobody.point, nobody.low]).all()
+    assert nobody.units == 0
 
 
 def test_columns_in_turn_give_what_all_at_once_give(monkeypatch):
@@ -80,13 +90,22 @@ def test_columns_in_turn_give_what_all_at_once_give(monkeypatch):
     np.testing.assert_allclose(whole.high, pieces.high, rtol=1e-12)
 
 
-@pytest.mark.parametrize("units", [15, 60])
+@pytest.mark.parametrize("units", [10, 60])
 def test_about_95_percent_of_intervals_hold_the_truth(units):
     """Columns are independent repetitions; a skewed distribution of divergences with a known mean."""
-    values = np.random.default_rng(units).beta(2, 6, size=(units, 1500))
-    interval = bootstrap_interval(values, resamples=600)
+    values = np.random.default_rng(units).beta(2, 6, size=(units, 2000))
+    interval = bootstrap_interval(values, resamples=1000)
     coverage = np.mean((interval.low <= 0.25) & (interval.high >= 0.25))
-    assert 0.90 < coverage < 0.965
+    assert coverage == pytest.approx(0.95, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.30265), (4, 2.77645), (5, 2.57058), (30, 2.04227), (1000, 1.96234), (5000, 1.96044)],
+)
+def test_student_quantiles_equal_the_printed_tables(freedom, quantile):
+    assert student_quantile(0.975, freedom) == pytest.approx(quantile, rel=3e-6)
+    assert tail_share(0.95, 10**6) == pytest.approx(0.025, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +132,10 @@ def test_wrong_input_is_refused(call, says):
 
 
 def test_undefined_resamples_are_left_out():
-    bounds = percentile_bounds(np.array([[np.nan, np.nan], [1.0, np.nan], [3.0, np.nan]]), 0.5)
-    assert bounds[:, 0].tolist() == [1.5, 2.5]
-    assert np.isnan(bounds[:, 1]).all()
+    statistics = np.array([[np.nan, np.nan, 1.0], [1.0, np.nan, 3.0], [3.0, np.nan, 5.0]])
+    bounds = percentile_bounds(statistics, 0.5, np.array([10**6, 10**6, 1]))
+    assert bounds[:, 0].tolist() == pytest.approx([1.5, 2.5], abs=1e-4)
+    assert np.isnan(bounds[:, 1:]).all()
 
 
 def mid_ranks(x):
@@ -140,7 +160,8 @@ def test_correlation_equals_a_loop_over_resamples(points, ranked):
     assert result.r == pytest.approx(np.nan_to_num(r_of(x, y)), abs=1e-9)
     assert result.undefined == pytest.approx(np.isnan(values).mean())
     if not np.isnan(values).all():
-        expected = np.nanquantile(values, [0.025, 0.975])
+        tail = tail_share(0.95, len(x))
+        expected = np.nanquantile(values, [tail, 1 - tail])
         assert (result.low, result.high) == pytest.approx(tuple(expected), abs=1e-7)
 
 

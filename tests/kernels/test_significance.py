@@ -94,7 +94,7 @@ def test_risk_difference_interval_resamples_prompts_not_tokens():
     never = np.zeros((30, 200))
     interval = risk_difference_interval(always * 100, tokens, never, np.full(30, 50), resamples=500)
     np.testing.assert_allclose(interval.point, always.mean(0))
-    assert np.mean(interval.high - interval.low) == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(40), rel=0.1)
+    assert np.mean(interval.high - interval.low) == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(40), rel=0.12)
     covered = (interval.low <= 0.5) & (interval.high >= 0.5)
     assert 0.88 < covered.mean() < 0.99
     single = risk_difference_interval([3], [10], [1], [10])
