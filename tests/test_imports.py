@@ -1,0 +1,75 @@
+"""Imports go one way, app → tracer → store → kernels, and light things stay light to import."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = ("kernels", "store", "tracer", "app")
+SCRIPTS = {"app/main.py"}
+"""Streamlit runs it as a script, which has no package to import relatively from."""
+MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of a module, also inside functions: its line, and the absolute name of what it imports."""
+    package = ["moescope", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield node.lineno, ".".join([*base, *([node.module] if node.module else [])])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_upwards(path):
+    own = path.relative_to(ROOT).parts[0]
+    allowed = ORDER[: ORDER.index(own) + 1]
+    for line, name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "moescope" and len(parts) > 1:
+            assert parts[1] in allowed, f"{path.relative_to(ROOT)}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_import_each_other_relatively(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    absolute = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    names = {(node.module or "").split(".")[0] for node in absolute}
+    if str(path.relative_to(ROOT)) in SCRIPTS:
+        names.discard("moescope")
+    assert not names & {"moescope", *ORDER}, f"{path.relative_to(ROOT)} imports {sorted(names)} absolutely"
+
+
+def test_every_module_of_kernels_and_store_draws_nothing_and_runs_no_model():
+    heavy = {"streamlit", "altair", "plotly", "transformers"}
+    for path in MODULES:
+        package = path.relative_to(ROOT).parts[0]
+        names = {name.split(".")[0] for _, name in imported(path)}
+        if package in ("kernels", "store"):
+            assert not names & heavy, f"{path.relative_to(ROOT)} imports {sorted(names & heavy)}"
+        if package == "tracer":
+            drawing = names & {"streamlit", "altair", "plotly"}
+            assert not drawing, f"{path.relative_to(ROOT)} imports {sorted(drawing)}"
+
+
+def test_neither_kernels_nor_the_root_is_a_package():
+    """With a PyPI package called `kernels` installed, ours would be found first from the root, and
+    `import transformers` would fail."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not (ROOT / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["moescope.store", "moescope.tracer", "moescope.tracer.prompts", "moescope.app.cli"]
+)
+def test_looking_at_a_trace_loads_no_model_library(name):
+    heavy = ("torch", "transformers", "streamlit")
+    program = f"import sys, {name}; print(*[m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
