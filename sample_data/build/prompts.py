@@ -50,7 +50,7 @@ def declaration_pages(work: Path, language: str) -> str:
 
 def toy_declaration(language: str) -> str:
     word = {"en": "shall", "ru": "право", "ja": "権利"}[language]
-    body = (f"<p>{' '.join([word] * (number % 9 + 3))}</p>" for number in range(30))
+    body = (f"<p>{' '.join([word] * (number % 9 + 3))} {number}</p>" for number in range(30))
     return "".join(f'<article data-number="{n}"><h2>x</h2>{p}</article>' for n, p in enumerate(body, 1))
 
 

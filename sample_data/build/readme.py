@@ -48,8 +48,10 @@ def divergence(result: dict) -> str:
 def removal(result: dict) -> str:
     extra = {**result["removal"]["extra"], "random": result["removal"]["random"]}
     names = list(result["removal"]["random"])
-    rows = [[off, *(f"**{cost[who]:+.2f}**" if who == off else f"{cost[who]:+.2f}" for who in names)]
-            for off, cost in extra.items()]  # fmt: skip
+    rows = []
+    for off, cost in extra.items():
+        cells = {who: f"{round(cost[who], 2) + 0.0:+.2f}" for who in names}
+        rows.append([off, *(f"**{cell}**" if who == off else cell for who, cell in cells.items())])
     return table(["experts off", *names], rows)
 
 

@@ -6,7 +6,7 @@ The same as `moescope trace model udhr.csv --out trace --dtype float32`, run in 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -18,21 +18,23 @@ from moescope.tracer import PromptSet, load_model, trace_prompts
 
 def record(folder: Path, out: str) -> None:
     """Traces folder/udhr.csv with folder/model into folder/out; paths in the trace stay relative."""
-    os.chdir(folder)
-    shutil.rmtree(out, ignore_errors=True)
-    prompts = PromptSet.from_file("udhr.csv")
-    loaded = load_model("model", device="cpu", dtype="float32")
-    with tqdm(total=len(prompts), unit="prompt") as bar:
-        summary = trace_prompts(
-            loaded.model,
-            loaded.tokenizer,
-            prompts,
-            out,
-            card=loaded.card | {"name": "sample_data/model"},
-            progress=lambda now: bar.update(now.prompts - bar.n) and None,
+    with contextlib.chdir(folder):
+        shutil.rmtree(out, ignore_errors=True)
+        prompts = PromptSet.from_file("udhr.csv")
+        loaded = load_model("model", device="cpu", dtype="float32")
+        with tqdm(total=len(prompts), unit="prompt") as bar:
+            summary = trace_prompts(
+                loaded.model,
+                loaded.tokenizer,
+                prompts,
+                out,
+                card=loaded.card | {"name": "sample_data/model"},
+                progress=lambda now: bar.update(now.prompts - bar.n) and None,
+            )
+        size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
+        print(
+            f"{summary.prompts} prompts, {summary.tokens} tokens, {summary.events} events, {size / 1e6:.1f} MB"
         )
-    size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
-    print(f"{summary.prompts} prompts, {summary.tokens} tokens, {summary.events} events, {size / 1e6:.1f} MB")
 
 
 def main() -> None:

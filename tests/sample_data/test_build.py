@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from moescope.store import open_trace
+
 BUILD = Path(__file__).parents[2] / "sample_data" / "build"
 MODULES = ("recipe", "corpus", "tokenizer", "fast_experts", "muon", "train", "scoring", "measures",
-           "evaluate", "prompts", "readme")  # fmt: skip
+           "evaluate", "prompts", "readme", "record_trace")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +279,15 @@ def test_prompt_sets_are_well_formed(made):
         assert not set(table["text"]) & set(seen["text"])
     contrast = pd.read_csv(made / "contrast.csv")
     assert len({len(part) for _, part in contrast.groupby(["language", "group"])}) == 1
+
+
+def test_the_recorded_trace_holds_every_prompt(build, made):
+    build.record_trace.record(made, "trace")
+    trace = open_trace(made / "trace")
+    prompts = pd.read_csv(made / "udhr.csv")
+    assert sorted(trace.prompts().column("prompt_id").to_pylist()) == sorted(prompts["id"])
+    assert trace.num_events == 2 * trace.num_tokens
+    assert str(made) not in (made / "trace" / "trace.json").read_text()
 
 
 def test_pairs_are_of_similar_length_and_used_once(build):
