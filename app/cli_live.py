@@ -115,9 +115,9 @@ def doctor_command(model: str, as_json: bool, **options: Any) -> None:
       moescope doctor sample_data/model
     """
     loaded = load(model, options)
-    from ..tracer.selfcheck import doctor
+    from ..tracer.diagnose import diagnose
 
-    report = doctor(loaded.model, loaded.tokenizer)
+    report = diagnose(loaded.model, loaded.tokenizer)
     if as_json:
         click.echo(json.dumps(report.to_json(), ensure_ascii=False))
     else:

@@ -41,8 +41,12 @@ def load(model: str, options: dict[str, Any]) -> Any:
     given = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code", "gguf_file")}
     if used is not None and experts is None:
         raise click.UsageError("--experts-used needs --experts")
+    from transformers.utils import logging as transformers_logging
+
     from ..tracer import load_model
 
+    # Its bars would stand between the user and the one line that says what went wrong.
+    transformers_logging.disable_progress_bar()
     loaded = load_model(model, **given)
     if experts is not None:
         from ..tracer import emergent_moe
