@@ -30,6 +30,8 @@ class Theme:
     primary: str
     steered: str
     """Everything that a steering touched."""
+    selected: str
+    """The outline of a chosen cell."""
     missing: str
     """Cells whose value is unknown."""
     mark: str
@@ -51,6 +53,7 @@ LIGHT = Theme(
     line="#dfe1da",
     primary="#1c6a86",
     steered="#a8258f",
+    selected="#d1600a",
     missing="#e9e6dd",
     mark="#7c94a3",
     sequential=("#fcfcfa", "#d3e3e8", "#8fbccb", "#4a8ba6", "#1f5876", "#0a2338"),
@@ -67,6 +70,7 @@ DARK = Theme(
     line="#30383f",
     primary="#6cb6d0",
     steered="#ef7fd8",
+    selected="#ffab52",
     missing="#262a2d",
     mark="#6f8796",
     sequential=("#14181c", "#1d3a4a", "#2a6480", "#559bb8", "#a4d2e1", "#f4fbfd"),

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import streamlit as st
 
-from ...store.export import export_trace
 from ...store.sql import ROWS, SECONDS, TRUNCATED, view_columns
 from .. import show, sources, states, words
 from ..frame import Frame
@@ -129,6 +128,8 @@ def export_name(name: str, form: str) -> str:
 
 def export_bytes(frame: Frame, form: str) -> bytes:
     """The exported trace as one file."""
+    from ...store.export import export_trace
+
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / ("trace.duckdb" if form == "duckdb" else "trace")
         export_trace(frame.trace, form, out)
