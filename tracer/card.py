@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 SAMPLES = 64
 """Values of each weight tensor that enter the fingerprint."""
 
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation_autoset")
+_VOLATILE = (
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "_attn_implementation_autoset",
+)
 
 
 def model_card(model: nn.Module, *, name: str | None = None) -> dict[str, Any]:

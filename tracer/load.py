@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def _resolve(name: str, gguf_file: str | None) -> tuple[str, str | None]:
         return str(path.parent), path.name
     if path.is_file():
         raise ModelError(f"{name}: is a file; give the model's folder, or a *.gguf file")
-    if path.is_dir():
+    if name.strip() and path.is_dir():
         _check_folder(path, gguf_file)
         return str(path), gguf_file
     if (
@@ -187,9 +188,14 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{source}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # what transformers makes of a folder without its files
+        raise ModelError(f"{source}: its tokenizer cannot be loaded: the folder holds no vocabulary")
+    return tokenizer
 
 
 def _hub_answers() -> bool:
@@ -210,21 +216,29 @@ def _hub_answers() -> bool:
 
 @contextmanager
 def _one_line(name: str) -> Iterator[None]:
-    """Turns what transformers and the hub raise into one line, and keeps their retries off the screen."""
+    """Turns what transformers and the hub raise into one line; keeps their retries, and their progress bars where
+    nobody watches, off the screen."""
+    from transformers.utils import logging as bars
+
     loggers = [logging.getLogger(package) for package in ("huggingface_hub", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    quiet = bars.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if quiet:
+        bars.disable_progress_bar()
     try:
         yield
     except ModelError:
         raise
     except MemoryError:
         raise ModelError(f"{name}: does not fit into memory") from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise ModelError(_reason(name, error)) from error
     finally:
+        if quiet:
+            bars.enable_progress_bar()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
