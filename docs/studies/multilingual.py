@@ -23,10 +23,10 @@ MIDDLE = "2:5"
 
 
 def save(chart, name: str, title: str, say: str, source: str) -> None:
-    """A PNG beside this file."""
-    data = export.to_png(export.specification(chart, title=title, say=say, source=source))
-    (HERE / f"{name}.png").write_bytes(data)
-    print(f"→ {name}.png\n  {say}\n")
+    """A picture beside this file."""
+    data = export.to_svg(export.specification(chart, title=title, say=say, source=source))
+    (HERE / f"{name}.svg").write_bytes(data)
+    print(f"→ {name}.svg\n  {say}\n")
 
 
 def by_language(table: pa.Table, value: str) -> dict[str, list[float]]:
