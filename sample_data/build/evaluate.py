@@ -27,7 +27,8 @@ from measures import (
 )
 from recipe import SAMPLE_DATA, Recipe, arguments, recipe_of
 from scoring import score, switched_off
-from train import new_model, token_stream
+from stream import token_stream
+from train import new_model
 from transformers import AutoModelForCausalLM
 
 RANDOM_DRAWS = 5

@@ -14,6 +14,7 @@ from recipe import SAMPLE_DATA
 from tqdm import tqdm
 
 from moescope.tracer import PromptSet, load_model, trace_prompts
+from moescope.tracer.run import Progress
 
 
 def record(folder: Path, out: str) -> None:
@@ -23,13 +24,17 @@ def record(folder: Path, out: str) -> None:
         prompts = PromptSet.from_file("udhr.csv")
         loaded = load_model("model", device="cpu", dtype="float32")
         with tqdm(total=len(prompts), unit="prompt") as bar:
+
+            def show(now: Progress) -> None:
+                bar.update(now.prompts - bar.n)
+
             summary = trace_prompts(
                 loaded.model,
                 loaded.tokenizer,
                 prompts,
                 out,
                 card=loaded.card | {"name": "sample_data/model"},
-                progress=lambda now: bar.update(now.prompts - bar.n) and None,
+                progress=show,
             )
         size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
         print(
