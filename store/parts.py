@@ -24,10 +24,10 @@ from .layout import (
     prompt_chunks,
 )
 from .manifest import FileEntry, PartEntry
-from .rollups import PHASES, TokenClasses, router_rollup, token_key
-from .schema import PROMPTS, TOKENS, Part, RouterEvents, RouterSpec, RouterSums
+from .rollups import PHASES, TokenClasses, counts_rollup, router_rollup, token_key
+from .schema import PROMPTS, TOKENS, Part, RouterCounts, RouterEvents, RouterSpec, RouterSums
 
-PerRouter = TypeVar("PerRouter", RouterEvents, RouterSums)
+PerRouter = TypeVar("PerRouter", RouterEvents, RouterSums, RouterCounts)
 
 
 class PartBuilder:
@@ -62,6 +62,11 @@ class PartBuilder:
             self._add_events(events, number, router, flat, first_prompt)
             rollup = router_rollup(spec, router, flat, classes, sums_of.get(number))
             nan_tokens += sum(rollup["nan_tokens"].to_pylist())
+            _add_keyed(rollups, number, rollup, first_prompt)
+        for number, counts in self._by_router(part.counts).items():
+            if number in events_of:
+                raise BadPart(f"layer {counts.layer} ({counts.stream}): both events and counts")
+            rollup = counts_rollup(self.routers[number], counts, prompts.num_rows)
             _add_keyed(rollups, number, rollup, first_prompt)
         files = {
             "prompts": _whole(PROMPTS_FILE, prompts, np.arange(prompts.num_rows), first_prompt),

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..kernels.counting import count_experts
 from .errors import BadPart
 from .layout import DENSE_EXPERTS, ROLLUPS_FILE
-from .schema import RouterEvents, RouterSpec, RouterSums
+from .schema import RouterCounts, RouterEvents, RouterSpec, RouterSums
 
 PHASES = ("prefill", "decode")
 
@@ -84,6 +84,23 @@ def router_rollup(
     key_R4 = tokens.classes_C4[rows]
     lists |= _merged_sums(spec, sums, key_R4)
     return _table(spec, key_R4, per_class[rows], lists)
+
+
+def counts_rollup(spec: RouterSpec, counts: RouterCounts, prompts: int) -> pa.Table:
+    """The rollup rows of a router of which only counts are known.
+
+    Raises:
+        BadPart: shapes that differ, or prompts that are not there.
+    """
+    rows = len(counts.prompt)
+    where = f"layer {spec.layer} ({spec.stream})"
+    if counts.count.shape != (rows, spec.num_experts) or len(counts.tokens) != rows:
+        raise BadPart(f"{where}: counts have shape {counts.count.shape}")
+    if rows and (counts.prompt[0] < 0 or counts.prompt[-1] >= prompts or (np.diff(counts.prompt) <= 0).any()):
+        raise BadPart(f"{where}: counts are not sorted by prompt, or name one that is not there")
+    key_R4 = np.zeros((rows, 4), np.int64)
+    key_R4[:, 0] = counts.prompt
+    return _table(spec, key_R4, counts.tokens, {"count": _lists(counts.count.astype(np.uint32))})
 
 
 def _clean(weights_S: np.ndarray) -> np.ndarray:

@@ -107,6 +107,20 @@ class RouterSums:
 
 
 @dataclass(kw_only=True)
+class RouterCounts:
+    """Counts of a router of which no single events are known (an engine's statistics)."""
+
+    layer: int
+    stream: str
+    prompt: np.ndarray
+    """(R,) int32, rising: row number of the prompt in the part's `prompts` table."""
+    tokens: np.ndarray
+    """(R,) int64: tokens that passed the router."""
+    count: np.ndarray
+    """(R, E): tokens that chose each expert."""
+
+
+@dataclass(kw_only=True)
 class Part:
     """Whole prompts with everything that was recorded of them: the unit that is committed."""
 
@@ -117,6 +131,8 @@ class Part:
     events: list[RouterEvents]
     sums: list[RouterSums] = field(default_factory=list)
     """Empty where the probabilities are unknown (imports)."""
+    counts: list[RouterCounts] = field(default_factory=list)
+    """For routers without events."""
 
 
 PROMPTS = pa.schema(
