@@ -1,0 +1,179 @@
+"""Every page in every state, run without a browser: what stands on it, and that no traceback ever does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+import moescope.app
+from moescope.app.shell import PAGES
+
+MAIN = Path(moescope.app.__file__).parent / "main.py"
+RUN_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _fresh_caches():
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def start(library: Path, monkeypatch: pytest.MonkeyPatch, page: str = "library", **params: str) -> AppTest:
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    app.session_state["travel"] = (page, params)
+    return app.run()
+
+
+def shown(app: AppTest) -> str:
+    """All text on the page."""
+    html = [element.proto.body for element in app.get("html")]
+    code = [element.value for element in app.code]
+    return "\n".join([*html, *code, *(m.value for m in app.markdown), *(t.value for t in app.title)])
+
+
+def well(app: AppTest) -> str:
+    """The page's text, after making sure that nothing failed."""
+    assert not app.exception, app.exception
+    text = shown(app)
+    assert "could not be drawn" not in text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize("page", [screen.name for screen in PAGES])
+def test_every_page_stands_on_a_trace(page: str, hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, page, trace="hand")
+    well(app)
+    assert app.title[0].value == next(screen.title for screen in PAGES if screen.name == page)
+
+
+@pytest.mark.parametrize("page", [screen.name for screen in PAGES])
+def test_every_page_says_what_would_be_here_when_there_is_nothing(page: str, tmp_path, monkeypatch):
+    monkeypatch.setattr("moescope.store.library.sample_dir", lambda: tmp_path / "no sample")
+    text = well(start(tmp_path / "empty", monkeypatch, page))
+    assert "No traces yet" in text or "no trace to show" in text
+
+
+def test_the_heatmap_tells_the_largest_share_against_chance(hand_library, monkeypatch):
+    text = well(start(hand_library, monkeypatch, "heatmap", trace="hand"))
+    assert "of all tokens to expert" in text
+    assert "even routing would give 25\u202f%" in text
+
+
+def test_a_filter_of_the_bar_reaches_the_picture(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.multiselect(key="language").set_value(["ja"]).run()
+    assert "of Japanese tokens to expert" in well(app)
+    app.selectbox(key="tokens").set_value("generated").run()
+    assert "No tokens" in well(app)
+
+
+def test_a_cell_in_the_url_opens_the_expert(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.query_params["cell"] = "decoder.2.5"
+    app.run()
+    text = well(app)
+    assert "Layer 2, expert 5 takes" in text
+    assert '<p class="ms-context"' in text
+    app.button(key="close-drawer").click().run()
+    assert "Layer 2, expert 5 takes" not in well(app)
+
+
+def test_a_cell_that_is_not_there_is_said_so(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.query_params["cell"] = "decoder.2.500"
+    app.run()
+    assert "No such expert" in well(app)
+
+
+def test_a_difference_names_both_sides(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.query_params.clear()
+    app.session_state["show"] = "difference"
+    app.run()
+    assert "Share of tokens, Arabic minus all other languages." in well(app)
+
+
+def test_two_traces_are_compared(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.selectbox(key="vs").set_value("hand-steered").run()
+    app.session_state["show"] = "difference"
+    app.run()
+    assert "Share of tokens, hand minus hand-steered." in well(app)
+
+
+def test_side_by_side_by_a_tag(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    app.session_state["show"] = "side by side"
+    app.run()
+    assert "They differ most at layer" in well(app)
+
+
+def test_a_steered_trace_has_its_banner_everywhere(hand_library, monkeypatch):
+    text = well(start(hand_library, monkeypatch, "tokens", trace="hand-steered"))
+    assert "Steered trace. Profile “no &lt;i&gt;expert&lt;/i&gt; 3”" in text
+
+
+def test_an_unfinished_trace_is_marked(hand_library, monkeypatch):
+    assert "Unfinished trace." in well(start(hand_library, monkeypatch, "heatmap", trace="hand-unfinished"))
+
+
+def test_prompt_text_reaches_the_page_only_escaped(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    for expert in range(8):
+        app.query_params["cell"] = f"decoder.0.{expert}"
+        app.run()
+        text = well(app)
+        assert "<script" not in text
+        assert "<img" not in text
+        assert "<i>evil" not in text
+
+
+def test_a_damaged_part_leaves_the_rest_readable(hand_library, tmp_path, monkeypatch):
+    import shutil
+
+    library = tmp_path / "library"
+    shutil.copytree(hand_library / "hand", library / "damaged")
+    for part in (library / "damaged" / "rollups").glob("*.parquet"):
+        part.unlink()
+    text = well(start(library, monkeypatch, "heatmap", trace="damaged"))
+    assert "Damaged trace." in text
+
+
+def test_a_broken_trace_is_listed_and_does_no_harm(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch)
+    well(app)
+    table = app.dataframe[0].value
+    assert table.set_index("trace").loc["broken", "state"] == "cannot be opened"
+
+
+def test_the_query_page_answers_and_refuses(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, "data", trace="hand")
+    well(app)
+    app.text_area(key="sql").set_value("SELECT count(*) AS n FROM prompts")
+    next(button for button in app.button if button.label == "Run").click().run()
+    well(app)
+    assert app.dataframe[0].value["n"].tolist() == [11]
+    app.text_area(key="sql").set_value("SELECT * FROM read_csv('/etc/passwd')")
+    next(button for button in app.button if button.label == "Run").click().run()
+    assert not app.exception
+    assert "The query was not answered" in shown(app)
+
+
+def test_an_unexpected_failure_is_a_card_with_the_log_behind_a_fold(hand_library, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("<b>boom</b>")
+
+    monkeypatch.setattr("moescope.app.screens.heatmap.routing_map", broken)
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand")
+    assert not app.exception
+    text = "\n".join(element.proto.body for element in app.get("html"))
+    assert "Heatmap could not be drawn" in text
+    assert "RuntimeError: &lt;b&gt;boom&lt;/b&gt;" in text
+    assert "Traceback" not in text
+    assert [fold.label for fold in app.expander] == ["Log"]
