@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -70,10 +71,12 @@ def scoring_of(router: nn.Module, block: nn.Module) -> str:
     for name in ("score_fn", "scoring_function"):
         if isinstance(function := getattr(router, name, None), nn.Module):
             return type(function).__name__.lower().removesuffix("activation")
-    for source in (_source(type(router), "forward"), _source(type(block))):
-        if scoring := _scoring_in(source):
-            return scoring
-    return "unknown"
+    return _scoring_of_class(type(router), "forward") or _scoring_of_class(type(block), None) or "unknown"
+
+
+@cache
+def _scoring_of_class(cls: type, method: str | None) -> str | None:
+    return _scoring_in(_source(cls, method))
 
 
 def _scoring_in(source: str) -> str | None:
@@ -87,7 +90,7 @@ def _scoring_in(source: str) -> str | None:
     return None
 
 
-def _source(cls: type, method: str | None = None) -> str:
+def _source(cls: type, method: str | None) -> str:
     try:
         return inspect.getsource(getattr(cls, method) if method else cls)
     except (OSError, TypeError):
