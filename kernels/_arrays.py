@@ -96,8 +96,7 @@ def as_ids(ids: ArrayLike, name: str = "ids") -> np.ndarray:
 
 
 def as_slot_weights(weights: ArrayLike, ids_TK: np.ndarray) -> np.ndarray:
-    """Gate weights beside their ids, (T, k) in their own float type. NaN is left to whoever reads filled
-    slots."""
+    """Gate weights beside their ids, (T, k) in their own type; NaN in empty slots is nobody's business."""
     weights_TK = to_numpy(weights)
     if weights_TK.ndim == 1:
         weights_TK = weights_TK[:, None]
@@ -128,7 +127,7 @@ def check_size(num: int, name: str, least: int = 1) -> int:
 
 
 def check_range(chunk: np.ndarray, limit: int, name: str, offset: int = 0) -> bool:
-    """Refuse ids outside -1 .. limit - 1, and say whether any slot is empty.
+    """Refuse ids outside -1 .. limit - 1, and say whether any is -1.
 
     Args:
         chunk: ids, whose first row is row `offset` of the whole.
@@ -143,7 +142,7 @@ def check_range(chunk: np.ndarray, limit: int, name: str, offset: int = 0) -> bo
         index = np.unravel_index(int(np.argmax(wrong)), chunk.shape)
         where = ", ".join(str(int(i) + (offset if axis == 0 else 0)) for axis, i in enumerate(index))
         raise ValueError(
-            f"{name}[{where}] is {int(chunk[index])}: ids run from 0 to {limit - 1}, -1 is an empty slot"
+            f"{name}[{where}] is {int(chunk[index])}: it must lie in 0 .. {limit - 1}, or be -1 for none"
         )
     return low < 0
 

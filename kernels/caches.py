@@ -49,8 +49,8 @@ def segment_cache_hit_rate(ids: ArrayLike, num_experts: int, m: int, size: Array
         m: tokens it sees, the current one included.
         size: experts the cache holds, 1 .. E; a list of sizes gives an array.
     Returns:
-        Hits over accesses, 0 .. 1. On a miss with a full cache the expert with the fewest uses in the next m
-        - 1 tokens, plus one if this token still needs it, is evicted; of equals the least recently used.
+        Hits over accesses, 0 .. 1. A miss with a full cache evicts the expert with the fewest uses in the next
+        m - 1 tokens, plus one if this token still needs it; of equals the least recently used.
     Raises:
         ValueError: an id out of range or twice in one token, float ids, a size outside 1 .. E.
     Source:

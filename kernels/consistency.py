@@ -38,8 +38,7 @@ class RoutingPerformance(NamedTuple):
     srp: np.ndarray
     """0 .. 1; 0 for an expert that is never used."""
     threshold: np.ndarray
-    """The alpha that reaches it: keep an expert where a window uses it so often. The smallest of equals; 0:
-    none."""
+    """The alpha that reaches it: keep an expert where a window uses it so often. The smallest of equals."""
     size_ratio: np.ndarray
     """Kept token-expert slots over used ones: the cache that the rule would need, in units of k."""
 

@@ -56,7 +56,7 @@ def correlation(
         ValueError: fewer than 3 pairs (two points always correlate perfectly), a NaN, different lengths.
     Traps:
         Languages are few and related: the interval says how much r depends on which languages were taken, it
-        is not a test of causation, and below about 10 languages it is too narrow (docs/methods/alignment.md).
+        is not a test of causation. Measured coverage: docs/methods/alignment.md.
     """
     if method not in ("pearson", "spearman"):
         raise ValueError(f'method must be "pearson" or "spearman", got {method!r}')

@@ -52,7 +52,8 @@ def count_experts(
     Returns:
         (E,), or (G, E) with groups: int64 counts, or float64 sums of weights.
     Raises:
-        ValueError: an id or group out of range, shapes that differ, float ids, a NaN weight in a filled slot.
+        ValueError: an id or group out of range, shapes that differ, float ids, a NaN or
+            infinite weight in a filled slot.
     """
     ids_TK = as_ids(ids)
     num_experts = check_size(num_experts, "num_experts")
@@ -68,8 +69,7 @@ def count_experts(
 
 
 def _slots_at_once(groups_T: np.ndarray, cells: int) -> int:
-    """Groups in random order touch the whole table in every piece, so a piece should not be smaller than
-    it."""
+    """Groups in random order touch the whole table in every piece: no piece should be smaller than it."""
     if np.all(groups_T[1:] >= groups_T[:-1]):
         return CHUNK_SLOTS
     return max(CHUNK_SLOTS, min(cells, LARGEST_CHUNK))
@@ -97,14 +97,12 @@ def _add_rows(
     table = counts_GE[first : last + 1]
     flat = None if weights is None else weights.ravel()
     table += np.bincount(keys.ravel(), flat, minlength=table.size).reshape(table.shape)
-    if flat is not None and np.isnan(table).any():
-        _refuse_nan_weight(weights_TK, ids_TK, groups_T, rows)
+    if weights_TK is not None and not np.isfinite(table).all():
+        _refuse_weight(weights_TK, ids_TK, groups_T, rows)
 
 
-def _refuse_nan_weight(
-    weights_TK: np.ndarray | None, ids_TK: np.ndarray, groups_T: np.ndarray, rows: slice
-) -> None:
-    assert weights_TK is not None
-    missing = np.isnan(weights_TK[rows]) & (ids_TK[rows] >= 0) & (groups_T[rows] >= 0)[:, None]
-    row, slot = np.argwhere(missing)[0]
-    raise ValueError(f"weights[{rows.start + row}, {slot}] is NaN")
+def _refuse_weight(weights_TK: np.ndarray, ids_TK: np.ndarray, groups_T: np.ndarray, rows: slice) -> None:
+    counted = (ids_TK[rows] >= 0) & (groups_T[rows] >= 0)[:, None]
+    for row, slot in np.argwhere(~np.isfinite(weights_TK[rows]) & counted):
+        weight = weights_TK[rows][row, slot]
+        raise ValueError(f"weights[{rows.start + row}, {slot}] is {'NaN' if np.isnan(weight) else weight}")

@@ -43,8 +43,7 @@ def entropy(p: ArrayLike, axis: int = -1) -> np.ndarray:
     Returns:
         0 .. log E, shape (...).
     Raises:
-        ValueError: a value is negative or NaN, or a distribution does not sum to 1 (see
-            `routing_divergence`).
+        ValueError: as for `routing_divergence`.
     """
     return _by_rows(_entropy_rows, axis, p=p)
 
@@ -85,8 +84,10 @@ def routing_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1) -> np.ndarray
 
 
 def _by_rows(function: Callable[..., np.ndarray], axis: int, **inputs: ArrayLike) -> np.ndarray:
-    """Apply `function` of (rows, E) float64 blocks to distributions along `axis`, a cache-sized piece at a
-    time; broadcast inputs are never copied as a whole."""
+    """Apply `function` of (rows, E) float64 blocks to distributions along `axis`, a piece at a time.
+
+    Pieces fit a core's caches, and broadcast inputs are never copied as a whole.
+    """
     arrays = {name: np.moveaxis(_as_float(values, name), axis, -1) for name, values in inputs.items()}
     tolerances = {name: max(_SUM_TOLERANCE, _step(values)) for name, values in inputs.items()}
     num_experts = {array.shape[-1] for array in arrays.values()}

@@ -87,8 +87,7 @@ def _check_floor(ids_TK: np.ndarray) -> None:
 
 
 def _indicator(ids_TK: np.ndarray) -> np.ndarray:
-    """(T, distinct experts) float32 ones; ids are renumbered, so a handful of experts out of 2^31 stays
-    small."""
+    """(T, distinct experts) float32 ones; renumbered, so a handful of experts out of 2^31 stays small."""
     experts, column = np.unique(without_repeats(ids_TK), return_inverse=True)
     uses = np.zeros((len(ids_TK), len(experts)), np.float32)
     np.put_along_axis(uses, column.reshape(ids_TK.shape), 1.0, axis=1)

@@ -102,8 +102,10 @@ def _pairs_between_loop(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarra
 def _pairs_within_loop(
     counts_EE: np.ndarray, ids_TK: np.ndarray, seen_by_E: np.ndarray, own_K: np.ndarray
 ) -> None:
-    """Each pair once, above or below the diagonal. `seen_by_E`: the last token that used an expert; `own_K`:
-    room for the experts of one token."""
+    """Each pair once, above or below the diagonal.
+
+    `seen_by_E`: the last token that used an expert; `own_K`: room for the experts of one token.
+    """
     for t in range(ids_TK.shape[0]):
         own = 0
         for i in range(ids_TK.shape[1]):

@@ -77,8 +77,7 @@ class Exchange:
             yield self._coefficients([_random_choice(rng, rows, *block) for block in self.blocks])
 
     def bootstrap(self, rng: np.random.Generator, draws: int) -> np.ndarray:
-        """(draws, P) coefficients of resampled prompts: within each group, or whole blocks where there are
-        several."""
+        """(draws, P) coefficients of resampled prompts: within each group, or whole blocks if several."""
         c_P = self.observed()
         counts = np.zeros((draws, self.prompts))
         if len(self.blocks) == 1:

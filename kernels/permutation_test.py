@@ -15,7 +15,7 @@ _ROUNDING = 1e-9
 """Scores in units of their spread that differ by less are ties: far above the rounding of a dot product."""
 
 FEW_EXCEEDANCES = 10
-"""Refinement goes on for experts that so few relabellings matched (Besag & Clifford 1991)."""
+"""Refinement goes on for cells that fewer relabellings matched."""
 
 _MOST_DRAWS = 500_000
 
@@ -26,6 +26,7 @@ class PermutationTest:
 
     p_value: np.ndarray
     p_family: np.ndarray
+    """Single-step max-T (Westfall & Young 1993): scores are compared in units of their own spread."""
     smallest_p: float
     exact: bool
     relabellings: int
@@ -41,7 +42,7 @@ def permutation_test(
     rng: np.random.Generator,
     refine: bool = False,
 ) -> PermutationTest:
-    """How often a relabelling gives as large a |score| as the labels did.
+    """How often a relabelling gives as large a |score| as the labels did, in a cell and in any cell.
 
     Args:
         maps_PM: prompts x cells, float64.
@@ -51,8 +52,8 @@ def permutation_test(
         permutations: random relabellings; where there are no more distinct ones than that, all are
             enumerated.
         refine: go on drawing for the cells that fewer than 10 relabellings matched, until a single expert
-            could reach a Benjamini-Hochberg q of 0.05 (at most 500,000). Valid: a cell stops only by its own
-            count.
+            could reach a Benjamini-Hochberg q of 0.05 (at most 500,000). The p-values stay valid: a cell
+            stops only when its own count is high (Besag & Clifford 1991).
     """
     scale_M = exchange.score_scale(maps_PM)
     moves = scale_M > precision_M

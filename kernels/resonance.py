@@ -52,8 +52,7 @@ class ResonanceResult:
     q_value: np.ndarray
     """Benjamini-Hochberg over all cells of the map."""
     p_family: np.ndarray
-    """Chance that any expert at all stands out as much (max-T over all cells, scores in units of their own
-    spread)."""
+    """Chance that any expert at all stands out as much: max-T, scores in units of their own spread."""
     effect: np.ndarray
     """Score over the pooled standard deviation of the two groups; 0 where that is 0."""
     stability: np.ndarray
@@ -80,13 +79,11 @@ class ResonanceResult:
 
     @property
     def smallest_lone_q(self) -> float:
-        """The q-value that a single expert could reach at best; above 0.05 only several together can be
-        found."""
+        """The q-value a single expert could reach at best; above 0.05 only several together are found."""
         return min(1.0, self.smallest_p * self.score.size)
 
     def top(self, n: int | None = None) -> np.ndarray:
-        """(n, axes of the map) int64: the experts in rank order, e.g. rows of (layer, expert); ties in map
-        order."""
+        """(n, axes of the map) int64: experts in rank order, e.g. rows of (layer, expert)."""
         n = min(self.top_n if n is None else check_size(n, "n"), self.score.size)
         order = np.argsort(-_rank_key(self.score.reshape(-1), self.ranking), kind="stable")[:n]
         return np.stack(np.unravel_index(order, self.score.shape), axis=-1)
@@ -128,52 +125,39 @@ def resonance(
         stability: bootstraps of the prompts (of the pairs, where paired).
         top_n: N of the top N.
         ranking: by |score|, or by score towards the "target" or towards the "rest".
-        refine: draw on for the experts that few relabellings matched, so that a lone expert can reach q <
-            0.05 in a large model; without it the smallest p is 1 / (permutations + 1).
+        refine: draw on for the experts that few relabellings matched, so that in a large model a lone expert
+            can reach q < 0.05; without it the smallest p is 1 / (permutations + 1).
     Returns:
         `ResonanceResult`.
     Raises:
-        ValueError: an empty or overlapping group, no complete pair, NaN or infinite maps, lengths that
-            differ.
+        ValueError: an empty or overlapping group, no complete pair, NaN or infinite maps, other lengths.
     Source:
         Dahlke et al. 2025, arXiv 2502.11096, for the score; permutation, q and stability are ours.
     """
-    maps_PX = as_real(maps, "maps")
-    if maps_PX.ndim < 2 or maps_PX[0].size == 0:
-        raise ValueError(f"maps must be (P, L, E), got {maps_PX.shape}")
+    maps_PX = _checked_maps(maps)
     if ranking not in ("absolute", "target", "rest"):
         raise ValueError(f'ranking must be "absolute", "target" or "rest", got {ranking!r}')
     is_target, is_rest = two_groups(as_list(labels, "labels", len(maps_PX)), target, rest)
     exchange, unpaired = exchange_between(is_target, is_rest, pairs)
-    used = exchange.observed() != 0
-    target_rows, rest_rows = np.flatnonzero(used & is_target), np.flatnonzero(used & is_rest)
     maps_PM = maps_PX.reshape(len(maps_PX), -1).astype(np.float64)
-    if np.isinf(maps_PM).any():
-        raise ValueError(f"maps{first_index(np.isinf(maps_PX))} is infinite")
-    score_M = exchange.observed() @ maps_PM
-    score_M[np.ptp(maps_PM[used], 0) == 0] = 0.0
+    precision_M = 4 * _step(maps_PX.dtype) * np.abs(maps_PM).max(0)
     rng = np.random.default_rng(seed)
-    precision_M = 4 * _step(maps_PX.dtype) * np.abs(maps_PM[used]).max(0)
     test = permutation_test(
         maps_PM, precision_M, exchange, check_size(permutations, "permutations"), rng, refine
     )
-    top_n = min(check_size(top_n, "top_n"), score_M.size)
-    cells = {
-        "score": score_M,
+    top_n = min(check_size(top_n, "top_n"), maps_PM.shape[1])
+    bootstraps = check_size(stability, "stability", least=0)
+    cells = _means_and_effect(maps_PM, exchange, precision_M) | {
         "p_value": test.p_value,
         "q_value": benjamini_hochberg(test.p_value),
         "p_family": test.p_family,
-        "effect": divide(score_M, _pooled_deviation(maps_PM[target_rows], maps_PM[rest_rows], precision_M)),
-        "stability": _stability(
-            maps_PM, exchange, rng, check_size(stability, "stability", 0), top_n, ranking
-        ),
-        "target_mean": maps_PM[target_rows].mean(0),
-        "rest_mean": maps_PM[rest_rows].mean(0),
+        "stability": _stability(maps_PM, exchange, rng, bootstraps, top_n, ranking),
     }
+    n_target, n_rest = (sum(len(block[side]) for block in exchange.blocks) for side in (0, 1))
     return ResonanceResult(
         **{name: values.reshape(maps_PX.shape[1:]) for name, values in cells.items()},
-        n_target=len(target_rows),
-        n_rest=len(rest_rows),
+        n_target=n_target,
+        n_rest=n_rest,
         n_pairs=0 if pairs is None else len(exchange.blocks),
         unpaired=unpaired,
         exact=test.exact,
@@ -181,8 +165,34 @@ def resonance(
         ranking=ranking,
         top_n=top_n,
         smallest_p=test.smallest_p,
-        method=_sentence(exchange, test, pairs is not None, len(unpaired)),
+        method=_sentence(n_target, n_rest, exchange, test, pairs is not None, len(unpaired)),
     )
+
+
+def _checked_maps(maps: ArrayLike) -> np.ndarray:
+    maps_PX = as_real(maps, "maps")
+    if maps_PX.ndim < 2 or 0 in maps_PX.shape[1:]:
+        raise ValueError(f"maps must be (P, L, E), got {maps_PX.shape}")
+    if np.isinf(maps_PX).any():
+        raise ValueError(f"maps{first_index(np.isinf(maps_PX))} is infinite")
+    return maps_PX
+
+
+def _means_and_effect(
+    maps_PM: np.ndarray, exchange: Exchange, precision_M: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Score, effect and the means of both groups, over the prompts that take part."""
+    target_PM, rest_PM = (
+        maps_PM[np.concatenate([block[side] for block in exchange.blocks])] for side in (0, 1)
+    )
+    score_M = exchange.observed() @ maps_PM
+    score_M[np.ptp(np.concatenate([target_PM, rest_PM]), axis=0) == 0] = 0.0
+    return {
+        "score": score_M,
+        "effect": divide(score_M, _pooled_deviation(target_PM, rest_PM, precision_M)),
+        "target_mean": target_PM.mean(0),
+        "rest_mean": rest_PM.mean(0),
+    }
 
 
 def _step(dtype: np.dtype) -> float:
@@ -220,8 +230,9 @@ def _stability(
     return divide(times_M, draws)
 
 
-def _sentence(exchange: Exchange, test: PermutationTest, paired: bool, left_out: int) -> str:
-    target, rest = (sum(len(block[side]) for block in exchange.blocks) for side in (0, 1))
+def _sentence(
+    target: int, rest: int, exchange: Exchange, test: PermutationTest, paired: bool, left_out: int
+) -> str:
     how = f"exchanging prompts within {len(exchange.blocks)} pairs" if paired else "exchanging prompts"
     drawn = f"all {exchange.distinct:,}" if test.exact else f"{test.relabellings:,} random"
     sentence = f"Two-sided permutation test, {target} prompts against {rest}, {how}: {drawn} relabellings"

@@ -13,6 +13,7 @@ IDS = [
     np.argsort(rng.random((300, 12)), 1)[:, :4].astype(np.uint8),
     np.where(rng.random((300, 3)) < 0.2, -1, np.argsort(rng.random((300, 12)), 1)[:, :3]).astype(np.int16),
     np.zeros((0, 2), np.int32),
+    np.argsort(rng.random((100, 12)), 1)[:, :2].astype(np.uint64),
     np.argsort(rng.random((500, 12)), 1)[:, :8].astype(np.int64)[::2, ::-2],
 ]
 
@@ -23,6 +24,9 @@ def results_of(ids):
     for policy in ("lru", "lfu", "belady"):
         yield hit_curve(ids, 12, policy).hits
     yield segment_hit_curve(ids, 12, 5).hits
+
+
+IDS[0].flags.writeable = False  # as Arrow hands them over
 
 
 @pytest.mark.parametrize("ids", IDS, ids=lambda ids: str(ids.dtype))

@@ -154,6 +154,7 @@ def test_expert_ids_may_be_large():
         (lambda: count_experts([[0]], 6, groups=[-2]), r"groups\[0\] is -2"),
         (lambda: count_experts([[0]], 6, weights=[[0.5, 0.5]]), "weights have shape"),
         (lambda: count_experts([[0, 1]], 6, weights=[[0.5, float("nan")]]), r"weights\[0, 1\] is NaN"),
+        (lambda: count_experts([[0, 1]], 6, weights=[[0.5, float("inf")]]), r"weights\[0, 1\] is inf"),
         (lambda: count_experts([[0]], 0), "num_experts"),
         (lambda: count_experts([[0]], 1.5), "num_experts"),  # pyright: ignore[reportArgumentType]
         (lambda: co_activation([[0, 9]], 9), r"ids\[0, 1\] is 9"),
