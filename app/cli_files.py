@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
 IMPORTS = ("neutral", "vllm", "sglang")
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; it takes whole numbers with commas between") from None
 
 
 @click.command("export")
@@ -20,7 +30,10 @@ IMPORTS = ("neutral", "vllm", "sglang")
     help="duckdb is one file, the others a folder.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="PATH", help="What to make.")
-def export_command(trace: str, form: str, out: Path) -> None:
+@click.option(
+    "--exact", is_flag=True, help="CSV without the apostrophe before text that a spreadsheet would run."
+)
+def export_command(trace: str, form: str, out: Path, exact: bool) -> None:
     """Write a trace as one DuckDB file, or as Parquet, CSV or JSONL tables.
 
     \b
@@ -30,30 +43,48 @@ def export_command(trace: str, form: str, out: Path) -> None:
     from ..store import open_trace
     from ..store.export import export_trace
 
-    made = export_trace(open_trace(trace), form, out)
-    for path in made if isinstance(made, (list, tuple)) else [made or out]:
-        click.echo(f"→ {path}")
+    click.echo(f"→ {export_trace(open_trace(trace), out, form, spreadsheet_safe=not exact)}")
 
 
 @click.command("import")
 @click.argument("form", metavar="FORMAT", type=click.Choice(IMPORTS))
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
-def import_command(form: str, path: Path, out: str) -> None:
+@click.option("--experts", type=click.IntRange(1), help="Experts of every router; else the largest id + 1.")
+@click.option(
+    "--layers", metavar="3,4,5", callback=_numbers, help="The MoE layers' numbers; else 0, 1, 2, ..."
+)
+@click.option("--top-k", type=click.IntRange(1), help="k, for SGLang's counts and responses.")
+@click.option("--num-layers", type=click.IntRange(1), help="Layers of the arrays in SGLang's responses.")
+@click.option("--tokenizer", metavar="MODEL", help="Gives the text of token ids.")
+def import_command(form: str, path: Path, out: str, tokenizer: str | None, **options: Any) -> None:
     """Make a trace of routing events that others recorded: FORMAT is neutral, vllm or sglang.
 
     \b
     Example:
       moescope import neutral events.parquet --out my-trace
+      moescope import vllm requests.npz --out my-trace --experts 128
     """
-    from ..store import open_trace
-    from ..store.importers import import_events
+    from ..store.importers import parameters, run
 
-    import_events(form, path, out)
-    made = open_trace(out)
-    click.echo(
-        f"{made.num_prompts:,} sequences, {made.num_tokens:,} tokens, {made.num_events:,} events → {out}"
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    if tokenizer is not None:
+        given["token_text"] = _token_text(tokenizer)
+    unknown = [name for name in given if name not in parameters(form)]
+    if unknown:
+        name = "tokenizer" if unknown[0] == "token_text" else unknown[0].replace("_", "-")
+        raise click.UsageError(f"--{name} is nothing that {form} files need")
+    made = run(form, path, out, **given)
+    click.echo(f"{made.prompts:,} sequences, {made.tokens:,} tokens, {made.events:,} events → {out}")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _token_text(tokenizer: str) -> Any:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda token: loaded.decode([token])
 
 
 @click.group("prompts")
