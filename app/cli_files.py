@@ -84,7 +84,7 @@ def _token_text(tokenizer: str) -> Any:
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
-    return lambda token: loaded.decode([token])
+    return lambda ids: [loaded.decode([token]) for token in ids]
 
 
 @click.group("prompts")
