@@ -26,7 +26,7 @@ from .folder import Folder, open_folder
 from .lock import is_being_written
 from .manifest import Manifest, PartEntry
 from .schema import RouterSpec
-from .selection import Groups, PromptColumns, Where
+from .selection import COLUMNS, Groups, PromptColumns, Where
 
 if TYPE_CHECKING:
     from .passes import EventBatch
@@ -218,6 +218,11 @@ class Trace:
         return {name: found for name, found in values.items() if found}
 
     @survives_damage
+    def tag_names(self) -> list[str]:
+        """Names of the tags, without the columns that every prompt has."""
+        return [name for name in self._columns().names() if name not in COLUMNS]
+
+    @survives_damage
     def groups(self, by: str | None) -> Groups:
         """The prompts by the value of a column or tag; one group where `by` is None."""
         return self._columns().groups(by)
@@ -251,7 +256,7 @@ class Trace:
                 found.append(entry)
         return found
 
-    def _with_ids(self, table: pa.Table) -> pa.Table:
+    def with_ids(self, table: pa.Table) -> pa.Table:
         """`prompt_id` in place of the key."""
         rows = self.row_of_key(np.asarray(table["prompt"]))
         ids = self._prompts()["prompt_id"].take(pa.array(rows))
@@ -266,15 +271,24 @@ class Trace:
     ) -> list[pa.Table]:
         """Rows of `tokens`, `events` or `rollups` by part, with the key `prompt`, filtered to the given
         keys."""
-        pieces = []
-        for entry in self.parts_with(keys):
-            piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
-            if keys is not None:
-                prompt = np.asarray(piece["prompt"])
-                at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
-                piece = piece.filter(pa.array(keys[at] == prompt))
-            pieces.append(piece)
-        return pieces
+        parts = self.parts_with(keys)
+        return [self.read_part(entry, table, keys, columns, router) for entry in parts]
+
+    def read_part(
+        self,
+        entry: PartEntry,
+        table: str,
+        keys: np.ndarray | None,
+        columns: Sequence[str],
+        router: int | None = None,
+    ) -> pa.Table:
+        """The same of one part. Raises DamagedPart."""
+        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
+        if keys is None or not len(piece):
+            return piece
+        prompt = np.asarray(piece["prompt"])
+        at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
+        return piece.filter(pa.array(keys[at] == prompt))
 
     @survives_damage
     def tokens(self, prompt_id: str | None = None, where: Where | None = None) -> pa.Table:
@@ -290,7 +304,7 @@ class Trace:
         )
         phase = table.schema.get_field_index("phase")
         table = table.set_column(phase, "phase", table["phase"].cast(pa.string()))
-        return self._with_ids(table)
+        return self.with_ids(table)
 
     def iter_token_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the tokens, part by part, for what need not read them all."""
@@ -335,7 +349,7 @@ class Trace:
         if "stream" in table.column_names:
             at = table.schema.get_field_index("stream")
             table = table.set_column(at, "stream", table["stream"].cast(pa.string()))
-        table = self._with_ids(table)
+        table = self.with_ids(table)
         return table if columns is None else table.select(list(columns))
 
     def iter_router(

@@ -196,7 +196,7 @@ def test_a_part_that_contradicts_itself_is_refused_whole(tmp_path: Path) -> None
         change(part)
         return part
 
-    def shift(name: str, attribute: str, by: int):
+    def shift(name: str, attribute: str, by: float):
         def change(part) -> None:
             target = getattr(part, name)[0]
             setattr(target, attribute, getattr(target, attribute) + by)
@@ -240,6 +240,8 @@ def everything(trace: Trace) -> dict:
     ids = list(said)
     for spec in trace.routers:
         arrays = trace.rollup_arrays(spec.layer, spec.stream)
+        assert arrays.weight_sum is not None
+        assert arrays.probability_sum is not None
         for row, index in enumerate(arrays.prompt_index):
             sums = [
                 arrays.count[row].tolist(),

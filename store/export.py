@@ -1,0 +1,189 @@
+"""A trace in other people's formats: one DuckDB file, or a folder of Parquet, CSV or JSONL tables.
+
+Tables: prompts (every tag a column of its own in CSV), tokens, events (one row for each token and layer), in CSV
+`selections` instead (one row for each chosen expert, as a spreadsheet has no lists), and rollups. What is
+written appears under its name when it is whole; a large trace streams through, part by part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .arrow import pc
+from .errors import StoreError, plain_os_errors
+from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
+from .reader import Trace
+from .selection import Where
+from .tables import csv_bytes, json_rows
+
+FORMATS = ("duckdb", "parquet", "csv", "jsonl")
+CSV_TABLES = ("prompts", "tokens", "selections")
+TABLES = ("prompts", "tokens", "events", "rollups")
+
+
+def export_trace(
+    trace: Trace,
+    out: str | os.PathLike[str],
+    format: str,
+    *,
+    where: Where | None = None,
+    spreadsheet_safe: bool = True,
+) -> Path:
+    """Write a trace, or some of its prompts, in another format.
+
+    Args:
+        out: a file for duckdb, a folder for the others; must not be there yet.
+        where: prompts to take.
+        spreadsheet_safe: see `tables.py`; for csv only.
+    Returns:
+        The path that was written.
+    Raises:
+        StoreError: unknown format, something is at `out`, or it can't be written; nothing is left then.
+    """
+    if format not in FORMATS:
+        raise StoreError(f"there is no export format {format!r}; there are: {', '.join(FORMATS)}")
+    target = Path(out)
+    if target.exists():
+        raise StoreError(f"{target} is there already: choose another name")
+    temporary = target.with_name(f".{target.name}.exporting-{uuid.uuid4().hex[:8]}")
+    try:
+        with plain_os_errors(f"{target}: can't be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if format == "duckdb":
+                _duckdb(trace, temporary, where)
+            else:
+                temporary.mkdir()
+                _folder(trace, temporary, format, where, spreadsheet_safe)
+            os.replace(temporary, target)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def pieces(trace: Trace, table: str, where: Where | None) -> Iterator[pa.Table]:
+    """Rows of a table with prompt_id, part by part; at least one (empty) piece, for its columns."""
+    if table == "prompts":
+        yield trace.prompts(where)
+        return
+    if table == "selections":
+        for piece in pieces(trace, "events", where):
+            yield selections(piece)
+        return
+    schema = {
+        "tokens": TOKENS_FILE,
+        "events": events_schema(trace.routers, trace.manifest.capture),
+        "rollups": ROLLUPS_FILE,
+    }[table]
+    keys = trace.wanted_keys(where=where)
+    yield _shown(trace, schema.empty_table())
+    for entry in trace.parts_with(keys):
+        yield _shown(trace, trace.read_part(entry, table, keys, schema.names))
+
+
+def _shown(trace: Trace, piece: pa.Table) -> pa.Table:
+    for at, column in enumerate(piece.schema):
+        if pa.types.is_dictionary(column.type):
+            piece = piece.set_column(at, column.name, piece[column.name].cast(pa.string()))
+    return trace.with_ids(piece)
+
+
+def selections(events: pa.Table) -> pa.Table:
+    """One row for each chosen expert: prompt_id, position, layer, stream, slot, expert, weight."""
+    events = events.combine_chunks()
+    experts = events["experts"].combine_chunks()
+    lengths = np.asarray(pc.list_value_length(experts).fill_null(0))
+    parents = pa.array(np.repeat(np.arange(len(events)), lengths))
+    rows = events.select(["prompt_id", "position", "layer", "stream"]).take(parents)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    rows = rows.append_column("slot", pa.array((np.arange(len(starts)) - starts).astype(np.int32)))
+    rows = rows.append_column("expert", pc.list_flatten(experts).cast(pa.int32()))
+    if "weights" not in events.column_names:
+        return rows.append_column("weight", pa.nulls(len(rows), pa.float32()))
+    weights = events["weights"].combine_chunks()
+    if not weights.null_count:
+        return rows.append_column("weight", pc.list_flatten(weights))
+    known = np.repeat(np.asarray(weights.is_valid()), lengths)
+    spread = np.full(len(rows), np.nan, np.float32)
+    spread[known] = np.asarray(pc.list_flatten(weights))
+    return rows.append_column("weight", pa.array(spread, mask=~known))
+
+
+def _tags_as_columns(prompts: pa.Table, names: list[str]) -> pa.Table:
+    for name in names:
+        column = pc.map_lookup(prompts["tags"].combine_chunks(), pa.scalar(name), "first")
+        prompts = prompts.append_column(name if name not in prompts.column_names else f"tag {name}", column)
+    return prompts.drop_columns(["tags"])
+
+
+def _folder(trace: Trace, folder: Path, format: str, where: Where | None, spreadsheet_safe: bool) -> None:
+    manifest = json.dumps(trace.manifest.to_json() | {"parts": []}, indent=1)
+    (folder / "trace.json").write_text(manifest)
+    for table in CSV_TABLES if format == "csv" else TABLES:
+        path = folder / f"{table}.{format}"
+        found = pieces(trace, table, where)
+        if format == "parquet":
+            _parquet(path, found)
+        elif format == "jsonl":
+            _jsonl(path, found)
+        else:
+            if table == "prompts":
+                found = (_tags_as_columns(piece, trace.tag_names()) for piece in found)
+            _csv(path, found, spreadsheet_safe)
+
+
+def _parquet(path: Path, found: Iterator[pa.Table]) -> None:
+    first = next(found)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for piece in found:
+            writer.write_table(piece.cast(first.schema))
+
+
+def _jsonl(path: Path, found: Iterator[pa.Table]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for piece in found:
+            for row in json_rows(piece):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _csv(path: Path, found: Iterator[pa.Table], spreadsheet_safe: bool) -> None:
+    with path.open("wb") as file:
+        for number, piece in enumerate(found):
+            if number == 0 or len(piece):
+                file.write(csv_bytes(piece, spreadsheet_safe=spreadsheet_safe, header=number == 0))
+
+
+def _duckdb(trace: Trace, path: Path, where: Where | None) -> None:
+    import duckdb
+
+    try:
+        with duckdb.connect(str(path)) as connection:
+            for table in TABLES:
+                for number, piece in enumerate(pieces(trace, table, where)):
+                    connection.register("_piece", piece)
+                    begin = f"CREATE TABLE {table} AS" if number == 0 else f"INSERT INTO {table}"
+                    connection.execute(f"{begin} SELECT * FROM _piece")
+                    connection.unregister("_piece")
+            weight = "unnest(weights)" if "weights" in trace.manifest.capture else "NULL::FLOAT"
+            connection.execute(
+                "CREATE VIEW selections AS SELECT prompt_id, position, layer, stream, "
+                "unnest(range(len(experts)))::INTEGER AS slot, unnest(experts)::INTEGER AS expert, "
+                f"{weight} AS weight FROM events"
+            )
+            manifest = json.dumps(trace.manifest.to_json() | {"parts": []})
+            connection.execute("CREATE TABLE trace AS SELECT $m::JSON AS manifest", {"m": manifest})
+    except duckdb.Error as error:
+        raise StoreError(f"{path}: {str(error).splitlines()[0]}") from error
