@@ -1,8 +1,7 @@
 """Correlation over languages, with a bootstrap interval.
 
-A resample is a vector of counts w over the N pairs, so a resampled Pearson r needs only the weighted sums of
-x, y, x^2, y^2, xy: five matrix products for all resamples at once. Spearman's rho is Pearson's r of
-mid-ranks, and a resample's mid-ranks are weighted sums too.
+A resample is a vector of counts over the N pairs, so a resampled Pearson r is made of weighted sums, for all
+resamples at once. Spearman's rho is Pearson's r of mid-ranks, and a resample's mid-ranks are weighted sums too.
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,9 @@
 
 The spread of n resampled units is too small by (n - 1) / n, and its normal tails too thin for a standard deviation
 that was itself estimated. Hesterberg's expanded percentiles mend both: with t the Student quantile at n - 1 degrees
-of freedom, the tail is Phi(-sqrt(n / (n - 1)) t). At n = 8 it leaves 0.6 % on each side
-instead of 2.5 %, at n = 50 2.1 %.
+of freedom, the tail is Phi(-sqrt(n / (n - 1)) t): 0.6 % instead of 2.5 % at n = 8, 2.1 % at n = 50.
 
-Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.
+Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap".
 """
 
 from functools import cache

@@ -2,18 +2,14 @@
 
 1. Each prompt gives a map of L x E numbers (`prompt_maps`).
 2. score = mean of the target group's maps - mean of the rest's.
-3. Prompts are exchanged between the groups, all ways or a random sample, within pairs where there are pairs;
-p is
-   the share of relabellings whose |score| is at least as large.
-4. Benjamini-Hochberg over all L x E gives q; the same relabellings give the family-wise p of the largest
-score. 5. A bootstrap of the prompts says how often an expert stays in the top N.
+3. Prompts are exchanged between the groups, all ways or a random sample, within pairs where there are pairs:
+   p is the share of relabellings whose |score| is at least as large.
+4. Benjamini-Hochberg over all L x E gives q; the same relabellings give the family-wise p of the largest score.
+5. A bootstrap of the prompts says how often an expert stays in the top N.
 
 Source: Dahlke et al. 2025, arXiv 2502.11096. Prompts, not tokens, are the unit. docs/methods/resonance.md
 has the traps and the measured error rate and power.
 """
-
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,10 +19,12 @@ from .contrast import Labels, OneOrMore, as_list, exchange_between, two_groups
 from .maps import prompt_maps, risk_difference, risk_difference_interval
 from .permutation import Exchange
 from .permutation_test import PermutationTest, permutation_test
+from .resonance_result import Ranking, ResonanceResult, rank_key
 from .significance import Overlap, benjamini_hochberg, overlap
 
 __all__ = [
     "Overlap",
+    "Ranking",
     "ResonanceResult",
     "benjamini_hochberg",
     "overlap",
@@ -36,63 +34,7 @@ __all__ = [
     "risk_difference_interval",
 ]
 
-Ranking = Literal["absolute", "target", "rest"]
-
 _BOOTSTRAPS_AT_ONCE = 50
-
-
-@dataclass(frozen=True)
-class ResonanceResult:
-    """What a contrast found. Arrays have the shape of one map, usually (L, E)."""
-
-    score: np.ndarray
-    """Mean of the target's maps - mean of the rest's."""
-    p_value: np.ndarray
-    """Two-sided permutation p, never 0."""
-    q_value: np.ndarray
-    """Benjamini-Hochberg over all cells of the map."""
-    p_family: np.ndarray
-    """Chance that any expert at all stands out as much: max-T, scores in units of their own spread."""
-    effect: np.ndarray
-    """Score over the pooled standard deviation of the two groups; 0 where that is 0."""
-    stability: np.ndarray
-    """Share of bootstraps of the prompts in which the expert is in the top N."""
-    target_mean: np.ndarray
-    rest_mean: np.ndarray
-    n_target: int
-    """Target prompts that took part."""
-    n_rest: int
-    n_pairs: int
-    """Complete pairs; 0 for an unpaired test."""
-    unpaired: tuple[int, ...]
-    """Prompts (positions in `labels`) of the two groups left out because their pair is incomplete."""
-    exact: bool
-    """Whether all relabellings were enumerated."""
-    relabellings: int
-    """How many were looked at by every expert."""
-    ranking: Ranking
-    top_n: int
-    smallest_p: float
-    """The smallest p-value this test could have given."""
-    method: str
-    """What was done, in a sentence to print beside the ranking."""
-
-    @property
-    def smallest_lone_q(self) -> float:
-        """The q-value a single expert could reach at best; above 0.05 only several together are found."""
-        return min(1.0, self.smallest_p * self.score.size)
-
-    def top(self, n: int | None = None) -> np.ndarray:
-        """(n, axes of the map) int64: experts in rank order, e.g. rows of (layer, expert)."""
-        n = min(self.top_n if n is None else check_size(n, "n"), self.score.size)
-        order = np.argsort(-_rank_key(self.score.reshape(-1), self.ranking), kind="stable")[:n]
-        return np.stack(np.unravel_index(order, self.score.shape), axis=-1)
-
-    def top_mask(self, n: int | None = None) -> np.ndarray:
-        """Boolean map of `top(n)`."""
-        mask = np.zeros(self.score.shape, bool)
-        mask[tuple(self.top(n).T)] = True
-        return mask
 
 
 def resonance(
@@ -208,10 +150,6 @@ def _pooled_deviation(target_PM: np.ndarray, rest_PM: np.ndarray, precision_M: n
     return np.where(deviation > precision_M, deviation, 0.0)
 
 
-def _rank_key(score: np.ndarray, ranking: Ranking) -> np.ndarray:
-    return {"absolute": np.abs, "target": np.positive, "rest": np.negative}[ranking](score)
-
-
 def _stability(
     maps_PM: np.ndarray,
     exchange: Exchange,
@@ -224,7 +162,7 @@ def _stability(
     times_M = np.zeros(maps_PM.shape[1])
     for start in range(0, draws, _BOOTSTRAPS_AT_ONCE):
         some = min(_BOOTSTRAPS_AT_ONCE, draws - start)
-        key_BM = _rank_key(exchange.bootstrap(rng, some) @ maps_PM, ranking)
+        key_BM = rank_key(exchange.bootstrap(rng, some) @ maps_PM, ranking)
         first_BN = np.argpartition(key_BM, -top_n, axis=1)[:, -top_n:]
         times_M += np.bincount(first_BN.ravel(), minlength=len(times_M))
     return divide(times_M, draws)
