@@ -108,6 +108,10 @@ def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: typ
         kept, group = kept[order], group[order]
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     rows = values if len(kept) == len(values) and (np.diff(kept) == 1).all() else values[kept]
+    if len(starts) == len(kept):
+        # One row in each group, the common case: nothing to add, and reduceat is slow at it.
+        out[group] = rows
+        return out
     out[group[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=kind)
     return out
 

@@ -128,21 +128,29 @@ def _coverage_notes(units: Units) -> list[str]:
     return notes
 
 
-def distributions(trace: Trace, arrays: RollupArrays) -> np.ndarray:
-    """(P, E): mean router probabilities of each prompt, scaled to sum to 1; a prompt without any is NaN.
+def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+    """Mean router probabilities of each prompt that has tokens of the span.
 
+    Returns:
+        (P,) rows in `Trace.prompts()`, rising; (P, E), scaled to sum to 1; NaN for a prompt without any.
     Raises:
         StoreError: the trace holds no router probabilities.
     """
-    if arrays.probability_sum is None:
+    rows = trace.rollups(layer, stream)
+    wanted_R = rows.mask(span.special, span.phase, span.completion)
+    if span.where is not None:
+        wanted_R &= trace.prompt_mask(span.where)[rows.prompt_R]
+    prompts = np.unique(rows.prompt_R[wanted_R])
+    group_R = np.where(wanted_R, np.searchsorted(prompts, rows.prompt_R), -1)
+    sum_PE = rows.grouped("probability_sum", group_R, len(prompts))
+    if sum_PE is None:
         raise StoreError(
-            f"layer {arrays.layer}, stream {arrays.stream!r}: the trace holds no router probabilities, "
+            f"layer {layer}, stream {stream!r}: the trace holds no router probabilities, "
             "which alignment needs (imported events have none)"
         )
-    total = arrays.probability_sum.sum(1, keepdims=True)
-    return np.divide(
-        arrays.probability_sum, total, out=np.full(arrays.probability_sum.shape, np.nan), where=total > 0
-    )
+    total = sum_PE.sum(1, keepdims=True)
+    q_PE = np.divide(sum_PE, total, out=np.full(sum_PE.shape, np.nan), where=total > 0)
+    return prompts, q_PE
 
 
 def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

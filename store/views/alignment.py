@@ -28,8 +28,7 @@ def pivot_divergence(
     Returns:
         divergence (U, M) for the M languages other than the pivot, 0 where there is no pair; paired (U, M).
     """
-    arrays = span.arrays(trace, layer, stream)
-    q_UNE, present_UN = by_unit(units, arrays.prompt_index, distributions(trace, arrays))
+    q_UNE, present_UN = by_unit(units, *distributions(trace, layer, stream, span))
     paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
     divergence_UM = np.zeros(paired_UM.shape)
     unit, other = np.nonzero(paired_UM)
@@ -144,8 +143,7 @@ def alignment_matrix(
     divergence_UQ = np.zeros((units.shape[0], len(one)))
     shared_UQ = np.ones(divergence_UQ.shape, bool)
     for number in chosen:
-        arrays = span.arrays(trace, number, stream)
-        q_UNE, present_UN = by_unit(units, arrays.prompt_index, distributions(trace, arrays))
+        q_UNE, present_UN = by_unit(units, *distributions(trace, number, stream, span))
         shared_UQ &= present_UN[:, one] & present_UN[:, other]
         for pair, (a, b) in enumerate(zip(one, other, strict=True)):
             both = shared_UQ[:, pair]

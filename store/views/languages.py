@@ -30,15 +30,15 @@ def _by_language(
     groups = trace.groups("language")
     rows = []
     for layer in layers_of(trace, layers, stream):
-        arrays = span.arrays(trace, layer, stream)
         if name == "entropy":
-            q_PE = distributions(trace, arrays)
+            prompts_P, q_PE = distributions(trace, layer, stream, span)
             valid_P = np.isfinite(q_PE).all(1)
             values_P = np.full(len(q_PE), np.nan)
             values_P[valid_P] = entropy(q_PE[valid_P]) if valid_P.any() else 0.0
         else:
-            values_P = token_overlap(arrays.count, arrays.tokens)
-        group_P = groups.group_P[arrays.prompt_index]
+            arrays = span.arrays(trace, layer, stream)
+            prompts_P, values_P = arrays.prompt_index, token_overlap(arrays.count, arrays.tokens)
+        group_P = groups.group_P[prompts_P]
         for number, language in enumerate(groups.names):
             values = values_P[(group_P == number) & np.isfinite(values_P)]
             if language is None or len(values) == 0:
