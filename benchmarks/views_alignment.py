@@ -74,8 +74,10 @@ def _part(specs: list[RouterSpec], units: range, experts: int, rng: np.random.Ge
     ]  # fmt: skip
     ids = np.argsort(rng.random((number, experts)), axis=1)[:, :8].astype(np.uint8)
     events = [
-        RouterEvents(layer=spec.layer, stream=spec.stream, prompt=prompt, position=np.zeros(number, np.int32), experts=ids,
-                     weights=np.full(ids.shape, 0.125, np.float16))
+        RouterEvents(
+            layer=spec.layer, stream=spec.stream, prompt=prompt, position=np.zeros(number, np.int32), experts=ids,
+            weights=np.full(ids.shape, 0.125, np.float16),
+        )
         for spec in specs
     ]  # fmt: skip
     prompts = {
