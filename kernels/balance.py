@@ -15,8 +15,7 @@ def load_imbalance(counts: ArrayLike) -> dict[str, Any]:
         counts: uses (or summed gate weights) of each expert, (..., E), not negative.
     Returns:
         A dict of numbers, or of (...) arrays where counts has leading axes:
-        `max_over_mean`  busiest expert over the mean, 1 .. E; with synchronous expert parallelism, the
-        slowdown
+        `max_over_mean`  busiest expert over the mean, 1 .. E: the slowdown of synchronous expert parallelism
         `cv`             population standard deviation over the mean, 0 .. sqrt(E - 1)
         `gini`           0 (all equal) .. 1 - 1/E (one expert takes all)
         `entropy`        nats

@@ -49,8 +49,7 @@ def specialised_experts(freq_target: ArrayLike, freq_base: ArrayLike, tau: float
     Raises:
         ValueError: a frequency outside [0, 1] or NaN, a NaN tau, shapes that do not fit.
     Trap:
-        With short or few sequences a frequency is noisy, and the maximum over many experts more so: look at
-            the
+        With short or few sequences a frequency is noisy, and the maximum over many experts more so: look at the
         count of specialised experts against tau beside that of a random split of the base.
     """
     target_E, base_E = _frequencies(freq_target, "freq_target"), _frequencies(freq_base, "freq_base")
