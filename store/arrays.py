@@ -19,6 +19,8 @@ from .errors import StoreError
 from .rollups import PHASES
 
 CACHE_BYTES = 512 << 20
+SUMS = ("count", "weight_sum", "weight_max", "probability_sum")
+"""Columns of E numbers a row: by far the largest, so that a view may ask for those that it needs."""
 _DENSE_CELLS = 1 << 28
 
 
@@ -40,8 +42,8 @@ class RollupRows:
     """Expert of each cell, with `cell_rows`, where rollups are sparse; None where cells are (R, E) in
     order."""
     cell_rows: np.ndarray | None
-    count: np.ndarray
-    """(R, E), or one number a cell."""
+    count: np.ndarray | None
+    """(R, E), or one number a cell; None, as those below, where it was not asked for."""
     weight_sum: np.ndarray | None
     weight_max: np.ndarray | None
     probability_sum: np.ndarray | None
@@ -174,7 +176,8 @@ def per_prompt(rows: RollupRows, layer: int, stream: str, wanted_R: np.ndarray) 
 def rollup_rows(
     table: pa.Table, num_experts: int, row_of_key: Callable[[np.ndarray], np.ndarray]
 ) -> RollupRows:
-    """Arrays of rollup rows as read from disk; no copies where the table is in one chunk."""
+    """Arrays of rollup rows as read from disk, with those of SUMS that the table has; no copies where it is in
+    one chunk."""
     table = table.combine_chunks()
     sparse = table.num_rows > 0 and table["experts"].null_count == 0
     cell_rows = cell_experts = None
@@ -194,7 +197,7 @@ def rollup_rows(
         entropy_sum_R=None if table["entropy_sum"].null_count else np.asarray(table["entropy_sum"]),
         cell_rows=cell_rows,
         cell_experts=cell_experts,
-        count=_shaped(_values(table, "count"), width),
+        count=_optional(table, "count", width),
         weight_sum=_optional(table, "weight_sum", width),
         weight_max=_optional(table, "weight_max", width),
         probability_sum=_optional(table, "probability_sum", num_experts),
@@ -214,7 +217,11 @@ def _shaped(values: np.ndarray, width: int | None) -> np.ndarray:
 
 def _optional(table: pa.Table, name: str, width: int | None) -> np.ndarray | None:
     """A column that is there for all rows or for none."""
-    return None if table[name].null_count else _shaped(_values(table, name), width)
+    return (
+        None
+        if name not in table.column_names or table[name].null_count
+        else _shaped(_values(table, name), width)
+    )
 
 
 def _phase_codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -225,16 +232,18 @@ def _phase_codes(column: pa.ChunkedArray) -> np.ndarray:
 class RollupCache:
     """Rollup rows by router number; the least recently used go when `CACHE_BYTES` are exceeded."""
 
-    def __init__(self, load: Callable[[int], RollupRows]):
+    def __init__(self, load: Callable[[int, tuple[str, ...]], RollupRows]):
         self._load = load
         self._lock = threading.RLock()
-        self._kept: OrderedDict[int, RollupRows] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, tuple[str, ...]], RollupRows] = OrderedDict()
 
-    def get(self, router: int) -> RollupRows:
+    def get(self, router: int, sums: tuple[str, ...] = SUMS) -> RollupRows:
+        """Rows of a router with these of SUMS."""
+        key = router, sums
         with self._lock:
-            if router not in self._kept:
-                self._kept[router] = self._load(router)
-            self._kept.move_to_end(router)
+            if key not in self._kept:
+                self._kept[key] = self._load(router, sums)
+            self._kept.move_to_end(key)
             while len(self._kept) > 1 and sum(rows.nbytes for rows in self._kept.values()) > CACHE_BYTES:
                 self._kept.popitem(last=False)
-            return self._kept[router]
+            return self._kept[key]

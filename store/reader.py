@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from .arrays import RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
+from .arrays import SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
 from .arrow import pc
 from .errors import DamagedPart, UnknownColumn
 from .files import Problem, find_problems, read_table, verify_files
@@ -387,18 +387,22 @@ class Trace:
 
     # Rollups
 
-    def _load_rollups(self, router: int) -> RollupRows:
+    def _load_rollups(self, router: int, sums: tuple[str, ...]) -> RollupRows:
         from .layout import ROLLUPS_FILE
 
-        names = ROLLUPS_FILE.names
+        names = [name for name in ROLLUPS_FILE.names if name not in SUMS or name in sums]
         pieces = [read_table(self._folder, entry, "rollups", names, router=router) for entry in self.parts]
-        table = pa.concat_tables([ROLLUPS_FILE.empty_table(), *pieces])
+        table = pa.concat_tables([ROLLUPS_FILE.empty_table().select(names), *pieces])
         return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
 
     @survives_damage
-    def rollups(self, layer: int, stream: str = "decoder") -> RollupRows:
-        """All rollup rows of a router as arrays, kept in memory; see `arrays.RollupRows`."""
-        return self._rollups.get(self._router_number(layer, stream))
+    def rollups(self, layer: int, stream: str = "decoder", *, sums: tuple[str, ...] = SUMS) -> RollupRows:
+        """All rollup rows of a router as arrays, kept in memory; see `arrays.RollupRows`.
+
+        Args:
+            sums: those of `arrays.SUMS` that are needed: on a large trace, naming few is much faster.
+        """
+        return self._rollups.get(self._router_number(layer, stream), sums)
 
     @survives_damage
     def rollup_arrays(

@@ -136,7 +136,7 @@ def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np
     Raises:
         StoreError: the trace holds no router probabilities.
     """
-    rows = trace.rollups(layer, stream)
+    rows = trace.rollups(layer, stream, sums=("probability_sum",))
     wanted_R = rows.mask(span.special, span.phase, span.completion)
     if span.where is not None:
         wanted_R &= trace.prompt_mask(span.where)[rows.prompt_R]

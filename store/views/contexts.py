@@ -62,6 +62,7 @@ def _prompts_by_bound(
     have."""
     rows = trace.rollups(layer, stream)
     wanted = rows.mask(special, phase, None) & trace.prompt_mask(where)[rows.prompt_R]
+    assert rows.count is not None
     count_R = _column(rows.count, rows, expert)
     wanted &= count_R > 0
     use_weight = weighted and rows.weight_max is not None
