@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from moescope.app import export, words
@@ -26,7 +27,8 @@ HERE = Path(__file__).parent
 DRAWS = 5
 REMOVED = 10
 LANGUAGES = ("ja", "ru", "de")
-SENTENCES = 60
+PICTURES = ("language-ja", "register-en")
+SENTENCES = 40
 """Held-out help segments a language whose cost is measured."""
 
 
@@ -48,13 +50,19 @@ def scan(trace: Trace, name: str, **params) -> list[dict]:
         f"{len(found)} of {len(rows)} experts with q < 0.05; {len(stable)} of the top 20 stay there in at least "
         "80 % of bootstraps."
     )
-    chart = routing_map(
-        table, "score", label="score: share of tokens", value_format="+.0%", diverging=True, width=900
-    )
-    (HERE / f"{name}.png").write_bytes(export.to_png(export.specification(chart, title=name, say=say)))
+    if name in PICTURES:
+        picture(table, name, say)
     top = ", ".join(f"L{r['layer']}E{r['expert']} {r['score']:+.2f} (q {r['q']:.1g})" for r in rows[:5])
     print(f"{name}: {say} Top: {top}")
     return rows
+
+
+def picture(table: pa.Table, name: str, say: str) -> None:
+    """The scan as a file beside this one."""
+    chart = routing_map(
+        table, "score", label="score: share of tokens", value_format="+.0%", diverging=True, width=900
+    )
+    (HERE / f"{name}.svg").write_bytes(export.to_svg(export.specification(chart, title=name, say=say)))
 
 
 def null_rate(trace: Trace, language: str, splits: int = 200) -> float:
