@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from moescope.tracer.serve.engine import Engine, Message
 from moescope.tracer.serve.errors import ApiError
 from moescope.tracer.serve.limits import Limits
