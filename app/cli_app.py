@@ -15,6 +15,7 @@ SETTINGS = {
     "server.enableXsrfProtection": "true",
     "server.enableCORS": "true",
     "client.toolbarMode": "minimal",
+    "server.showEmailPrompt": "false",
 }
 
 
