@@ -3,21 +3,23 @@
 A profile that does something may do no more than any disturbance of that size would. Each control is a
 profile of the same form, so that it can be run, saved and shared like the one that it belongs to.
 
-Works on profiles as JSON (`Steering.to_json`); `routers` are the specs of the model that they are for.
+Works on the rules as JSON, in the canonical form of `Steering.to_json`.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..store.schema import RouterSpec
+from .steering import Steering
+from .steering_check import problems_with
 
-Rule = dict[str, Any]
-Kind = Literal["random", "layers", "opposite"]
+RuleJson = dict[str, Any]
+Kind = Literal["profile", "random", "layers", "opposite", "dose"]
 
 SWAPPED = {"off": "on", "on": "off", "low": "on", "keep_only": "off"}
 MIN_DRAWS = 5
@@ -26,103 +28,123 @@ MIN_DRAWS = 5
 
 @dataclass(frozen=True)
 class Control:
-    """A profile to compare with, and how it was made."""
+    """A steering to compare with, and how it was made."""
 
     name: str
     kind: Kind
-    profile: dict[str, Any]
-    note: str = ""
-    """Where it falls short of its definition."""
+    steering: Steering
 
 
 def make_controls(
-    profile: dict[str, Any], routers: Sequence[RouterSpec], *, draws: int = MIN_DRAWS, seed: int = 0
+    steering: Steering, routers: Sequence[RouterSpec], *, draws: int = MIN_DRAWS, seed: int = 0
 ) -> tuple[list[Control], list[str]]:
-    """The controls of a profile, and a sentence for each kind that this profile cannot have.
+    """The controls of a steering, and a sentence for each kind that it cannot have, or not fully.
 
     random: in every layer the steered experts are replaced by as many others of that layer (by any, where the
-        layer has too few); the same replacement in all rules of the profile.
+        layer has too few); the same replacement in all rules of the profile. A vector is shuffled.
     layers: every steered layer's rules act in a layer that the profile leaves alone, on the same numbers.
-    opposite: off ↔ on, low → on, keep_only → off, bias and vector negated, scale and temperature inverted.
+    opposite: off ↔ on, low → on, keep_only → off, zero → twice the weight, bias and vector negated, scale and
+        temperature inverted.
     """
     experts_of = {spec.layer: spec.num_experts for spec in routers if spec.stream == "decoder"}
-    rules = [piece for rule in profile["rules"] for piece in split_by_layer(rule, sorted(experts_of))]
+    rules = split_by_layer(steering, sorted(experts_of))
     controls: list[Control] = []
-    missing: list[str] = []
-    steered = steered_experts(rules, experts_of)
-    if any(0 < len(chosen) < experts_of[layer] for layer, chosen in steered.items()):
-        controls += [
-            Control(
-                f"random {draw + 1}",
-                "random",
-                _with(profile, _relabelled(rules, steered, experts_of, seed + draw)),
-            )
-            for draw in range(draws)
-        ]
+    notes: list[str] = []
+
+    def add(name: str, kind: Kind, changed: Sequence[RuleJson] | str) -> None:
+        problem = changed if isinstance(changed, str) else ""
+        if not isinstance(changed, str):
+            control = Steering(changed, name=f"{steering.name} ({name})".strip(), model=steering.model)
+            problem = "; ".join(problems_with(control.rules, routers))
+            if not problem:
+                controls.append(Control(name, kind, control))
+        if problem:
+            notes.append(f"no control {name!r}: {problem}")
+
+    steered = steered_experts(rules)
+    vectors = any(rule["rule"] == "vector" for rule in rules)
+    if not vectors and not any(len(chosen) < experts_of[layer] for layer, chosen in steered.items()):
+        notes.append("no control 'random': the profile does not choose among the experts of a layer")
     else:
-        missing.append("no random experts: the profile does not choose among the experts of a layer")
+        for draw in range(draws):
+            add(f"random {draw + 1}", "random", _drawn(rules, steered, experts_of, seed + draw))
     moved, note = _moved(rules, experts_of)
-    if moved:
-        controls.append(Control("other layers", "layers", _with(profile, moved), note))
-    else:
-        missing.append(f"no other layers: {note}")
+    add("other layers", "layers", moved or note)
+    if moved and note:
+        notes.append(note)
     turned = [opposite(rule) for rule in rules]
-    if all(rule is not None for rule in turned):
-        controls.append(Control("opposite", "opposite", _with(profile, [rule for rule in turned if rule])))
-    else:
-        kinds = sorted({rule["rule"] for rule, other in zip(rules, turned, strict=True) if other is None})
-        missing.append(f"no opposite sign: there is none of {', '.join(kinds)}")
-    return controls, missing
+    without = sorted({rule["rule"] for rule, other in zip(rules, turned, strict=True) if other is None})
+    opposites = [rule for rule in turned if rule is not None]
+    add("opposite", "opposite", f"there is none of {', '.join(without)}" if without else opposites)
+    return controls, notes
 
 
-def split_by_layer(rule: Rule, layers: Sequence[int]) -> list[Rule]:
-    """A rule as one rule a layer, "all" layers spelled out."""
-    wanted = layers if rule.get("layers", "all") == "all" else rule["layers"]
-    return [{**rule, "layers": [layer]} for layer in wanted]
+def split_by_layer(steering: Steering, layers: Sequence[int]) -> list[RuleJson]:
+    """The rules as one rule a layer, "all" layers spelled out; rules for other streams are left out."""
+    found: list[RuleJson] = []
+    for rule in steering.rules:
+        if rule.stream not in ("decoder", "all"):
+            continue
+        for layer in layers if rule.layers is None else rule.layers:
+            data = {**rule.to_json(), "layers": [layer]}
+            if rule.rule == "vector":
+                vector = rule.vector_in(layer)
+                if vector is None:
+                    continue
+                data["vector"] = [float(value) for value in vector]
+            found.append(data)
+    return found
 
 
-def steered_experts(rules: Sequence[Rule], experts_of: dict[int, int]) -> dict[int, set[int]]:
-    """Layer → the experts that rules of one layer each name there; empty for rules on whole layers."""
+def steered_experts(rules: Sequence[RuleJson]) -> dict[int, set[int]]:
+    """Layer → the experts that rules of one layer each name there."""
     chosen: dict[int, set[int]] = defaultdict(set)
     for rule in rules:
-        layer, experts = rule["layers"][0], rule.get("experts", "all")
-        chosen[layer] |= set(range(experts_of[layer])) if experts == "all" else set(experts)
+        if rule["experts"] != "all":
+            chosen[rule["layers"][0]] |= set(rule["experts"])
     return dict(chosen)
 
 
-def opposite(rule: Rule) -> Rule | None:
+def opposite(rule: RuleJson) -> RuleJson | None:
     """The rule that pushes the other way, or None where there is no such thing."""
     kind, amount = rule["rule"], rule.get("amount")
     if kind in SWAPPED:
-        return {**rule, "rule": SWAPPED[kind]}
+        return {**rule, "rule": SWAPPED[kind]} if kind != "on" else _plain(rule, "off")
     if kind == "zero":
-        kept = {name: value for name, value in rule.items() if name != "renormalise"}
-        return {**kept, "rule": "scale", "amount": 2.0}
-    if kind == "bias" and amount is not None:
+        return _plain(rule, "scale") | {"amount": 2.0}
+    if kind == "vector":
+        return {**rule, "vector": [-value for value in rule["vector"]]}
+    if kind == "bias" and isinstance(amount, (int, float)):
         return {**rule, "amount": -amount}
     if kind in ("scale", "temperature") and amount:
         return {**rule, "amount": 1 / amount}
     return None
 
 
-def _with(profile: dict[str, Any], rules: Sequence[Rule]) -> dict[str, Any]:
-    return {**profile, "rules": list(rules)}
+def _plain(rule: RuleJson, kind: str) -> RuleJson:
+    """A rule of another kind in the same place."""
+    return {
+        name: value for name, value in rule.items() if name in ("layers", "experts", "span", "stream")
+    } | {"rule": kind}
 
 
-def _relabelled(
-    rules: Sequence[Rule], steered: dict[int, set[int]], experts_of: dict[int, int], seed: int
-) -> list[Rule]:
+def _drawn(
+    rules: Sequence[RuleJson], steered: dict[int, set[int]], experts_of: dict[int, int], seed: int
+) -> list[RuleJson]:
     """The rules with every layer's steered experts replaced by random ones."""
     rng = random.Random(seed)
     labels = {
         layer: _replacements(chosen, experts_of[layer], rng) for layer, chosen in sorted(steered.items())
     }
-    return [
-        rule
-        if rule.get("experts", "all") == "all"
-        else {**rule, "experts": [labels[rule["layers"][0]][expert] for expert in rule["experts"]]}
-        for rule in rules
-    ]
+    return [_relabelled(rule, labels.get(rule["layers"][0], {}), rng) for rule in rules]
+
+
+def _relabelled(rule: RuleJson, labels: dict[int, int], rng: random.Random) -> RuleJson:
+    if rule["rule"] == "vector":
+        return {**rule, "vector": rng.sample(rule["vector"], len(rule["vector"]))}
+    if rule["experts"] == "all":
+        return rule
+    return {**rule, "experts": [labels[expert] for expert in rule["experts"]]}
 
 
 def _replacements(chosen: set[int], num_experts: int, rng: random.Random) -> dict[int, int]:
@@ -131,7 +153,7 @@ def _replacements(chosen: set[int], num_experts: int, rng: random.Random) -> dic
     return dict(zip(sorted(chosen), rng.sample(pool, len(chosen)), strict=True))
 
 
-def _moved(rules: Sequence[Rule], experts_of: dict[int, int]) -> tuple[list[Rule], str]:
+def _moved(rules: Sequence[RuleJson], experts_of: dict[int, int]) -> tuple[list[RuleJson], str]:
     """The rules in layers that they leave alone, evenly spread over those, and what is wrong with that."""
     steered = sorted({rule["layers"][0] for rule in rules})
     free = [layer for layer in sorted(experts_of) if layer not in steered]
@@ -140,12 +162,33 @@ def _moved(rules: Sequence[Rule], experts_of: dict[int, int]) -> tuple[list[Rule
     step = max(1.0, len(free) / len(steered))
     target = {layer: free[int(i * step)] for i, layer in enumerate(steered[: len(free)])}
     moved = [{**rule, "layers": [target[rule["layers"][0]]]} for rule in rules if rule["layers"][0] in target]
-    if any(expert >= experts_of[rule["layers"][0]] for rule in moved for expert in _named(rule)):
-        return [], "the layers have different numbers of experts"
-    short = f"only {len(free)} of {len(steered)} layers could be moved" if len(free) < len(steered) else ""
-    return moved, short
+    short = f"control 'other layers': only {len(free)} of {len(steered)} layers could be moved"
+    return moved, short if len(free) < len(steered) else ""
 
 
-def _named(rule: Rule) -> list[int]:
-    experts = rule.get("experts", "all")
-    return [] if experts == "all" else list(experts)
+Make = Callable[[int], Steering]
+
+
+def doses_of_experts(rule: RuleJson, ranking: Sequence[tuple[int, int]]) -> Make:
+    """Dose → the rule on that many of the first (layer, expert) pairs of a ranking."""
+
+    def make(count: int) -> Steering:
+        by_layer: dict[int, list[int]] = defaultdict(list)
+        for layer, expert in ranking[:count]:
+            by_layer[layer].append(expert)
+        base = {name: value for name, value in rule.items() if name not in ("layers", "experts")}
+        rules = [{**base, "layers": [layer], "experts": by_layer[layer]} for layer in sorted(by_layer)]
+        return Steering(rules, name=f"{rule['rule']} top {count}")
+
+    return make
+
+
+def doses_of_amount(steering: Steering) -> Callable[[float], Steering]:
+    """Dose → the same rules with this amount, in all rules that have one."""
+
+    def make(amount: float) -> Steering:
+        rules = [rule.to_json() for rule in steering.rules]
+        changed = [{**rule, "amount": amount} if "amount" in rule else rule for rule in rules]
+        return Steering(changed, name=f"{steering.name} at {amount:g}".strip(), model=steering.model)
+
+    return make

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..kernels.bootstrap import Interval, bootstrap_interval
+from ..kernels.bootstrap import Interval, bootstrap_interval, resample
+from ..kernels.percentiles import percentile_bounds
 from .evaluate_controls import MIN_DRAWS
 
 PROFILE = "profile"
@@ -34,7 +35,9 @@ class Outcome:
     correct_P: np.ndarray
     """1 or 0 where the prompt has choices and an answer, NaN elsewhere."""
     kl_P: np.ndarray
-    """KL(base || this) in nats, summed over the scored positions."""
+    """KL(base || this) in nats, summed over the scored positions of all its sequences."""
+    positions_P: np.ndarray
+    """How many those are."""
     changed_PL: np.ndarray
     """Tokens whose expert set differs from the unsteered one, by router."""
     routed_P: np.ndarray
@@ -51,9 +54,23 @@ class Outcome:
             bytes_P=np.zeros(prompts),
             correct_P=np.full(prompts, np.nan),
             kl_P=np.zeros(prompts),
+            positions_P=np.zeros(prompts),
             changed_PL=np.zeros((prompts, routers)),
             routed_P=np.zeros(prompts),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists; NaN as None."""
+        data: dict[str, Any] = {"texts": self.texts}
+        for name, value in vars(self).items():
+            if name != "texts":
+                data[name] = np.where(np.isnan(value), np.array(None), value).tolist()
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        arrays = {name: np.array(value, float) for name, value in data.items() if name != "texts"}
+        return cls(**arrays, texts=data["texts"])
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ def measures(
         _ratio("log_perplexity", base.nll_P, steered.nll_P, base.tokens_P),
         _ratio("bits_per_byte", base.nll_P, steered.nll_P, bits_P),
         Measure("accuracy", base.correct_P, steered.correct_P, np.isfinite(base.correct_P).astype(float)),
-        _ratio("kl", np.zeros_like(steered.kl_P), steered.kl_P, base.tokens_P),
+        _ratio("kl", np.zeros_like(steered.kl_P), steered.kl_P, base.positions_P),
         _ratio("changed", np.zeros_like(steered.kl_P), steered.changed_PL.sum(1), routed_P),
     ]
     if classes is not None and base.texts is not None and steered.texts is not None:
@@ -108,7 +125,9 @@ class Evaluation:
     variants: dict[str, Outcome]
     """"profile" first, then the controls by name."""
     kinds: dict[str, str]
-    """Variant → profile, random, layers or opposite."""
+    """Variant → profile, random, layers, opposite or dose."""
+    profiles: dict[str, dict[str, Any]]
+    """Variant → its steering as JSON: a control can be run and shared like any profile."""
     notes: list[str] = field(default_factory=list)
     """Which controls are missing or fall short, and why."""
     resamples: int = 2000
@@ -154,9 +173,24 @@ class Evaluation:
                         rows.append({**row, "layer": layer, "stream": stream, "changed": row["change"]})
         return pa.Table.from_pylist(rows, BY_LAYER)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same evaluation."""
+        data = {**vars(self), "base": self.base.to_json(), "routers": [list(key) for key in self.routers]}
+        return data | {"variants": {name: outcome.to_json() for name, outcome in self.variants.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        known = dict(data)
+        known["base"] = Outcome.from_json(known["base"])
+        known["variants"] = {name: Outcome.from_json(value) for name, value in known["variants"].items()}
+        known["routers"] = [(layer, stream) for layer, stream in known["routers"]]
+        return cls(**known)
+
     def _masks(self, by: str | None) -> dict[str, np.ndarray]:
         """Group name → which prompts are in it."""
         masks = {ALL: np.ones(len(self.prompt_ids), bool)}
+        if by is not None and by not in self.groups:
+            raise ValueError(f"the prompts have no {by!r}; they have {', '.join(self.groups) or 'nothing'}")
         if by is not None:
             values = np.array([value or "" for value in self.groups[by]])
             masks |= {str(value): values == value for value in sorted(set(values)) if value}
@@ -176,18 +210,20 @@ class Evaluation:
         """The target's effect minus the mean effect on the other groups, prompts resampled together."""
         masks = self._masks(by)
         del masks[ALL]
-        wanted = masks.pop(target, np.zeros(0))
-        change_P = np.nan_to_num(measure.steered_P - measure.base_P)
+        if target not in masks:
+            raise ValueError(f"no prompt has {by} {target!r}; there are {', '.join(masks)}")
+        wanted = masks.pop(target)
         others = [mask for mask in masks.values() if (measure.weights_P * mask).any()]
         if not others or not (measure.weights_P * wanted).any():
             return []
-
-        def contrast(units: np.ndarray) -> float:
-            weights, change = measure.weights_P[units], change_P[units]
-            rest = [_mean(change, weights * mask[units]) for mask in others]
-            return _mean(change, weights * wanted[units]) - float(np.nanmean(rest))
-
-        interval = bootstrap_interval(change_P, contrast, resamples=self.resamples)
+        change_P = np.nan_to_num(measure.steered_P - measure.base_P)
+        weights_GP = np.stack([measure.weights_P * mask for mask in (wanted, *others)])
+        counts_BP = np.concatenate(list(resample(len(change_P), self.resamples, seed=0)))
+        point, *_ = _contrasts(np.ones((1, len(change_P))), weights_GP, change_P)
+        units = int(np.count_nonzero(weights_GP.any(0)))
+        drawn_B1 = _contrasts(counts_BP, weights_GP, change_P)[:, None]
+        low, high = percentile_bounds(drawn_B1, 0.95, units).ravel()
+        interval = Interval(point, low, high, np.asarray(units))
         return [self._as_row(variant, measure.name, f"{target} − others", interval, None, None)]
 
     def _as_row(
@@ -205,6 +241,17 @@ class Evaluation:
             **known, **{name: float(value) for name, value in numbers.items()},
             "base": base, "steered": steered, "prompts": int(interval.units), "finding": None,
         }  # fmt: skip
+
+
+def _contrasts(counts_BP: np.ndarray, weights_GP: np.ndarray, change_P: np.ndarray) -> np.ndarray:
+    """First group's weighted mean minus the mean of the others', in each resample; a group that a resample
+    missed is left out. (B,)"""
+    sizes_BG = counts_BP @ weights_GP.T
+    with np.errstate(invalid="ignore"):
+        means_BG = (counts_BP @ (weights_GP * change_P).T) / sizes_BG
+    drawn_BG = sizes_BG[:, 1:] > 0
+    rest_B = np.where(drawn_BG, means_BG[:, 1:], 0).sum(1) / np.maximum(drawn_BG.sum(1), 1)
+    return np.where(drawn_BG.any(1), means_BG[:, 0] - rest_B, np.nan)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..store.schema import RouterSpec
 from .batches import Batch, collate
 from .encode import Encoded
-from .record import record_routing
+from .errors import TracerError
+from .serve.live import LiveModel
+from .steering import Steering
 
 LOGIT_CELLS = 1 << 26
 """Next-token log-probabilities held of the unsteered pass (256 MiB)."""
@@ -33,6 +33,20 @@ class Work:
     batch: Batch
     sequence_N: np.ndarray
     position_N: np.ndarray
+
+    @property
+    def place_N(self) -> np.ndarray:
+        """Where the scored tokens stand among the real tokens of the batch."""
+        first_B = np.cumsum([0, *(len(sequence) for sequence in self.batch.encoded)])[:-1]
+        return first_B[self.sequence_N] + self.position_N
+
+    @property
+    def prompt_lengths(self) -> list[int]:
+        """Tokens of each sequence before its completion, for rules on prompts or on what follows them."""
+        return [
+            int(np.argmax(sequence.completion)) if sequence.completion.any() else len(sequence)
+            for sequence in self.batch.encoded
+        ]
 
 
 @dataclass(frozen=True)
@@ -73,58 +87,57 @@ def make_work(encoded: Sequence[Encoded], pad_id: int) -> Work:
 
 
 class ForcedPasses:
-    """Runs batches through one model.
+    """Runs batches through one model."""
 
-    Args:
-        routers: whose expert sets are compared, all of the text's.
-    """
-
-    def __init__(self, model: Any, routers: Sequence[RouterSpec]) -> None:
-        self._model = model
-        self._routers = list(routers)
+    def __init__(self, live: LiveModel) -> None:
+        self._live = live
 
     def base(self, work: Work) -> Reference:
         """The unsteered pass."""
-        logprobs_NV, ids_LTK = self._run(work, None)
-        unchanged = np.zeros((len(ids_LTK), len(work.batch.sequence_T)), bool)
-        own = self._own(work, logprobs_NV)
-        return Reference(Pass(own, np.zeros_like(own), unchanged), logprobs_NV, ids_LTK)
+        return self.alone(work, None)
 
-    def steered(self, work: Work, steering: Any, base: Reference) -> Pass:
-        """A pass under a steering (None for none), compared with the unsteered one."""
+    def steered(self, work: Work, steering: Steering | None, base: Reference) -> Pass:
+        """A pass under a steering, compared with the unsteered one."""
         logprobs_NV, ids_LTK = self._run(work, steering)
         changed = [sets_differ(a, b) for a, b in zip(base.ids_LTK, ids_LTK, strict=True)]
         changed_LT = torch.stack(changed).cpu().numpy()
         return Pass(self._own(work, logprobs_NV), divergence(base.logprobs_NV, logprobs_NV), changed_LT)
 
+    def alone(self, work: Work, steering: Steering | None) -> Reference:
+        """A pass under a steering, compared with nothing."""
+        logprobs_NV, ids_LTK = self._run(work, steering)
+        own = self._own(work, logprobs_NV)
+        unchanged = np.zeros((len(ids_LTK), len(work.batch.sequence_T)), bool)
+        return Reference(Pass(own, np.zeros_like(own), unchanged), logprobs_NV, ids_LTK)
+
     @torch.inference_mode()
-    def _run(self, work: Work, steering: Any) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, work: Work, steering: Steering | None) -> tuple[Tensor, list[Tensor]]:
         """Log-probabilities (N, V) that predict the scored tokens, and expert ids (T, K) by router."""
-        batch = work.batch
-        device = self._model.get_input_embeddings().weight.device
-        with record_routing(self._model, routers=self._routers, steering=steering) as routing:
-            output = self._model(
-                input_ids=batch.input_ids_BS.to(device),
-                attention_mask=batch.mask_BS.to(device),
-                use_cache=False,
-            )
-        logits_BSV = output.logits
+        batch, device = work.batch, self._live.device
+        output, routed = self._live.forward(
+            [steering],
+            same=True,
+            prompt_lengths=work.prompt_lengths,
+            input_ids=batch.input_ids_BS.to(device),
+            attention_mask=batch.mask_BS.to(device),
+            use_cache=False,
+        )
         sequence_N, before_N = (
-            torch.from_numpy(index).long().to(logits_BSV.device)
+            torch.from_numpy(index).long().to(output.logits.device)
             for index in (work.sequence_N, work.position_N - 1)
         )
-        logprobs_NV = logits_BSV[sequence_N, before_N].float().log_softmax(-1)
-        ids = [routing.ids(spec.layer, spec.stream) for spec in self._routers]
-        return logprobs_NV, [ids_RK[batch.keep_T.to(ids_RK.device)] for ids_RK in ids]
+        logprobs_NV = output.logits[sequence_N, before_N].float().log_softmax(-1)
+        if bool(torch.isnan(logprobs_NV).any()):
+            raise TracerError("the model gives NaN instead of next-token logits")
+        ids_LRK = [routed[key] for key in self._live.keys]
+        return logprobs_NV, [ids_RK[batch.keep_T.to(ids_RK.device)] for ids_RK in ids_LRK]
 
     def _own(self, work: Work, logprobs_NV: Tensor) -> np.ndarray:
         """Log-probability of each scored token, (N,) float64."""
         tokens_BS = work.batch.input_ids_BS
-        token_N = tokens_BS[
-            torch.from_numpy(work.sequence_N).long(), torch.from_numpy(work.position_N).long()
-        ]
-        own_N = logprobs_NV.gather(1, token_N.to(logprobs_NV.device).unsqueeze(1)).squeeze(1)
-        return own_N.double().cpu().numpy()
+        index = (torch.from_numpy(values).long() for values in (work.sequence_N, work.position_N))
+        token_N = tokens_BS[tuple(index)].to(logprobs_NV.device)
+        return logprobs_NV.gather(1, token_N.unsqueeze(1)).squeeze(1).double().cpu().numpy()
 
 
 def divergence(base_NV: Tensor, other_NV: Tensor) -> np.ndarray:
@@ -133,8 +146,7 @@ def divergence(base_NV: Tensor, other_NV: Tensor) -> np.ndarray:
     step = max(1, _KL_CELLS // max(1, base_NV.shape[-1]))
     for start in range(0, len(base_NV), step):
         p, q = base_NV[start : start + step].double(), other_NV[start : start + step].double()
-        term = p.exp() * (p - q)
-        parts.append(torch.where(p == -torch.inf, 0.0, term).sum(-1))
+        parts.append(torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1))
     joined = torch.cat(parts) if parts else base_NV.new_zeros(0).double()
     return joined.clamp(min=0).cpu().numpy()
 

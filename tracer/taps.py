@@ -96,6 +96,16 @@ class Tap:
                 scope.register_forward_hook(lambda *_: choice.end(), always_call=True),
             ]
 
+    @property
+    def users(self) -> tuple[list[tuple[Sink, RouterSpec]], list[Program]]:
+        """Who records and who steers here at this moment."""
+        return list(self.sinks), list(self._programs)
+
+    def hand_over(self, sinks: list[tuple[Sink, RouterSpec]], programs: list[Program]) -> None:
+        """Let these record and steer from now on, and nobody else."""
+        self.sinks[:] = sinks
+        self._use(programs)
+
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
         logits = self.site.logits(Call(module, args, kwargs, output))
         self._logits_TE = None if logits is None else flat(logits.detach())
@@ -156,6 +166,21 @@ def tapped(sites: Sequence[Site], use: Callable[[Tap, Site], Callable[[], None]]
             stack.callback(_leave, tap)
             stack.callback(use(tap, site))
         yield
+
+
+Users = tuple[list[tuple[Sink, RouterSpec]], list[Program]]
+
+
+def users(model: nn.Module) -> dict[nn.Module, Users]:
+    """Who records and steers at each router of a model that is watched, for `hand_over`."""
+    return {module: _TAPS[module].users for module in model.modules() if module in _TAPS}
+
+
+def hand_over(model: nn.Module, to: dict[nn.Module, Users]) -> None:
+    """Put back the users of an earlier moment: for pieces of work that take turns at one model."""
+    for module in model.modules():
+        if module in _TAPS:
+            _TAPS[module].hand_over(*to.get(module, ([], [])))
 
 
 def _leave(tap: Tap) -> None:

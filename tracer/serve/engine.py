@@ -57,7 +57,7 @@ class Engine:
     """Loads a model in its worker thread, then serves it step by step.
 
     Args:
-        load: returns what the requests' `make` functions receive.
+        load: returns what the requests' `make` functions receive; its `close`, if it has one, is called at the end.
     """
 
     def __init__(self, load: Callable[[], Any], limits: Limits | None = None) -> None:
@@ -140,6 +140,8 @@ class Engine:
         while (ticket := self._take()) is not None:
             self._step(ticket)
         self._drop_all()
+        if hasattr(loaded, "close"):
+            loaded.close()
 
     def _take(self) -> Ticket | None:
         with self._changed:

@@ -53,19 +53,26 @@ class LiveModel:
 
     @torch.inference_mode()
     def forward(
-        self, steerings: Sequence[Steering | None], *, same: bool = False, **inputs: Any
+        self,
+        steerings: Sequence[Steering | None],
+        *,
+        same: bool = False,
+        prompt_lengths: Sequence[int] | None = None,
+        **inputs: Any,
     ) -> tuple[Any, dict[Key, Tensor]]:
         """One forward pass.
 
         Args:
             steerings: one for each sequence of the batch; or with `same` a single one for all of them.
+            prompt_lengths: tokens of each sequence that count as prompt, for rules with that span; what is
+                fed while the cache is empty, if left out.
             inputs: what the model is called with.
         Returns:
             The model's output, and the expert ids (B * S, K) by router, as they were executed.
         """
         self._routed = {}
         if any(steerings):
-            self._applied.assign(steerings, everywhere=same)
+            self._applied.assign(steerings, everywhere=same, prompt_lengths=prompt_lengths)
         try:
             return self.model(**inputs), self._routed
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
+from ...store.schema import CAPTURES, DEFAULT_CAPTURE
 from .errors import ApiError
 from .limits import Limits
 
@@ -20,6 +21,11 @@ COMPARE: Schema = {
     "type": "boolean",
     "default": False,
     "description": "Also run without the steering, and compare the two.",
+}
+CHAT: Schema = {
+    "type": "boolean",
+    "default": False,
+    "description": "Put the prompts through the model's chat template.",
 }
 MESSAGES: Schema = {
     "type": "array",
@@ -81,8 +87,70 @@ def request_schemas(limits: Limits) -> dict[str, Schema]:
             }
         ),
         "Score": _object(
-            {"prompts": _prompts(limits.score_prompts), "steering": PROFILE, "compare": COMPARE},
+            {
+                "prompts": _prompts(limits.score_prompts),
+                "steering": PROFILE,
+                "compare": COMPARE,
+                "chat": CHAT,
+                "positions": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "Also the numbers of every scored token.",
+                },
+            },
             required=["prompts"],
+        ),
+        "Evaluate": _object(
+            {
+                "prompts": _prompts(limits.job_prompts),
+                "steering": PROFILE,
+                "variants": {
+                    "type": "object",
+                    "default": {},
+                    "additionalProperties": {"type": "object"},
+                    "description": "Further profiles by name, as the doses of a dose curve.",
+                },
+                "controls": _integer(
+                    0, 50, 5, "Random draws; below 5 nothing is a finding, 0 is no control."
+                ),
+                "seed": _integer(0, 2**31 - 1, 0, "Of the draws."),
+                "by": {
+                    "type": ["string", "null"],
+                    "default": None,
+                    "description": "Column to split effects by.",
+                },
+                "target": {
+                    "type": ["string", "null"],
+                    "default": None,
+                    "description": "A value of `by`: also its effect minus the others'.",
+                },
+                "chat": CHAT,
+                "max_new_tokens": _integer(0, limits.new_tokens, 0, "Also generate, for response classes."),
+            },
+            required=["prompts"],
+        ),
+        "Trace": _object(
+            {
+                "prompts": _prompts(limits.job_prompts),
+                "name": {
+                    "type": "string",
+                    "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+                    "description": "Folder of the new trace in the server's library.",
+                },
+                "steering": PROFILE,
+                "capture": {
+                    "type": "array",
+                    "items": {"enum": list(CAPTURES)},
+                    "default": list(DEFAULT_CAPTURE),
+                },
+                "batch_tokens": _integer(
+                    1, 1 << 20, 2048, "Padded tokens in a batch; others wait for one batch."
+                ),
+                "max_new_tokens": _integer(0, limits.new_tokens, 0, "Tokens to generate after each prompt."),
+                "chat": CHAT,
+                "resume": {"type": "boolean", "default": False, "description": "Go on with a partial trace."},
+            },
+            required=["prompts", "name"],
         ),
     }
 
@@ -178,6 +246,10 @@ def _explain(error: ValidationError) -> str:
             return f"must be {' or '.join(kinds)}, not {type(value).__name__}"
         case "minLength" | "minItems":
             return f"needs at least {limit}"
+        case "pattern":
+            return "must be letters, digits, dots, dashes and underscores, and begin with a letter or digit"
+        case "enum":
+            return f"must be one of {', '.join(map(str, limit))}"
         case "maxItems":
             return f"has {len(value)} entries; at most {limit} are allowed"
         case "minimum" | "exclusiveMinimum" | "maximum":

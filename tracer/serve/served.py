@@ -36,6 +36,10 @@ class Served:
         live = LiveModel(model.eval())
         return cls(model, tokenizer, dict(card or {}), live.routers, live, frozenset(stop_token_ids(model)))
 
+    def close(self) -> None:
+        """Leave the model as it was loaded."""
+        self.live.close()
+
     @property
     def context(self) -> int | None:
         """Most positions the model was made for, where its configuration says."""

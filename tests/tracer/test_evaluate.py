@@ -1,0 +1,266 @@
+"""An evaluation's numbers against plain passes of the model; its controls against what they must be."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import character_tokenizer, tiny_olmoe
+
+from moescope.store import RouterSpec
+from moescope.tracer import PromptSet, Steering, find_routers, record_routing
+from moescope.tracer.evaluate import dose_curve, evaluate
+from moescope.tracer.evaluate_behaviour import classify
+from moescope.tracer.evaluate_controls import doses_of_amount, doses_of_experts, make_controls
+from moescope.tracer.evaluate_effects import Evaluation, is_finding
+from moescope.tracer.generate import generate
+
+ROWS = [
+    {"id": "a", "text": "Where is the library?", "language": "en"},
+    {"id": "b", "text": "~~{}~~ 0123", "language": "xx"},
+    {"id": "c", "text": "It was", "completion": " a dark night", "language": "en"},
+    {"id": "d", "text": "2 + 2 =", "choices": [" 4", " five", " none"], "answer": 1, "language": "xx"},
+    {"id": "e", "text": "x", "language": "en"},
+]
+OFF = Steering([{"rule": "off", "layers": [0, 2], "experts": [1, 4, 6]}])
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return tiny_olmoe(), character_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def found(setting):
+    return evaluate(*setting, PromptSet.from_rows(ROWS), OFF, batch_tokens=64)
+
+
+def plain(setting, text, steering, first):
+    """Log-probabilities of the tokens of a text from `first` on, full distributions, and experts by layer."""
+    model, tokenizer = setting
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad(), record_routing(model, steering=steering) as routing:
+        logprobs = model(ids).logits[0].double().log_softmax(-1)
+    own = logprobs[:-1].gather(-1, ids[0, 1:, None]).squeeze(-1)
+    return own[first - 1 :], logprobs[first - 1 : -1], [routing.ids(layer) for layer in range(3)]
+
+
+def test_likelihood_kl_and_changed_experts_are_those_of_plain_passes(setting, found):
+    for place, row in enumerate(ROWS):
+        if "choices" in row:
+            continue
+        text, first = row["text"] + row.get("completion", ""), 1 + len(row["text"]) * ("completion" in row)
+        base, base_all, base_ids = plain(setting, text, None, first)
+        steered, steered_all, steered_ids = plain(setting, text, OFF, first)
+        own = found.variants["profile"]
+        assert found.base.nll_P[place] == pytest.approx(-base.sum().item(), abs=1e-4)
+        assert own.nll_P[place] == pytest.approx(-steered.sum().item(), abs=1e-4)
+        assert own.tokens_P[place] == len(base) == own.positions_P[place]
+        assert own.bytes_P[place] == len(row.get("completion", row["text"]))
+        kl = (base_all.exp() * (base_all - steered_all)).sum()
+        assert own.kl_P[place] == pytest.approx(kl.item(), abs=1e-4)
+        changed = [
+            sum(set(a) != set(b) for a, b in zip(one.tolist(), two.tolist(), strict=True))
+            for one, two in zip(base_ids, steered_ids, strict=True)
+        ]
+        assert own.changed_PL[place].tolist() == changed
+        assert own.routed_P[place] == len(text) + 1
+
+
+def test_the_answer_is_the_likeliest_choice(setting, found):
+    row, place = ROWS[3], 3
+    for outcome, steering in ((found.base, None), (found.variants["profile"], OFF)):
+        sums = [
+            plain(setting, row["text"] + choice, steering, 1 + len(row["text"]))[0].sum().item()
+            for choice in row["choices"]
+        ]
+        assert outcome.correct_P[place] == (int(np.argmax(sums)) == row["answer"])
+        assert outcome.nll_P[place] == pytest.approx(-sums[row["answer"]], abs=1e-4)
+
+
+def test_batches_change_nothing(setting, found):
+    other = evaluate(*setting, PromptSet.from_rows(ROWS), OFF, batch_tokens=1, controls=0)
+    for name in ("nll_P", "kl_P", "changed_PL", "correct_P"):
+        mine, theirs = (getattr(e.variants["profile"], name) for e in (found, other))
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+def test_neutral_steering_has_no_effect_and_is_no_finding(setting):
+    neutral = Steering([{"rule": "scale", "layers": [1], "experts": [2], "amount": 1.0}])
+    table = evaluate(*setting, PromptSet.from_rows(ROWS), neutral).effects()
+    assert set(table["change"].to_pylist()) == {0.0}
+    assert not any(table["finding"].to_pylist())
+
+
+def test_effects_are_weighted_means_by_group_with_every_control_beside_them(found):
+    rows = found.effects(by="language", target="xx").to_pylist()
+    assert {row["kind"] for row in rows} == {"profile", "random", "layers"}
+    chosen = [row for row in rows if row["variant"] == "profile" and row["measure"] == "log_perplexity"]
+    assert [row["group"] for row in chosen] == ["all", "en", "xx", "xx − others"]
+    own, english = found.variants["profile"], [0, 2, 4]
+    change = (own.nll_P - found.base.nll_P)[english].sum() / own.tokens_P[english].sum()
+    assert chosen[1]["change"] == pytest.approx(change)
+    assert chosen[3]["change"] == pytest.approx(chosen[2]["change"] - chosen[1]["change"])
+    assert chosen[1]["steered"] - chosen[1]["base"] == pytest.approx(change)
+    for row in rows:
+        assert (row["finding"] is None) == (row["kind"] != "profile")
+
+
+def test_an_evaluation_survives_json(found):
+    again = Evaluation.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    for table in (lambda e: e.effects(by="language", target="xx"), lambda e: e.by_layer()):
+        assert table(again).to_pandas().equals(table(found).to_pandas())
+    with pytest.raises(ValueError, match="no prompt has language 'de'; there are en, xx"):
+        again.effects(by="language", target="de")
+    with pytest.raises(ValueError, match="have no 'colour'; they have language"):
+        again.effects(by="colour")
+
+
+def test_changed_tokens_by_layer(found):
+    rows = found.by_layer().to_pylist()
+    own = found.variants["profile"]
+    mine = [row["changed"] for row in rows if row["variant"] == "profile"]
+    assert mine == pytest.approx((own.changed_PL.sum(0) / own.routed_P.sum()).tolist())
+
+
+def test_generated_texts_are_those_of_generate(setting):
+    prompts = PromptSet.from_rows([row for row in ROWS if "completion" not in row])
+    result = evaluate(*setting, prompts, OFF, controls=0, max_new_tokens=8)
+    for outcome, steering in ((result.base, None), (result.variants["profile"], OFF)):
+        alone = [generate(*setting, p.text, max_new_tokens=8, steering=steering)[0].text for p in prompts]
+        assert outcome.texts == alone
+
+
+def test_rules_on_what_follows_the_prompt_act_on_completions_only(setting):
+    later = Steering([{"rule": "off", "layers": [0], "experts": [0, 1, 2, 3], "span": "generation"}])
+    own = evaluate(*setting, PromptSet.from_rows(ROWS), later, controls=0).variants["profile"]
+    assert (own.changed_PL.sum(1) > 0).tolist() == [False, False, True, True, False]
+
+
+def test_a_dose_curve_has_an_effect_per_dose(setting):
+    ranking = [(0, 1), (2, 4), (2, 6), (1, 0)]
+    make = doses_of_experts({"rule": "off"}, ranking)
+    curve = dose_curve(*setting, PromptSet.from_rows(ROWS), make, [0, 2, 4])
+    assert list(curve.variants) == ["0", "2", "4"]
+    assert curve.variants["0"].kl_P.sum() == 0
+    assert curve.profiles["4"]["rules"][2]["experts"] == [4, 6]
+    bias = doses_of_amount(Steering([{"rule": "bias", "layers": [0], "experts": [1], "amount": 1.0}]))
+    assert bias(0.5).rules[0].amount == 0.5
+
+
+def specs(layers=6, experts=8, top_k=2):
+    return [RouterSpec(layer=i, num_experts=experts, top_k=top_k, router=f"r{i}") for i in range(layers)]
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 5), st.sets(st.integers(0, 7), min_size=1, max_size=4), min_size=1, max_size=3
+    ),
+    st.integers(0, 99),
+)
+def test_random_controls_take_as_many_other_experts_of_the_same_layers(chosen, seed):
+    steering = Steering([{"rule": "off", "experts": {layer: sorted(ids) for layer, ids in chosen.items()}}])
+    controls, _ = make_controls(steering, specs(), seed=seed)
+    random = [control for control in controls if control.kind == "random"]
+    assert len(random) == 5
+    for control in random:
+        drawn = {rule.layers[0]: set(rule.experts) for rule in control.steering.rules}
+        assert {layer: len(ids) for layer, ids in drawn.items()} == {
+            layer: len(ids) for layer, ids in chosen.items()
+        }
+        assert all(not drawn[layer] & set(ids) for layer, ids in chosen.items())
+    (moved,) = [control for control in controls if control.kind == "layers"]
+    assert not {rule.layers[0] for rule in moved.steering.rules} & set(chosen)
+    assert sorted(map(len, chosen.values())) == sorted(len(rule.experts) for rule in moved.steering.rules)
+
+
+def test_controls_keep_on_and_off_apart():
+    rules = [
+        {"rule": "off", "layers": [1], "experts": [0, 1]},
+        {"rule": "bias", "layers": [1], "experts": [2], "amount": 1.0},
+    ]
+    for control in make_controls(Steering(rules), specs())[0]:
+        off, bias = control.steering.rules[:2]
+        assert not set(off.experts) & set(bias.experts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "turned"),
+    [
+        ({"rule": "off", "experts": [1]}, {"rule": "on", "experts": (1,)}),
+        ({"rule": "on", "experts": [1]}, {"rule": "off", "experts": (1,)}),
+        ({"rule": "low", "experts": [1]}, {"rule": "on", "experts": (1,)}),
+        ({"rule": "zero", "experts": [1]}, {"rule": "scale", "amount": 2.0}),
+        ({"rule": "bias", "experts": [1], "amount": 0.5}, {"rule": "bias", "amount": -0.5}),
+        ({"rule": "scale", "experts": [1], "amount": 4.0}, {"rule": "scale", "amount": 0.25}),
+        ({"rule": "temperature", "amount": 2.0}, {"rule": "temperature", "amount": 0.5}),
+    ],
+)
+def test_the_opposite_of_a_rule(rule, turned):
+    controls, _ = make_controls(Steering([{**rule, "layers": [2]}]), specs())
+    (other,) = [control.steering.rules[0] for control in controls if control.kind == "opposite"]
+    assert {name: getattr(other, name) for name in turned} == turned
+
+
+def test_a_vector_is_shuffled_moved_and_negated():
+    delta = [1.0, -2.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.5]
+    controls, notes = make_controls(Steering([{"rule": "vector", "layers": [2], "vector": delta}]), specs())
+    by_kind = {control.kind: control.steering.rules[0] for control in controls}
+    assert sorted(by_kind["random"].vector_in(2)) == sorted(delta)
+    assert by_kind["random"].vector_in(2) != tuple(delta)
+    assert by_kind["layers"].layers != (2,)
+    assert by_kind["opposite"].vector_in(2) == tuple(-value for value in delta)
+    assert notes == []
+
+
+def test_what_a_profile_cannot_be_compared_with_is_said():
+    _, notes = make_controls(Steering([{"rule": "top_k", "layers": "all", "amount": 1}]), specs())
+    assert len(notes) == 3
+    assert "does not choose among the experts" in notes[0]
+    assert "acts in every layer" in notes[1]
+    assert "there is none of top_k" in notes[2]
+    _, notes = make_controls(Steering([{"rule": "off", "layers": [0], "experts": [0, 1, 2]}]), specs())
+    assert notes == ["no control 'opposite': 3 experts are on in layer 0 (decoder), but a token uses 2"]
+
+
+def test_a_finding_lies_beyond_zero_and_beyond_every_control():
+    def row(low, high, kind="profile"):
+        return {"change": (low + high) / 2, "low": low, "high": high, "kind": kind}
+
+    weak = [row(-0.1, 0.1, "random") for _ in range(5)]
+    assert is_finding(row(0.2, 0.4), weak)
+    assert is_finding(row(-0.4, -0.2), weak)
+    assert not is_finding(row(0.05, 0.4), weak)
+    assert not is_finding(row(0.2, 0.4), weak[:4])
+    assert not is_finding(row(0.2, 0.4), [*weak, row(0.1, 0.3, "layers")])
+    assert not is_finding(row(-0.1, 0.4), [row(-0.5, -0.3, "random") for _ in range(5)])
+    assert not is_finding(row(0.2, math.nan), weak)
+
+
+def test_response_classes_are_found_in_order():
+    classes = {"refusal": [r"\bI cannot\b", "sorry"], "number": [r"\d"]}
+    assert [classify(text, classes) for text in ("I CANNOT do 5", "it is 5", "well")] == [
+        "refusal",
+        "number",
+        "other",
+    ]
+    with pytest.raises(ValueError, match="not a regular expression"):
+        classify("x", {"bad": ["("]})
+
+
+def test_behaviour_rates_are_effects_like_any_other(setting):
+    result = evaluate(*setting, PromptSet.from_rows(ROWS), OFF, controls=0, max_new_tokens=4)
+    result.base.texts = ["yes", "no", "yes", "no", "no"]
+    result.variants["profile"].texts = ["yes", "yes", "yes", "yes", "no"]
+    rows = result.effects(classes={"agrees": ["yes"]}).to_pylist()
+    (row,) = [row for row in rows if row["measure"] == "behaviour: agrees"]
+    assert (row["base"], row["steered"], row["change"]) == pytest.approx((0.4, 0.8, 0.4))
+
+
+def test_routers_of_the_model_are_named(setting, found):
+    assert found.routers == [(spec.layer, spec.stream) for spec in find_routers(setting[0])]
