@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,10 @@ class _Source:
     completion_from: int
     own: tuple[Span, ...] | None
     """Where the user's own words stand; None: everywhere."""
+
+    @property
+    def completes(self) -> bool:
+        return self.completion_from < len(self.text)
 
 
 class Encoder:
@@ -107,25 +112,26 @@ class Encoder:
             return []
         if not self._offsets:
             return [self._encode_slowly(source) for source in sources]
+        whole = all(source.own is None and not source.completes for source in sources)
         batch = self._tokenizer(
             [source.text for source in sources],
             add_special_tokens=not self._chat,  # a template writes its own
-            return_offsets_mapping=True,
+            return_offsets_mapping=not whole,
             return_special_tokens_mask=True,
             return_attention_mask=False,
+            return_token_type_ids=False,
             verbose=False,
         )
-        columns = (batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"])
-        return [self._mark(*row) for row in zip(sources, *columns, strict=True)]
-
-    def _mark(self, source: _Source, ids: list[int], offsets: list[Span], added: list[int]) -> Encoded:
-        ids_T = np.asarray(ids, np.int32)
-        start_T, end_T = np.asarray(offsets, np.int64).reshape(-1, 2).T
-        added_T = np.asarray(added, bool)
-        special_T = added_T | np.isin(ids_T, self._special_ids)
-        if source.own is not None:
-            special_T |= ~_touches(start_T, end_T, source.own)
-        return Encoded(ids_T, special_T, (end_T > source.completion_from) & ~added_T)
+        edges = np.cumsum([len(ids) for ids in batch["input_ids"]])[:-1]
+        ids_N = np.fromiter(chain.from_iterable(batch["input_ids"]), np.int32)
+        added_N = np.fromiter(chain.from_iterable(batch["special_tokens_mask"]), bool)
+        special_N = added_N | np.isin(ids_N, self._special_ids)
+        parts = zip(*(np.split(values, edges) for values in (ids_N, special_N)), strict=True)
+        encoded = [Encoded(ids_T, special_T, np.zeros(len(ids_T), bool)) for ids_T, special_T in parts]
+        if whole:
+            return encoded
+        rows = zip(sources, encoded, batch["offset_mapping"], np.split(added_N, edges), strict=True)
+        return [_with_spans(*row) for row in rows]
 
     def _encode_slowly(self, source: _Source) -> Encoded:
         """Without offsets: tokens up to where the sequences with and without completion part are the
@@ -138,7 +144,7 @@ class Encoder:
         ids_T = np.asarray(self._tokenizer(source.text, verbose=False)["input_ids"], np.int32)
         special_T = np.isin(ids_T, self._special_ids)
         completion_T = np.zeros(len(ids_T), bool)
-        if source.completion_from < len(source.text):
+        if source.completes:
             alone = self._tokenizer(source.text[: source.completion_from], verbose=False)["input_ids"]
             shared = min(len(alone), len(ids_T))
             same = np.asarray(alone[:shared]) == ids_T[:shared]
@@ -146,6 +152,15 @@ class Encoder:
             trailing = len(ids_T) - len(np.trim_zeros(~special_T, "b"))
             completion_T[first : len(ids_T) - trailing] = True
         return Encoded(ids_T, special_T, completion_T)
+
+
+def _with_spans(source: _Source, encoded: Encoded, offsets: list[Span], added_T: np.ndarray) -> Encoded:
+    """Marks what comes from the template, and what from the completion, by the characters of each token."""
+    start_T, end_T = np.asarray(offsets, np.int64).reshape(-1, 2).T
+    special_T = encoded.special
+    if source.own is not None:
+        special_T = special_T | ~_touches(start_T, end_T, source.own)
+    return Encoded(encoded.ids, special_T, (end_T > source.completion_from) & ~added_T)
 
 
 def _touches(start_T: np.ndarray, end_T: np.ndarray, spans: Sequence[Span]) -> np.ndarray:

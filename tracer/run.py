@@ -22,7 +22,7 @@ from ..store.schema import DEFAULT_CAPTURE, RouterSpec
 from ..store.writer import TraceWriter
 from .batches import plan_batches
 from .card import active_parameters, model_card
-from .encode import Encoder
+from .encode import Encoded, Encoder
 from .errors import TracerError
 from .generate import Sampling, stop_token_ids
 from .prompts import PromptSet
@@ -35,6 +35,8 @@ from .run_writer import PART_EVENTS, PartWriter
 from .token_text import TokenTexts
 
 WEIGHT_TYPES = ("float16", "float32")
+TOKENS_AHEAD = 2_000_000
+"""Tokens that are kept between measuring their prompts and running them; later ones are tokenised again."""
 _LENGTHS_AT_ONCE = 512
 
 
@@ -132,7 +134,7 @@ def trace_prompts(
     chosen = prompts.limit(limit)
     specs = traced_routers(model, routers)
     encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))
-    lengths = token_lengths(encoder, chosen)
+    lengths, ahead = encode_ahead(encoder, chosen)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     card = dict(card or model_card(model))
     card["active_parameters"] = active_parameters(model, specs)
@@ -165,6 +167,7 @@ def trace_prompts(
         batch_tokens=batch_tokens,
         routers=routers,
         steered=steering is not None,
+        ahead=ahead,
     )
     plan = plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens)
     with writer, _evaluating(model):
@@ -197,13 +200,23 @@ def max_length(model: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
 
 
-def token_lengths(encoder: Encoder, prompts: PromptSet) -> np.ndarray:
-    """Tokens of each prompt, (P,) int64. Raises `EncodingError` for one that can't be traced."""
+def encode_ahead(encoder: Encoder, prompts: PromptSet) -> tuple[np.ndarray, dict[int, Encoded]]:
+    """Tokens of each prompt, (P,) int64, and the first sequences by prompt number, as many as memory allows.
+
+    Raises:
+        EncodingError: a prompt that can't be traced.
+    """
     lengths = np.empty(len(prompts), np.int64)
+    ahead: dict[int, Encoded] = {}
+    kept = 0
     for start in range(0, len(prompts), _LENGTHS_AT_ONCE):
         some = prompts.prompts[start : start + _LENGTHS_AT_ONCE]
-        lengths[start : start + len(some)] = [len(sequence) for sequence in encoder.prompts(some)]
-    return lengths
+        encoded = encoder.prompts(some)
+        lengths[start : start + len(some)] = [len(sequence) for sequence in encoded]
+        if kept < TOKENS_AHEAD:
+            ahead |= dict(enumerate(encoded, start))
+            kept += int(lengths[start : start + len(some)].sum())
+    return lengths, ahead
 
 
 def describe(prompts: PromptSet) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class BatchRunner:
         batch_tokens: padded tokens in a batch of choices.
         routers: what was given to `attach`.
         steered: whether a steering is applied meanwhile.
+        ahead: sequences by prompt number that are tokenised already; taken out as they run.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class BatchRunner:
         batch_tokens: int,
         routers: Sequence[RouterSpec] | None = None,
         steered: bool = False,
+        ahead: dict[int, Encoded] | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -62,6 +64,7 @@ class BatchRunner:
         self._answered: list[bool] = []
         self._routers = routers
         self._steered = steered
+        self._ahead = ahead or {}
         self._checked = False
         self._too_many = sys.maxsize
         """Padded tokens that are known not to fit."""
@@ -76,7 +79,7 @@ class BatchRunner:
         Raises:
             OutOfMemory: a single prompt does not fit.
         """
-        encoded = self._encoder.prompts([prompt for _, prompt in prompts])
+        encoded = self._encoded(prompts)
         tokens = len(encoded) * (max(map(len, encoded)) + self._sampling.max_new_tokens)
         result = None
         try:
@@ -98,6 +101,13 @@ class BatchRunner:
         yield from self.run(prompts[:middle])
         yield from self.run(prompts[middle:])
 
+    def _encoded(self, prompts: Sequence[Numbered]) -> list[Encoded]:
+        """The sequences, those that were kept when their lengths were measured, and others anew."""
+        missing = [(number, prompt) for number, prompt in prompts if number not in self._ahead]
+        anew = self._encoder.prompts([prompt for _, prompt in missing])
+        found = dict(zip((number for number, _ in missing), anew, strict=True))
+        return [found[number] if number in found else self._ahead[number] for number, _ in prompts]
+
     def _run(
         self, prompts: Sequence[Numbered], encoded: list[Encoded]
     ) -> tuple[CapturedBatch, list[PromptResult]]:
@@ -112,6 +122,8 @@ class BatchRunner:
                 self._forward(batch)
         captured = self._sink.take()
         self._choose(results)
+        for number, _ in prompts:
+            self._ahead.pop(number, None)
         return captured, results
 
     @contextmanager

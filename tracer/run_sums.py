@@ -40,7 +40,8 @@ def score(logits_GNE: Tensor, scoring: str) -> Scores | None:
     if p_GNE is None:
         return None
     if scoring in _SUM_TO_ONE:
-        entropy_GN = z_GNE.logsumexp(-1) - torch.linalg.vecdot(p_GNE, z_GNE)
+        log_total_GN = z_GNE.amax(-1) - p_GNE.amax(-1).log()
+        entropy_GN = log_total_GN - torch.linalg.vecdot(p_GNE, z_GNE)
     else:
         total_GN = p_GNE.sum(-1)
         entropy_GN = torch.special.entr(p_GNE).sum(-1) / total_GN + total_GN.log()

@@ -1,0 +1,198 @@
+"""What tracing costs: a forward pass alone against the same one traced and written, and bytes per event.
+
+    python benchmarks/trace_overhead.py [--model FOLDER] [--pairs 7] [--batches 2] [--batch-tokens 8192]
+
+Beside it, what one would otherwise do: `output_router_logits=True` with top-k and NumPy, hooks that append Python
+lists, and nnsight where it is installed. All in one run, in alternating order; medians of ratios to the plain
+forward pass of the same round, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moescope.store import sample_dir
+from moescope.tracer import PromptSet, find_routers, load_model, trace_prompts
+from moescope.tracer.batches import collate, plan_batches
+from moescope.tracer.encode import Encoder
+from moescope.tracer.run_capture import Capture
+
+Batches = list[dict[str, torch.Tensor]]
+
+
+def prompts_for(tokenizer: Any, batches: int, batch_tokens: int) -> PromptSet:
+    """Articles of the Declaration in many languages, repeated until they fill the batches."""
+    source = PromptSet.from_file(sample_dir() / "udhr.csv")
+    encoder = Encoder(tokenizer)
+    rows: list[dict[str, Any]] = []
+    total = 0
+    while total < batches * batch_tokens * 0.97:
+        prompt = source[len(rows) % len(source)]
+        rows.append({"id": str(len(rows)), "text": prompt.text})
+        total += len(encoder.prompts([prompt])[0])
+    return PromptSet.from_rows(rows)
+
+
+def inputs(tokenizer: Any, prompts: PromptSet, batch_tokens: int, device: torch.device) -> Batches:
+    """The batches that the tracer will form."""
+    encoded = Encoder(tokenizer).prompts(list(prompts))
+    plan = plan_batches(np.asarray([len(sequence) for sequence in encoded]), batch_tokens)
+    padded = [collate([encoded[i] for i in chosen], pad_id=0) for chosen in plan]
+    return [
+        {"input_ids": batch.input_ids_BS.to(device), "attention_mask": batch.mask_BS.to(device)}
+        for batch in padded
+    ]
+
+
+def plain(model: Any, batches: Batches, **options: Any) -> list[Any]:
+    with torch.inference_mode():
+        return [
+            model(**batch, use_cache=False, logits_to_keep=1, **options).get("router_logits")
+            for batch in batches
+        ]
+
+
+def with_router_logits(model: Any, batches: Batches) -> list[np.ndarray]:
+    """transformers' own switch, then top-k of the softmax: not what DeepSeek or GLM execute, but what is done."""
+    k = model.config.num_experts_per_tok
+    found = []
+    for logits in plain(model, batches, output_router_logits=True):
+        for layer_TE in logits:
+            weights_TK, ids_TK = layer_TE.float().softmax(-1).topk(k)
+            found += [ids_TK.cpu().numpy(), weights_TK.cpu().numpy()]
+    return found
+
+
+def with_python_lists(model: Any, batches: Batches) -> list[Any]:
+    """A forward hook on every experts module that appends lists."""
+    found: list[Any] = []
+    modules = dict(model.named_modules())
+
+    def hook(module: Any, args: tuple[Any, ...]) -> None:
+        found.append([tensor.tolist() for tensor in args[1:3]])
+
+    handles = [modules[str(spec.experts)].register_forward_pre_hook(hook) for spec in find_routers(model)]
+    plain(model, batches)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def with_nnsight(model: Any, batches: Batches) -> list[Any]:
+    """nnsight, saving the output of every router."""
+    from nnsight import NNsight  # pyright: ignore[reportMissingImports]
+
+    wrapped = NNsight(model)
+    found = []
+    for batch in batches:
+        with torch.inference_mode(), wrapped.trace(**batch, use_cache=False, logits_to_keep=1):
+            saved = [wrapped.get(spec.router).output.save() for spec in find_routers(model)]
+        found += [[tensor.cpu().numpy() for tensor in output] for output in saved]
+    return found
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def ratios(
+    baseline: Callable[[], Any], others: dict[str, Callable[[], Any]], pairs: int
+) -> dict[str, list[float]]:
+    """Time of each divided by the baseline of its own round; the order turns round every time."""
+    found: dict[str, list[float]] = {name: [] for name in others}
+    for round in range(pairs):
+        for name, work in others.items():
+            first, second = (baseline, work) if round % 2 else (work, baseline)
+            a, b = seconds(first), seconds(second)
+            found[name].append(b / a if round % 2 else a / b)
+    return found
+
+
+def capture_cost(rows: int = 8192, experts: int = 64, k: int = 8, layers: int = 16) -> tuple[float, float]:
+    """Nanoseconds per selected expert: our capture of ids and weights, and a plain copy of the same tensors."""
+    from moescope.store import RouterSpec
+    from moescope.tracer.encode import Encoded
+
+    specs = [RouterSpec(layer=i, num_experts=experts, top_k=k, router=str(i)) for i in range(layers)]
+    flags = np.zeros(rows // 8, bool)
+    batch = collate([Encoded(np.ones(rows // 8, np.int32), flags, flags)] * 8, pad_id=0)
+    ids = torch.rand(rows, experts).topk(k).indices
+    weights = torch.rand(rows, k)
+    sink = Capture(specs)
+
+    def capture() -> None:
+        sink.begin(batch)
+        for spec in specs:
+            sink.routed(spec, ids, weights, None)
+        sink.take()
+
+    def copy() -> None:
+        for _ in specs:
+            ids.clone(), weights.clone()
+
+    best = [min(seconds(work) for _ in range(15)) for work in (capture, copy)]
+    return best[0] / (rows * k * layers) * 1e9, best[1] / (rows * k * layers) * 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=str(sample_dir() / "model"))
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    model, tokenizer = load_model(options.model, dtype=options.dtype)
+    prompts = prompts_for(tokenizer, options.batches, options.batch_tokens)
+    batches = inputs(tokenizer, prompts, options.batch_tokens, model.device)
+    folder = Path(tempfile.mkdtemp()) / "trace"
+
+    def traced() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        trace_prompts(model, tokenizer, prompts, folder, batch_tokens=options.batch_tokens)
+
+    others: dict[str, Callable[[], Any]] = {
+        "moescope, traced and written": traced,
+        "output_router_logits, top-k, NumPy": lambda: with_router_logits(model, batches),
+        "hooks that append Python lists": lambda: with_python_lists(model, batches),
+    }
+    if importlib.util.find_spec("nnsight") is not None:
+        others["nnsight, every router saved"] = lambda: with_nnsight(model, batches)
+    plain(model, batches[:1])
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    print(
+        f"{tokens:,} tokens in {len(batches)} batches, {model.dtype}, {model.device}, {options.pairs} pairs"
+    )
+    print(f"plain forward pass: {seconds(lambda: plain(model, batches)):.2f} s")
+    print("\n| what | time / plain forward (median) | quartiles |\n|---|---|---|")
+    for name, values in ratios(lambda: plain(model, batches), others, options.pairs).items():
+        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        print(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    events = tokens * len(find_routers(model))
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    routed = sum(path.stat().st_size for path in (folder / "events").glob("*.parquet"))
+    print(f"\n{size / events:.1f} bytes per event, {routed / events:.1f} of them in events")
+    ours, copy = capture_cost()
+    print(f"capture of ids and weights: {ours:.2f} ns per selected expert (a plain copy of both: {copy:.2f})")
+    shutil.rmtree(folder.parent)
+
+
+if __name__ == "__main__":
+    main()
