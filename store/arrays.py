@@ -22,6 +22,8 @@ CACHE_BYTES = 512 << 20
 SUMS = ("count", "weight_sum", "weight_max", "probability_sum")
 """Columns of E numbers a row: by far the largest, so that a view may ask for those that it needs."""
 _DENSE_CELLS = 1 << 28
+_FEW_GROUPS = 64
+_FEW_ROWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,9 @@ class RollupRows:
 
 
 def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: type) -> np.ndarray:
-    """(G, ...) sums of rows by group; group -1 is left out."""
+    """(G, ...) sums of rows by group; group -1 is left out. Exact for whole numbers below 2^53."""
+    if values.ndim == 2 and num_groups <= _FEW_GROUPS < len(values):
+        return _sum_into_few(values, group_R, num_groups).astype(kind)
     out = np.zeros((num_groups, *values.shape[1:]), kind)
     kept = np.flatnonzero(group_R >= 0)
     if len(kept) == 0:
@@ -109,13 +113,26 @@ def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: typ
         order = np.argsort(group, kind="stable")
         kept, group = kept[order], group[order]
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-    rows = values if len(kept) == len(values) and (np.diff(kept) == 1).all() else values[kept]
-    if len(starts) == len(kept):
-        # One row in each group, the common case: nothing to add, and reduceat is slow at it.
-        out[group] = rows
+    lengths = np.diff(np.r_[starts, len(kept)])
+    if lengths.max() > _FEW_ROWS:
+        out[group[starts]] = np.add.reduceat(values[kept], starts, axis=0, dtype=kind)
         return out
-    out[group[starts]] = np.add.reduceat(rows, starts, axis=0, dtype=kind)
+    # Few rows in each group, as where a group is a prompt: reduceat is slow at that.
+    out[group[starts]] = values[kept[starts]]
+    for more in range(1, int(lengths.max())):
+        longer = starts[lengths > more]
+        out[group[longer]] += values[kept[longer + more]]
     return out
+
+
+def _sum_into_few(values: np.ndarray, group_R: np.ndarray, num_groups: int) -> np.ndarray:
+    """The same as a product with the matrix of who is in which group, in pieces that stay in cache."""
+    sums = np.zeros((num_groups, values.shape[1]))
+    numbers_G = np.arange(num_groups)[:, None]
+    for start in range(0, len(values), 1024):
+        piece = slice(start, start + 1024)
+        sums += (group_R[piece] == numbers_G).astype(np.float64) @ values[piece].astype(np.float64)
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from .manifest import TABLES, PartEntry
 
 _TAIL_BYTES = 1 << 16
 _KEPT_FOOTERS = 512
+_KEPT_BYTES = 384 << 20
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,41 @@ def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.File
 
 
 _footers = _Footers()
+
+
+class _Tables:
+    """Decoded columns of whole routers that passes read last: the next question is often about the same layer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple, pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple, load: Callable[[], pa.Table]) -> pa.Table:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        table = load()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = table
+                self._bytes += table.nbytes
+            while self._bytes > _KEPT_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return table
+
+
+_tables = _Tables()
+
+
+def read_table_kept(
+    folder: Folder, entry: PartEntry, table: str, columns: Sequence[str], router: int | None = None
+) -> pa.Table:
+    """`read_table` of all prompts, in one chunk, kept in memory for the next time."""
+    key = (str(folder.local_path or folder.url), entry.files[table].sha256, tuple(columns), router)
+    load = functools.partial(read_table, folder, entry, table, columns, router=router, threads=False)
+    return _tables.get(key, lambda: load().combine_chunks())
 
 
 def read_table(

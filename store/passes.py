@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import UnknownColumn
-from .files import read_table
+from .files import read_table, read_table_kept
 from .rollups import PHASES, token_key
 from .selection import Where
 
@@ -77,9 +77,7 @@ class _Pass:
 
     def load(self, entry: PartEntry) -> EventBatch:
         wanted = ["prompt", "position", "experts", *self.columns]
-        table = read_table(
-            self.trace.folder, entry, "events", wanted, router=self.router, prompts=self.keys, threads=False
-        )
+        table = self._read(entry, "events", wanted, self.router)
         prompt, position = np.asarray(table["prompt"]), np.asarray(table["position"])
         keep = None if self.keys is None else np.isin(prompt, self.keys, kind="sort")
         tokens = None
@@ -97,12 +95,17 @@ class _Pass:
             batch.tokens[name] = _token_column(tokens, name)
         return batch
 
+    def _read(self, entry: PartEntry, table: str, columns: list[str], router: int | None) -> pa.Table:
+        if self.keys is None:
+            return read_table_kept(self.trace.folder, entry, table, columns, router)
+        folder = self.trace.folder
+        return read_table(folder, entry, table, columns, router=router, prompts=self.keys, threads=False)
+
     def _tokens(self, entry: PartEntry, prompt: np.ndarray, position: np.ndarray) -> pa.Table:
         """Rows of the tokens of the events, in their order."""
         names = list(dict.fromkeys(["prompt", "position", *self.token_columns]))
         names += [name for name in ("phase", "special", "completion") if self.by_class and name not in names]
-        folder = self.trace.folder
-        tokens = read_table(folder, entry, "tokens", names, prompts=self.keys, threads=False)
+        tokens = self._read(entry, "tokens", names, None)
         key_T = token_key(np.asarray(tokens["prompt"]), np.asarray(tokens["position"]))
         key_N = token_key(prompt, position)
         if len(key_T) == len(key_N) and np.array_equal(key_T, key_N):
@@ -186,7 +189,7 @@ def _batch(trace: Trace, table: pa.Table, num_experts: int) -> EventBatch:
     offsets, experts = _list_arrays(table["experts"])
     rows = len(prompt)
     k = len(experts) // rows if rows else 1
-    regular = bool(k * rows == len(experts) and (offsets == np.arange(rows + 1) * k).all())
+    regular = bool(k * rows == len(experts) and (np.diff(offsets) == k).all())
     shape = (rows, k) if regular and k else None
     columns = {}
     for name in table.column_names[3:]:

@@ -200,7 +200,10 @@ class Trace:
 
     def row_of_key(self, keys: np.ndarray) -> np.ndarray:
         """Rows of `prompts()` of the prompts with these keys."""
-        return np.searchsorted(self._keys(), keys)
+        known = self._keys()
+        if len(known) and known[-1] == len(known) - 1:
+            return keys.astype(np.int64)
+        return np.searchsorted(known, keys)
 
     @survives_damage
     def prompts(self, where: Where | None = None) -> pa.Table:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from ..arrow import pc
 from ..errors import StoreError
 from ..reader import Trace
 from ..selection import Where
@@ -119,14 +118,17 @@ def _token_table(
 
 def token_texts(trace: Trace, token_ids: np.ndarray) -> pa.Array:
     """Text of each token id as the trace has it, null where it has none; reads few parts, as a rule."""
-    text: dict[int, str] = {}
-    wanted = pa.array(np.asarray(token_ids, np.int32))
+    text: dict[int, str | None] = {}
+    wanted = np.unique(np.asarray(token_ids, np.int64))
     for piece in trace.iter_token_parts(["token_id", "token"]):
-        left = wanted.filter(pc.invert(pc.is_in(wanted, value_set=pa.array(list(text), pa.int32()))))
-        if len(left) == 0:
+        if len(wanted) == 0:
             break
-        rows = piece.filter(pc.is_in(piece["token_id"], value_set=left))
-        text |= dict(zip(rows["token_id"].to_pylist(), rows["token"].to_pylist(), strict=True))
+        ids, first = np.unique(np.asarray(piece["token_id"].fill_null(-1)), return_index=True)
+        at = np.minimum(np.searchsorted(ids, wanted), max(0, len(ids) - 1))
+        here = ids[at] == wanted if len(ids) else np.zeros(len(wanted), bool)
+        rows = pa.array(first[at[here]])
+        text |= dict(zip(wanted[here].tolist(), piece["token"].take(rows).to_pylist(), strict=True))
+        wanted = wanted[~here]
     return pa.array([text.get(int(token)) for token in token_ids], pa.string())
 
 
