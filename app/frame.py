@@ -128,11 +128,18 @@ class Frame:
 
 
 def remember(name: str, value: str | None) -> None:
-    """Put a page's choice that is no bound widget into the URL; None takes it out."""
+    """Put a page's choice that is no bound widget into the URL; None (its default) takes it out."""
+    st.session_state[f"url {name}"] = value
     if value is None:
         st.query_params.pop(name, None)
     elif st.query_params.get(name) != value:
         st.query_params[name] = value
+
+
+def asked(name: str) -> str | None:
+    """What the URL asks for, where it is not what was remembered: a link, or the browser's back button."""
+    value = st.query_params.get(name)
+    return None if value == st.session_state.get(f"url {name}") else value
 
 
 def current_theme() -> Theme:

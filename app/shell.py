@@ -8,14 +8,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
-from . import states, topbar, travel
-from .frame import current
-
-ASSETS = Path(__file__).parent / "assets"
+from . import states, theme_watch, topbar, travel
+from .assets import ASSETS
+from .frame import current, current_theme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,7 @@ def run() -> None:
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
     chosen = st.navigation(list(pages.values()))
     travel.depart(pages)
+    theme_watch.watch(current_theme())
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):
         st.session_state["frame"] = topbar.draw()

@@ -145,6 +145,9 @@ def actions(files: Mapping[str, Callable[[], bytes]], *, name: str, key: str, py
 
 def link() -> str:
     """The address of this page with all that was chosen on it."""
+    here = frame.current()
     params = {name: st.query_params.get_all(name) for name in st.query_params}
+    if here is not None:
+        params = {"trace": [here.name]} | params
     query = urlencode(params, doseq=True)
     return f"{st.context.url or ''}{'?' if query else ''}{query}"

@@ -11,19 +11,18 @@ import hashlib
 import html
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
 from streamlit.components.v2 import component
 
+from .assets import ASSETS
 from .figures.palette import expert_color
 from .figures.token_arrays import TokenArrays, shown_tokens
 from .text import direction, visible
 from .theme import LIGHT, Theme
 
-ASSETS = Path(__file__).parent / "assets"
 COLORS = 36
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ..store import Trace
 from ..store.library import TraceSummary
-from . import sources, words
+from . import address, sources, words
 from .frame import TOKEN_KINDS, Frame, current_theme
 
 FIXED = ("language", "group")
@@ -42,6 +42,17 @@ def draw() -> Frame | None:
         where, tokens = _filter(trace)
         layers, stream = _layers(trace)
         _facts(trace)
+    numbers = sorted({router.layer for router in trace.routers})
+    narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
+    address.complete(
+        {
+            "trace": name,
+            "vs": second,
+            "tokens": tokens if tokens != "all" else None,
+            "layers": narrowed,
+            **{tag_key(column): values for column, values in where.items()},
+        }
+    )
     second_url = known[second].url if second else None
     return Frame(
         url=known[name].url, name=name, trace=trace, second_url=second_url, second_name=second,

@@ -11,7 +11,7 @@ from ...kernels.locality import repeated_assignment, repeated_assignment_chance
 from .. import drawer, show, states, words
 from ..figures.token_arrays import token_arrays
 from ..figures.token_grid import token_grid
-from ..frame import Frame, remember
+from ..frame import Frame, asked, remember
 from ..prompt_list import PromptList, prompt_list
 from ..token_view import TokenText, standalone, token_view
 
@@ -52,17 +52,17 @@ def _choose(prompts: PromptList) -> tuple[str, str | None]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         find = st.text_input("Find", key="find", placeholder="words or an id", width=200)
         listed = prompts.find(find)[:MOST_LISTED]
-        asked = st.query_params.get("prompt")
-        if asked is not None and asked in prompts and asked not in listed and not find:
-            listed.insert(0, asked)
+        linked = asked("prompt")
+        if linked is not None and linked in prompts and linked not in listed:
+            listed.insert(0, linked)
         if not listed:
             states.note("plain", "No prompt contains that.")
             listed = prompts.find("")[:MOST_LISTED]
-        if st.session_state.get("prompt choice") not in listed:
-            st.session_state["prompt choice"] = asked if asked in listed else listed[0]
+        if linked in listed or st.session_state.get("prompt choice") not in listed:
+            st.session_state["prompt choice"] = linked if linked in listed else listed[0]
         label = f"Prompt ({words.count(len(prompts))})"
         chosen = st.selectbox(label, listed, format_func=prompts.label, key="prompt choice", width=520)
-        remember("prompt", chosen)
+        remember("prompt", chosen if chosen != listed[0] else None)
         return chosen, _beneath(prompts, chosen)
 
 
@@ -70,9 +70,9 @@ def _beneath(prompts: PromptList, chosen: str) -> str | None:
     by_language = {prompts.language(p) or p: p for p in prompts.parallel(chosen)}
     if not by_language:
         return None
-    asked = st.query_params.get("beneath")
-    if st.session_state.get("beneath choice") not in by_language:
-        st.session_state["beneath choice"] = asked if asked in by_language else None
+    linked = asked("beneath")
+    if linked in by_language or st.session_state.get("beneath choice") not in by_language:
+        st.session_state["beneath choice"] = linked if linked in by_language else None
     language = st.selectbox(
         "Beneath it", list(by_language), format_func=words.language_name, key="beneath choice", index=None,
         placeholder="no translation", width=200,
@@ -94,10 +94,10 @@ def _text(prompts: PromptList, prompt: str, table: pa.Table) -> TokenText:
 
 def _words(frame: Frame, texts: list[TokenText], numbers: pa.Table) -> None:
     layers = texts[0].arrays.layers
-    asked = st.query_params.get("layer", "")
-    layer = int(asked) if asked.isdecimal() and int(asked) in layers else layers[0]
+    linked = st.query_params.get("layer", "")
+    layer = int(linked) if linked.isdecimal() and int(linked) in layers else layers[0]
     layer, clicked = token_view(texts, layer=layer, stream=frame.stream, theme=frame.theme, key="text")
-    remember("layer", str(layer))
+    remember("layer", str(layer) if layer != layers[0] else None)
     if clicked:
         remember("cell", clicked)
     states.say(" ".join(_sentence(frame, text, layer) for text in texts))

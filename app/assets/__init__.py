@@ -1,0 +1,5 @@
+"""Files that the browser gets: styles, scripts, the logo."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent

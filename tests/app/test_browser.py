@@ -1,0 +1,287 @@
+"""The app in a real browser: what only JavaScript, a mouse and a download can show.
+
+One server and one browser for the whole file. Skipped where Chromium is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import moescope.app
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SECONDS = 120_000
+CHART = ".stVegaLiteChart svg.marks, .stVegaLiteChart canvas"
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed, nor named in MOESCOPE_CHROMIUM"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OLMoE with random weights and a tokenizer of bytes, as a checkpoint."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=260, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_experts=8, num_experts_per_tok=2, eos_token_id=256, pad_token_id=257,
+    )  # fmt: skip
+    OlmoeForCausalLM(config).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a running app on a copy of the hand-made library."""
+    library = tmp_path_factory.mktemp("served") / "library"
+    shutil.copytree(hand_library, library)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    main = Path(moescope.app.__file__).parent / "main.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
+    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
+    log = (library.parent / "log.txt").open("wb")
+    environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=library.parent)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(address, process, library.parent / "log.txt")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the app did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server: str) -> Iterator:
+    """A fresh session that may talk to the app alone."""
+    context = browser.new_context(
+        base_url=server, viewport={"width": 1440, "height": 1000}, accept_downloads=True
+    )
+    context.set_default_timeout(SECONDS)
+    tab = context.new_page()
+    tab.outside = []
+    tab.on(
+        "request",
+        lambda request: tab.outside.append(request.url) if not _inside(request.url, server) else None,
+    )
+    yield tab
+    assert not tab.outside, f"the page asked for {tab.outside}"
+    assert tab.get_by_test_id("stException").count() == 0
+    assert tab.evaluate("window.hacked") is None
+    context.close()
+
+
+def _inside(url: str, server: str) -> bool:
+    return url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
+
+
+def say(page, text: str) -> None:
+    page.get_by_text(text).first.wait_for()
+
+
+def cell(page, layer: int, expert: int):
+    """The mark of a cell of the routing map."""
+    return page.locator(
+        f'.stVegaLiteChart path[aria-label*="layer: {layer};"][aria-label*="expert: {expert};"]'
+    ).first
+
+
+def test_a_click_on_a_cell_opens_the_expert_and_the_url_keeps_it(page):
+    page.goto("/heatmap?trace=hand")
+    page.locator(CHART).first.wait_for()
+    cell(page, 2, 5).click()
+    say(page, "Layer 2, expert 5 takes")
+    assert "cell=decoder.2.5" in page.url
+    copied = page.url
+    page.goto("about:blank")
+    page.goto(copied)
+    say(page, "Layer 2, expert 5 takes")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_text("Layer 2, expert 5 takes").wait_for(state="detached")
+    assert "cell=" not in page.url
+
+
+def test_a_control_changes_the_picture_and_the_bar_stays_when_pages_change(page):
+    page.goto("/heatmap?trace=hand&language=ja")
+    say(page, "of Japanese tokens to expert")
+    page.get_by_role("radio", name="mean gate weight").click()
+    say(page, "The largest mean gate weight over Japanese tokens is")
+    assert "measure=" in page.url
+    page.get_by_role("link", name="Tokens").click()
+    say(page, "Prompt (2)")
+    assert "language=ja" in page.url
+    assert "trace=hand" in page.url
+    assert "measure=" not in page.url
+
+
+def test_text_of_prompts_is_literal_in_the_token_view(page):
+    page.goto("/tokens?trace=hand&prompt=evil-0")
+    tokens = page.locator(".ms-token")
+    tokens.nth(1).wait_for()
+    assert tokens.nth(1).inner_text() == "<script>window.hacked=1</script>"
+    page.locator(CHART).first.wait_for()
+
+
+def test_the_slider_walks_through_the_layers_and_a_token_opens_its_expert(page):
+    page.goto("/tokens?trace=hand&prompt=en-0&beneath=ar")
+    token = page.locator(".ms-token").nth(3)
+    token.wait_for()
+    before = token.evaluate("e => e.style.getPropertyValue('--stripe') + e.dataset.first")
+    slider = page.get_by_label("layer", exact=True)
+    slider.focus()
+    slider.press("ArrowRight")
+    assert page.locator(".ms-layer-name").inner_text() == "Layer 1"
+    page.wait_for_url(re.compile(r"layer=1"))
+    after = token.evaluate("e => e.style.getPropertyValue('--stripe') + e.dataset.first")
+    assert before != after
+    assert page.locator('.ms-text[dir="rtl"]').count() == 1
+    token.hover()
+    assert "expert" in page.locator(".ms-card-tip").inner_text()
+    token.click()
+    expert = token.get_attribute("data-first")
+    say(page, f"Layer 1, expert {expert}")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "SVG", "HTML", "CSV", "Parquet"])
+def test_a_chart_downloads_as_a_valid_file(page, kind: str, tmp_path: Path):
+    page.goto("/heatmap?trace=hand")
+    page.locator(CHART).first.wait_for()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=kind, exact=True).first.click()
+    target = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(target)
+    assert target.suffix == f".{kind.lower()}"
+    check_file(target, page)
+
+
+def check_file(path: Path, page) -> None:
+    data = path.read_bytes()
+    if path.suffix == ".png":
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert len(data) > 5_000
+    elif path.suffix == ".svg":
+        assert ElementTree.fromstring(data).tag.endswith("svg")
+    elif path.suffix == ".html":
+        alone = page.context.new_page()
+        alone.goto(path.as_uri())
+        alone.locator("svg.marks").wait_for()
+        alone.close()
+    elif path.suffix == ".csv":
+        assert data.decode("utf-8-sig").splitlines()[0].startswith('"layer","stream","expert"')
+        assert len(data.splitlines()) == 1 + 4 * 8
+    else:
+        assert data[:4] == data[-4:] == b"PAR1"
+
+
+def test_figures_follow_the_theme_also_when_it_changes(page):
+    def background() -> str:
+        return page.locator(".stVegaLiteChart svg.marks").first.evaluate(
+            "e => getComputedStyle(e).backgroundColor"
+        )
+
+    page.emulate_media(color_scheme="dark")
+    page.goto("/heatmap?trace=hand")
+    page.locator(CHART).first.wait_for()
+    assert background() == "rgb(20, 24, 28)"
+    page.emulate_media(color_scheme="light")
+    until = time.monotonic() + SECONDS / 1000
+    while background() != "rgb(252, 252, 250)" and time.monotonic() < until:
+        page.wait_for_timeout(200)
+    assert background() == "rgb(252, 252, 250)"
+
+
+def test_a_wrong_prompt_set_is_refused_by_row_and_column(page, tmp_path: Path):
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("id,text\na,one\na,two\n")
+    page.goto("/?trace=hand")
+    page.locator("input[type=file]").set_input_files(wrong)
+    say(page, "This prompt set can't be used")
+    said = page.locator(".ms-card.ms-error").inner_text()
+    assert "row 2" in said
+    assert "id" in said
+    assert page.get_by_role("button", name="Start tracing").is_disabled()
+
+
+def test_an_uploaded_prompt_set_is_traced_to_its_end_and_opened(page, tiny_model: Path, tmp_path: Path):
+    prompts = tmp_path / "greetings.csv"
+    prompts.write_text(
+        "id,text,language\na,Good morning,en\nb,Guten Morgen,de\nc,Bonjour,fr\n", encoding="utf-8"
+    )
+    page.goto("/?trace=hand")
+    page.get_by_role("textbox", name="Model").fill(str(tiny_model))
+    page.get_by_role("textbox", name="Model").press("Enter")
+    page.locator("input[type=file]").set_input_files(prompts)
+    say(page, "3 prompts in 3 languages")
+    page.get_by_role("button", name="Start tracing").click()
+    say(page, "greetings is traced: 3 prompts")
+    page.locator(".st-key-open-greetings button").click()
+    page.wait_for_url(re.compile(r"heatmap.*trace=greetings"))
+    say(page, "even routing would give 25")
+
+
+def test_a_model_that_cannot_be_loaded_says_so_with_the_log_behind_a_fold(page, tmp_path: Path):
+    prompts = tmp_path / "hopeless.csv"
+    prompts.write_text("text\nhello\n")
+    page.goto("/?trace=hand")
+    page.get_by_role("textbox", name="Model").fill(str(tmp_path / "no-model"))
+    page.get_by_role("textbox", name="Model").press("Enter")
+    page.locator("input[type=file]").set_input_files(prompts)
+    page.get_by_role("button", name="Start tracing").click()
+    say(page, "hopeless: tracing failed")
+    assert page.get_by_text("Traceback").count() == 0
+    page.get_by_role("button", name="Dismiss").last.click()
+    page.get_by_text("hopeless: tracing failed").wait_for(state="detached")
