@@ -145,7 +145,8 @@ def capture_cost(rows: int = 8192, experts: int = 64, k: int = 8, layers: int = 
 
     def copy() -> None:
         for _ in specs:
-            ids.clone(), weights.clone()
+            ids.clone()
+            weights.clone()
 
     best = [min(seconds(work) for _ in range(15)) for work in (capture, copy)]
     return best[0] / (rows * k * layers) * 1e9, best[1] / (rows * k * layers) * 1e9
