@@ -120,8 +120,9 @@ class ProductKeys(Passage):
     def logits(self, call: Call) -> Tensor:
         """All scores, from the output (batch, length, 2n) of the linear layer, read as the model reads it."""
         x_TN, y_TN = call.output.detach().view(2, -1, self.keys)
-        self.scores_TE = (x_TN.unsqueeze(-1) + y_TN.unsqueeze(-2)).flatten(1)
-        return self.scores_TE
+        scores_TE = (x_TN.unsqueeze(-1) + y_TN.unsqueeze(-2)).flatten(1)
+        self.scores_TE = scores_TE
+        return scores_TE
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         assert self.scores_TE is not None

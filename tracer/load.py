@@ -162,7 +162,7 @@ def _load_weights(
         auto_class = _auto_class(source, config)
     where = dict(placement)
     target = where.pop("to", None)
-    if target is not None and importlib.util.find_spec("accelerate") is not None:
+    if target not in (None, "cpu") and importlib.util.find_spec("accelerate") is not None:
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import CaptureError
 
@@ -21,7 +21,7 @@ from .errors import CaptureError
 class Call:
     """One call of a module on its way through a hook."""
 
-    module: nn.Module
+    module: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any = None

@@ -50,7 +50,7 @@ def attach(
 
     with ExitStack() as stack:
         if steering is not None:
-            stack.enter_context(steering.applied(model))
+            stack.enter_context(steering.applied(model, routers=routers))
         stack.enter_context(tapped(sites, use))
         yield [site.spec for site in sites]
 

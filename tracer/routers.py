@@ -43,22 +43,37 @@ def find_routers(model: nn.Module, *, declared: Sequence[RouterSpec] = ()) -> li
         UnknownRouterError: it has experts, but how they are chosen is not known.
         CompiledModelError: the model was compiled.
     """
-    return [site.spec for site in find_sites(model, declared)]
+    modules = _modules(model)
+    sites = declared_sites([router for router in declared if isinstance(router, DeclaredRouter)], modules)
+    taken = {site.spec.router for site in sites}
+    sites += [site for site in _sites(model, modules) if site.spec.router not in taken]
+    return [site.spec for site in _in_order(sites, model, modules)]
 
 
 def find_sites(model: nn.Module, routers: Sequence[RouterSpec] | None = None) -> list[Site]:
-    """As `find_routers`, with the modules. `routers` may name the ones wanted, and hold declarations."""
+    """The routers with their modules: all that are found, or only those in `routers`, which may hold
+    declarations."""
+    modules = _modules(model)
+    if routers is None:
+        return _in_order([*_sites(model, modules)], model, modules)
+    sites = declared_sites([router for router in routers if isinstance(router, DeclaredRouter)], modules)
+    if wanted := {router.router for router in routers if not isinstance(router, DeclaredRouter)}:
+        found = _in_order([*_sites(model, modules)], model, modules)
+        if missing := wanted - {site.spec.router for site in found}:
+            raise UnknownRouterError(
+                f"no router at {', '.join(sorted(missing))} in this {type(model).__name__}"
+            )
+        sites += [site for site in found if site.spec.router in wanted]
+    return _in_order(sites, model, modules)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
     refuse_compiled(model)
-    modules = dict(model.named_modules())
-    declared = [router for router in routers or () if isinstance(router, DeclaredRouter)]
-    wanted = {router.router for router in routers or () if not isinstance(router, DeclaredRouter)}
-    sites = declared_sites(declared, modules)
-    if wanted or not routers or not declared:
-        taken = {site.spec.router for site in sites}
-        found = [site for site in _sites(model, modules) if site.spec.router not in taken]
-        sites += [site for site in found if not wanted or site.spec.router in wanted]
-    if missing := wanted - {site.spec.router for site in sites}:
-        raise UnknownRouterError(f"no router at {', '.join(sorted(missing))} in this {type(model).__name__}")
+    return dict(model.named_modules())
+
+
+def _in_order(sites: list[Site], model: nn.Module, modules: dict[str, nn.Module]) -> list[Site]:
+    """Decoder first, by layer; streams unique within a layer."""
     if not sites:
         raise _nothing_found(model, modules)
     return _named_apart(sorted(sites, key=lambda site: (site.spec.stream != "decoder", site.spec.layer)))

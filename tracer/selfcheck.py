@@ -168,12 +168,12 @@ def _same_form(recorded: list[Decision], executed: list[Decision]) -> bool:
 
 
 def _agree(ours: Decision, theirs: Decision, num_experts: int) -> bool:
-    if ours[1] is None or theirs[1] is None:
-        return False
-    a, b = (
-        _by_expert(flat(ids), flat(weights), num_experts) for ids, weights in ((ours[0], ours[1]), theirs[:2])
-    )
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    dense: list[Tensor] = []
+    for ids, weights, _ in (ours, theirs):
+        if weights is None:
+            return False
+        dense.append(_by_expert(flat(ids), flat(weights), num_experts))
+    return torch.equal(*dense)
 
 
 def _by_expert(ids_TK: Tensor, weights_TK: Tensor, num_experts: int) -> Tensor:

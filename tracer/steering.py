@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..store.schema import RouterSpec
 from .errors import SteeringError
 from .routers import find_sites
 from .sites import Site
@@ -29,6 +30,8 @@ from .steering_rules import Rule
 from .taps import tapped
 
 PROFILE_VERSION = 1
+Lengths = Tensor | Sequence[int] | int | None
+Routers = Sequence[RouterSpec] | None
 
 
 @dataclass(frozen=True, init=False)
@@ -89,9 +92,9 @@ class Steering:
             json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
-    def validate(self, model: nn.Module) -> list[str]:
+    def validate(self, model: nn.Module, *, routers: Routers = None) -> list[str]:
         """What of this steering does not fit a model, one sentence each; empty where all fits."""
-        return problems_with(self.rules, [site.spec for site in find_sites(model)])
+        return problems_with(self.rules, [site.spec for site in find_sites(model, routers)])
 
     def with_ratios(self, ratios: dict[int, float]) -> Steering:
         """The same, with these μ by layer where a `prune_ratio` has none (`median_ratios` of a trace)."""
@@ -102,7 +105,7 @@ class Steering:
         return Steering(rules, name=self.name, model=self.model)
 
     def applied(
-        self, model: nn.Module, *, prompt_lengths: Tensor | Sequence[int] | int | None = None
+        self, model: nn.Module, *, prompt_lengths: Lengths = None, routers: Routers = None
     ) -> AbstractContextManager[Applied]:
         """Steer a model while the context is open; everything is taken back at its end, also on exceptions.
 
@@ -110,10 +113,11 @@ class Steering:
             model: the model; steerings applied to it at the same time add up in the order of their contexts.
             prompt_lengths: tokens of each sequence that count as prompt, for rules with that span. Left out,
                 the prompt is what is fed while the cache is empty.
+            routers: only these routers, or declarations of routers of one's own (`DeclaredRouter`).
         Raises:
             SteeringError: a rule names layers or experts that the model does not have, or cannot act there.
         """
-        return PerSequence([self], everywhere=True).applied(model, prompt_lengths=prompt_lengths)
+        return _applied(model, [self], True, prompt_lengths, routers)
 
 
 class PerSequence:
@@ -122,15 +126,14 @@ class PerSequence:
     Where a batch holds a multiple of that many sequences (beams, several answers), each is repeated.
     """
 
-    def __init__(self, steerings: Sequence[Steering | None], *, everywhere: bool = False) -> None:
+    def __init__(self, steerings: Sequence[Steering | None]) -> None:
         self.steerings = list(steerings)
-        self._everywhere = everywhere
 
     def applied(
-        self, model: nn.Module, *, prompt_lengths: Tensor | Sequence[int] | int | None = None
+        self, model: nn.Module, *, prompt_lengths: Lengths = None, routers: Routers = None
     ) -> AbstractContextManager[Applied]:
         """As `Steering.applied`; row i of the batch is steered by steering i alone."""
-        return _applied(model, self.steerings, self._everywhere, prompt_lengths)
+        return _applied(model, self.steerings, False, prompt_lengths, routers)
 
 
 class Applied:
@@ -190,9 +193,10 @@ def _applied(
     model: nn.Module,
     steerings: Sequence[Steering | None],
     everywhere: bool,
-    prompt_lengths: Tensor | Sequence[int] | int | None,
+    prompt_lengths: Lengths,
+    routers: Routers,
 ) -> Iterator[Applied]:
-    sites = find_sites(model)
+    sites = find_sites(model, routers)
     row_maps = {site.stack: RowMap(prompt_lengths) for site in sites}
     with ExitStack() as stack:
         for path, row_map in row_maps.items():

@@ -84,13 +84,14 @@ def _encoded(
     context: Tensor | str | list[str], tokenizer: Any, mask: Tensor | None, model: nn.Module
 ) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
-    if not isinstance(context, Tensor):
-        if tokenizer is None:
-            raise SteeringError("a context given as text needs a tokenizer")
+    if isinstance(context, Tensor):
+        ids_BS = context if context.dim() == 2 else context.unsqueeze(0)
+    elif tokenizer is None:
+        raise SteeringError("a context given as text needs a tokenizer")
+    else:
         texts = [context] if isinstance(context, str) else context
         encoded = tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)
-        context, mask = encoded["input_ids"], encoded["attention_mask"]
-    ids_BS = context if context.dim() == 2 else context.unsqueeze(0)
+        ids_BS, mask = encoded["input_ids"], encoded["attention_mask"]
     return ids_BS.to(device), (torch.ones_like(ids_BS) if mask is None else mask).to(device)
 
 

@@ -65,7 +65,7 @@ def examine(family: zoo.Family) -> Result:
 
 
 class _Examination:
-    def __init__(self, family: zoo.Family, model: transformers.PreTrainedModel, result: Result) -> None:
+    def __init__(self, family: zoo.Family, model: Any, result: Result) -> None:
         self.family, self.model, self.result = family, model, result
         self.batch = zoo.inputs(family, model.config)
         self.called: list[RouterSpec] = []

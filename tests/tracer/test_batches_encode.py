@@ -105,8 +105,9 @@ def test_without_offsets_the_completion_begins_where_the_tokens_part(byte_tokeni
         def __call__(self, text, **options):
             return {"input_ids": byte_tokenizer(text)["input_ids"]}
 
-    row = {"text": "the cat", "completion": " and the hat"}
-    slow, fast = encode(Slow(), **row), encode(byte_tokenizer, **row)
+    slow, fast = (
+        encode(tokenizer, text="the cat", completion=" and the hat") for tokenizer in (Slow(), byte_tokenizer)
+    )
     assert slow.ids.tolist() == fast.ids.tolist()
     assert slow.completion.tolist() == fast.completion.tolist()
 

@@ -1,5 +1,7 @@
 """Recording: what is recorded is what was executed, and nothing is left behind."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import NINE, executed, family, tiny_olmoe
@@ -15,8 +17,8 @@ IDS = torch.arange(4, 18).reshape(2, 7)
 
 @pytest.mark.parametrize("name", NINE)
 def test_ids_and_weights_are_those_that_the_experts_received(name):
-    model = family(name)
-    specs = find_routers(model)
+    model: Any = family(name)
+    specs: Any = find_routers(model)
     seen = {}
 
     def run():
@@ -38,7 +40,7 @@ def test_ids_and_weights_are_those_that_the_experts_received(name):
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_every_implementation_of_experts_is_recorded_alike(implementation):
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     model.set_experts_implementation(implementation)
     with torch.no_grad(), record_routing(model) as routing:
         model(IDS)
@@ -49,7 +51,7 @@ def test_every_implementation_of_experts_is_recorded_alike(implementation):
 
 
 def test_recording_changes_nothing_and_leaves_nothing():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     with torch.no_grad():
         clean = model(IDS).logits
         with record_routing(model):
@@ -61,7 +63,7 @@ def test_recording_changes_nothing_and_leaves_nothing():
 
 
 def test_two_recordings_of_one_model_see_the_same():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     with torch.no_grad(), record_routing(model) as outer:
         with record_routing(model) as inner:
             model(IDS)
@@ -77,7 +79,7 @@ def test_a_sink_is_called_once_a_router_and_call_in_forward_order():
         def routed(self, spec, expert_ids_TK, weights_TK, logits_TE):
             calls.append((spec.layer, tuple(expert_ids_TK.shape), tuple(logits_TE.shape)))
 
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     with torch.no_grad(), attach(model, Sink(), routers=find_routers(model)[1:]):
         model(IDS)
         model(IDS[:1])
@@ -85,7 +87,7 @@ def test_a_sink_is_called_once_a_router_and_call_in_forward_order():
 
 
 def test_only_the_wanted_routers_are_recorded():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     specs = find_routers(model)
     with torch.no_grad(), record_routing(model, routers=specs[:1]) as routing:
         model(IDS)
@@ -110,7 +112,8 @@ def test_a_layer_that_nothing_ran_through_is_not_an_empty_answer():
 
 
 def test_no_gradient_hangs_on_what_is_recorded():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
+    routing: Any
     with record_routing(model) as routing:
         model(IDS)
     assert not routing.weights(0).requires_grad
@@ -121,6 +124,7 @@ def test_order_is_by_weight_and_ties_keep_the_routers_order():
     ids = torch.tensor([[5, 1, 9], [4, 3, 2]])
     weights = torch.tensor([[0.2, 0.5, 0.2], [0.1, 0.3, 0.3]])
     ordered, sorted_weights = by_weight(ids, weights)
+    assert sorted_weights is not None
     assert ordered.tolist() == [[1, 5, 9], [3, 2, 4]]
     assert torch.equal(sorted_weights, weights.sort(descending=True, stable=True).values)
     assert by_weight(ids, None)[0] is ids
@@ -139,12 +143,11 @@ def test_a_decision_is_found_by_position_or_name_in_any_order(by_name):
     assert got[0] is ids
     assert got[1] is weights
     passage.write(call, ids + 1, weights * 2)
-    assert torch.equal(passage.read(call)[0], ids + 1)
-    assert torch.equal(passage.read(call)[1], weights * 2)
+    torch.testing.assert_close(passage.read(call), (ids + 1, weights * 2), rtol=0, atol=0)
 
 
 def test_experts_called_without_ids_are_an_error_that_names_them():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     block = model.model.layers[1].mlp
     block.forward = lambda hidden: (block.gate(hidden), block.experts(hidden, None, None))[1]
     message = r"model\.layers\.1\.mlp\.experts.*without a tensor of expert ids"

@@ -1,5 +1,7 @@
 """Finding routers: names, layers, streams, and what is said where there is none."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import NINE, family, tiny_olmoe
@@ -28,7 +30,7 @@ def test_a_router_says_where_it_is_and_how_it_scores():
 
 @pytest.mark.parametrize("name", NINE)
 def test_paths_lead_to_the_modules(name):
-    model = family(name)
+    model: Any = family(name)
     for spec in find_routers(model):
         assert spec.experts is not None
         router, experts = model.get_submodule(spec.router), model.get_submodule(spec.experts)
@@ -50,7 +52,12 @@ def test_two_streams_of_one_layer_have_names_of_their_own():
 
 
 def test_a_dense_model_is_refused_with_the_offer_of_emergent_experts():
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     dense = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
     with pytest.raises(NotMoEError, match=r"not a Mixture-of-Experts model.*emergent_moe"):
         find_routers(dense)
@@ -86,7 +93,7 @@ def test_an_unknown_router_is_named_with_what_was_tried_and_how_to_declare_it():
 
 
 def test_a_compiled_model_is_refused_with_how_to_turn_that_off():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     with pytest.raises(CompiledModelError, match=r"_orig_mod.*disable_compile=True"):
         find_routers(torch.compile(model))  # pyright: ignore[reportArgumentType]
     model.model.layers[1].compile()
@@ -102,9 +109,9 @@ def test_every_error_fits_on_one_line():
 
 
 def test_the_outermost_list_counts_the_layers():
-    block = nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(1, 1)])})
+    block: nn.Module = nn.ModuleDict({"layer": nn.ModuleList([nn.Linear(1, 1)])})
     model = nn.ModuleDict({"encoder": nn.ModuleDict({"block": nn.ModuleList([block])})})
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     assert layer_and_stack("encoder.block.0.layer.0", modules) == (0, "encoder")
 
 

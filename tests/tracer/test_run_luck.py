@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def whole(tmp_path_factory):
     return rows(url)
 
 
-def hungry(monkeypatch, limit, error=torch.OutOfMemoryError):
+def hungry(monkeypatch, limit, error: Callable[[str], Exception] = torch.OutOfMemoryError):
     """A model that has room for `limit` padded tokens."""
     model = tiny_olmoe()
     run = model.forward

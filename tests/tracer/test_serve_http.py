@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -41,7 +42,7 @@ def address():
         yield address
 
 
-def ask(address, method, path, body=None, *, token=None, timeout=20, **headers):
+def ask(address, method, path, body: Any = None, *, token=None, timeout=20, **headers):
     """(status, answer, headers) of one request, by the plainest client there is."""
     parts = urlsplit(address.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
@@ -53,7 +54,7 @@ def ask(address, method, path, body=None, *, token=None, timeout=20, **headers):
     response = connection.getresponse()
     text = response.read()
     connection.close()
-    answer = text
+    answer: Any = text
     if response.headers.get("content-type") == "application/json":
         answer = json.loads(text)
     return response.status, answer, response.headers

@@ -39,7 +39,7 @@ def hooks(model: torch.nn.Module) -> int:
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Any:
     return tiny_olmoe()
 
 
@@ -62,7 +62,7 @@ def test_the_next_best_expert_takes_the_place_of_one_that_is_off(model):
 
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
 def test_every_implementation_of_experts_is_steered_alike(implementation):
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     model.set_experts_implementation(implementation)
     rules = [
         off(1),
@@ -78,7 +78,7 @@ def test_every_implementation_of_experts_is_steered_alike(implementation):
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", "deepseek_v2", "mistral4", "nemotron_h"])
 def test_groups_and_biases_cannot_bring_a_masked_expert_back(name):
-    model = family(name)
+    model: Any = family(name)
     specs = record_layers(model)
     for expert in range(10):
         _, steered = run(model, steer(model, off(expert)))
@@ -92,7 +92,7 @@ def record_layers(model: Any) -> list[int]:
 
 
 def test_a_huge_selection_bias_is_no_help_to_a_masked_expert():
-    model = family("deepseek_v3")
+    model: Any = family("deepseek_v3")
     gate = model.model.layers[1].mlp.gate
     before = gate.e_score_correction_bias.clone()
     try:
@@ -108,7 +108,7 @@ def test_a_huge_selection_bias_is_no_help_to_a_masked_expert():
 
 @pytest.mark.parametrize("name", ["olmoe", "deepseek_v3", "deepseek_v2", "gpt_oss", "granitemoe", "phimoe"])
 def test_with_fewer_experts_than_k_what_is_left_is_used(name):
-    model = family(name)
+    model: Any = family(name)
     layers = record_layers(model)
     total = {layer: run(model)[1].weights(layer).sum(-1) for layer in layers[:1]}
     logits, steered = run(model, steer(model, {"rule": "keep_only", "experts": [6]}))
@@ -122,7 +122,7 @@ def test_with_fewer_experts_than_k_what_is_left_is_used(name):
 
 
 def test_dropping_experts_equals_a_model_with_a_smaller_k():
-    model = tiny_olmoe(num_experts_per_tok=3, norm_topk_prob=True)
+    model: Any = tiny_olmoe(num_experts_per_tok=3, norm_topk_prob=True)
     small = tiny_olmoe(num_experts_per_tok=1, norm_topk_prob=True)
     logits, _ = run(model, steer(model, {"rule": "top_k", "m": 1}))
     torch.testing.assert_close(logits, run(small)[0], rtol=1e-4, atol=1e-4)
@@ -164,7 +164,7 @@ def test_neutral_rules_leave_the_output_bit_identical(model, rule):
 
 
 def test_nothing_stays_attached_after_an_exception():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     clean = run(model)[0]
 
     def explode(*_):
@@ -296,7 +296,7 @@ def test_given_prompt_lengths_split_a_teacher_forced_text(model):
 
 
 def test_encoder_and_decoder_are_steered_by_stream():
-    model = family("switch_transformers")
+    model: Any = family("switch_transformers")
     batch = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": IDS[:, :5]}
     with torch.no_grad(), steer(model, off(2, stream="encoder")), record_routing(model) as routing:
         model(**batch)
@@ -318,7 +318,7 @@ def test_encoder_and_decoder_are_steered_by_stream():
 
 
 def test_bfloat16_is_steered_in_its_own_precision():
-    model = tiny_olmoe().bfloat16()
+    model: Any = tiny_olmoe().bfloat16()
     logits, steered = run(model, steer(model, off(3), {"rule": "bias", "experts": [1], "amount": 0.5}))
     assert torch.isfinite(logits).all()
     assert steered.weights(0).dtype == torch.bfloat16
@@ -354,7 +354,7 @@ def test_what_does_not_fit_the_model_is_said_before_it_runs(model, rules, messag
 
 
 def test_logits_of_a_hash_router_are_passed_over_or_refused():
-    model = family("deepseek_v4")
+    model: Any = family("deepseek_v4")
     hashed = [spec.layer for spec in run(model)[1].routers if not spec.steerable]
     assert hashed
     _, steered = run(model, steer(model, off(3)))
@@ -366,7 +366,7 @@ def test_logits_of_a_hash_router_are_passed_over_or_refused():
 
 
 def test_a_router_whose_linear_layer_was_replaced_is_not_steered_in_silence():
-    model = tiny_olmoe()
+    model: Any = tiny_olmoe()
     gate = model.model.layers[0].mlp.gate
     gate.forward = lambda hidden: (
         (z := (hidden.reshape(-1, 32)[:, None] * gate.weight).sum(-1)),

@@ -33,7 +33,7 @@ def after(rows, *rules, layer=0):
     return state
 
 
-def plain(rows, name, experts, amount=None, *, absolute=False):
+def plain(rows, name, experts, amount: float, *, absolute=False):
     """MEASURES.md, section 4, one row and one expert at a time."""
     out = []
     for z in rows:
