@@ -90,7 +90,7 @@ def _runs(pid):
 
 def test_a_model_that_is_none_is_one_line_and_code_1(tmp_path):
     with pytest.raises(
-        ServerCrashed, match="code 1: moescope: cannot serve .*there is no such folder"
+        ServerCrashed, match=r"code 1: moescope: cannot serve .*there is no such folder"
     ) as crash:
         start_server(str(tmp_path / "nothing"), **OPTIONS)
     assert "no such folder" in crash.value.log_tail
