@@ -168,7 +168,7 @@ def _load_weights(
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
     model = auto_class.from_pretrained(source, dtype=kind, **weights, **options, **where)
     if target is not None and not getattr(model, "hf_device_map", None):
-        model = model.to(target)
+        model = model.to(torch.device(target))
     return model.eval().requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from ..theme import LIGHT, Theme, vega_config
 from .palette import language_color
 
 Width = int | Literal["container"]
+Figure = alt.LayerChart | alt.FacetChart
 LEGEND_ROWS = 10
 BRUSH = "window"
 """Name of the interval selection over layers."""
@@ -31,7 +32,7 @@ def by_layer(
     brush: bool = False,
     height: int = 320,
     width: Width = "container",
-) -> alt.LayerChart:
+) -> Figure:
     """A line a language over layers, with its 95 % band.
 
     Args:
@@ -114,7 +115,7 @@ def _ticks(layers: list[int]) -> list[int]:
     return layers[::step]
 
 
-def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.LayerChart:
+def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> Figure:
     """Divergence between every two languages, similar ones side by side.
 
     Args:
@@ -125,7 +126,9 @@ def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container")
     for side in ("a", "b"):
         data[f"name_{side}"] = [words.language_name(code) for code in data[f"language_{side}"]]
     order = list(data.drop_duplicates("language_a").sort_values("order_a")["name_a"])
-    largest = float(data["divergence"].max() or 0) or 1.0
+    largest = (
+        max((value for value in table["divergence"].to_pylist() if value is not None), default=0.0) or 1.0
+    )
     size = max(220, 19 * len(order))
     axis = alt.Axis(ticks=False, domain=False, labelLimit=110)
     base = alt.Chart(data).encode(
@@ -166,7 +169,7 @@ def _slanted(axis: alt.Axis) -> alt.Axis:
 
 def scatter(
     table: pa.Table, *, score_label: str = "score", theme: Theme = LIGHT, width: Width = "container"
-) -> alt.LayerChart:
+) -> Figure:
     """Score of each language against its mean divergence, with its 95 % interval.
 
     Args:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..theme import LIGHT, Theme, vega_config
 
 Width = int | Literal["container"]
+Figure = alt.LayerChart | alt.FacetChart
 LARGEST_LOG = 16.0
 
 
@@ -32,9 +33,7 @@ def _tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def volcano(
-    table: pa.Table, *, q: float = 0.05, theme: Theme = LIGHT, width: Width = "container"
-) -> alt.LayerChart:
+def volcano(table: pa.Table, *, q: float = 0.05, theme: Theme = LIGHT, width: Width = "container") -> Figure:
     """Score of every expert against the strength of its evidence; those below `q` in colour.
 
     Args:
@@ -61,9 +60,7 @@ def volcano(
     return alt.layer(rule, points).properties(width=width, height=280).configure(**vega_config(theme))
 
 
-def by_layer(
-    table: pa.Table, *, q: float = 0.05, theme: Theme = LIGHT, width: Width = "container"
-) -> alt.LayerChart:
+def by_layer(table: pa.Table, *, q: float = 0.05, theme: Theme = LIGHT, width: Width = "container") -> Figure:
     """How many experts of each layer stand out, towards the target (up) and towards the rest (down).
 
     Args:
@@ -73,7 +70,7 @@ def by_layer(
     data["found"] = np.where(data["q"] <= q, np.sign(data["score"]), 0)
     data["toward"] = np.where(data["score"] > 0, "target", "rest")
     colors = alt.Scale(domain=["target", "rest"], range=[theme.diverging[-2], theme.diverging[1]])
-    counts = data.groupby(["layer", "toward"], as_index=False)["found"].sum()
+    counts = pd.DataFrame(data.groupby(["layer", "toward"], as_index=False)["found"].sum())
     bars = (
         alt.Chart(counts)
         .mark_bar()

@@ -132,7 +132,7 @@ def export_bytes(frame: Frame, form: str) -> bytes:
 
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / ("trace.duckdb" if form == "duckdb" else "trace")
-        export_trace(frame.trace, form, out)
+        export_trace(frame.trace, out, form)
         if out.is_file():
             return out.read_bytes()
         packed = Path(scratch) / "trace.zip"

@@ -144,13 +144,15 @@ def specialised(
         for at, (language, expert) in enumerate(zip(m, e, strict=True)):
             interval = [None if np.isnan(end[at]) else float(end[at]) for end in (mean.low, mean.high)]
             rows.append(
-                _row(layer, stream, expert, kinds_E, found)
+                _row(layer, stream, int(expert), kinds_E, found)
                 | {"language": languages[language], "delta": float(mean.point[at])}
                 | {"low": interval[0], "high": interval[1], "units": int(mean.units[at])}
             )
         for expert in np.flatnonzero(task_E):
             assert found.task_E is not None
-            rows.append(_row(layer, stream, expert, kinds_E, found) | {"delta": float(found.task_E[expert])})
+            rows.append(
+                _row(layer, stream, int(expert), kinds_E, found) | {"delta": float(found.task_E[expert])}
+            )
     rows.sort(key=lambda row: (row["layer"], row["expert"]))
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     return with_notes(table, [*units.notes, span.note()])
@@ -160,7 +162,7 @@ def _row(layer: int, stream: str, expert: int, kinds_E: np.ndarray, found: Diffe
     return {
         "layer": layer,
         "stream": stream,
-        "expert": int(expert),
+        "expert": expert,
         "kind": KINDS[kinds_E[expert]],
         "pivot_frequency": float(found.pivot_E[expert]),
     }

@@ -22,8 +22,8 @@ def model():
         num_experts=8, num_experts_per_tok=2,
     )  # fmt: skip
     made = OlmoeForCausalLM(config).eval()
-    for layer in made.model.layers:
-        torch.nn.init.normal_(layer.mlp.gate.weight)
+    for layer in range(2):
+        torch.nn.init.normal_(made.get_parameter(f"model.layers.{layer}.mlp.gate.weight"))
     return made
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import character_tokenizer, tiny_olmoe
@@ -21,7 +22,7 @@ from moescope.tracer.serve import token_file
 from moescope.tracer.serve.process import PARENT_VARIABLE
 from moescope.tracer.serve.server import ServeError, bind, is_loopback, run_server, token_for, url_of
 
-OPTIONS = {"device": "cpu"}
+OPTIONS: dict[str, Any] = {"device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,10 @@ def test_a_model_that_is_none_is_one_line_and_code_1(tmp_path):
 def test_a_dense_model_is_refused(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=128, **sizes)).save_pretrained(tmp_path)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
     character_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ServeError, match="cannot serve"):
         run_server(str(tmp_path), device="cpu", out=io.StringIO())
