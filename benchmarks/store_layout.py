@@ -201,7 +201,7 @@ def duckdb_reads(content: bytes) -> str:
 
 
 def row(name: str, size: float, wrote: float, read: str, by_duckdb: str) -> list[str]:
-    return [name, f"{size:.2f}", f"{size / FLOOR:.1f}", f"{wrote:.2f}", read, by_duckdb]
+    return [name, f"{size:.2f}", f"{size / FLOOR:.1f}", f"{wrote:.2f}" if wrote else "", read, by_duckdb]
 
 
 def chosen(plan: Synthetic) -> list[list[str]]:
