@@ -44,7 +44,7 @@ def generate_command(
     if compare and steer is None:
         raise click.UsageError("--compare needs --steer PROFILE.json: there is nothing to compare with")
     loaded = load(model, options)
-    from ..tracer import generate
+    from ..tracer.generate import generate
 
     steering = steering_from(steer, loaded.model)
     sides = {"steered": steering} if steering is not None else {}

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -11,3 +12,13 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("moescope")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _subnormals_stay():
+    """Training flushes subnormal numbers to 0 for speed, in the whole process: not while tests run."""
+    import torch
+
+    torch.set_flush_denormal(False)
+    torch.set_flush_denormal = lambda mode: True  # pyright: ignore[reportAttributeAccessIssue]
+    return

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..store.schema import RouterSpec as RouterSpec
     from .emergent import emergent_moe as emergent_moe
-    from .generate import Generation as Generation
-    from .generate import generate as generate
     from .load import LoadedModel as LoadedModel
     from .load import load_model as load_model
     from .prompts import Prompt as Prompt
@@ -34,8 +32,6 @@ _HOMES = {
     "Steering": ".steering",
     "emergent_moe": ".emergent",
     "find_routers": ".routers",
-    "Generation": ".generate",
-    "generate": ".generate",
     "record_routing": ".record",
     "TraceSummary": ".run",
     "trace_prompts": ".run",

@@ -76,6 +76,9 @@ class Job:
             status = Status()
         status.log_tail = self._log_tail()
         if not status.ended and not self._alive():
+            if (self.folder / "cancel").exists():
+                status.state = "cancelled"
+                return status
             status.state = "died"
             status.error = status.error or "the process ended without a word: killed, or out of memory"
         return status
@@ -114,6 +117,8 @@ class Job:
     def cancel(self, *, wait: float = 0.0) -> None:
         """Ask it to stop; what is committed stays. Waits up to `wait` seconds for that."""
         if self._alive():
+            # It may be asked before it listens: then its end is no accident either.
+            (self.folder / "cancel").touch()
             with suppress(ProcessLookupError):
                 os.kill(self._pid(), signal.SIGINT)
         until = time.monotonic() + wait
@@ -154,6 +159,7 @@ def start_trace(
         "options": options,
     }
     (job.folder / "job.json").write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    (job.folder / "cancel").unlink(missing_ok=True)
     write_status(job.folder, Status())
     with open(job.folder / "log.txt", "wb") as log:
         # A session of its own: Ctrl-C in the app's terminal does not end the trace.
