@@ -70,18 +70,28 @@ class Job:
 
     def status(self) -> Status:
         """How far it is now."""
-        try:
-            status = Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            status = Status()
-        status.log_tail = self._log_tail()
+        status = self._written()
         if not status.ended and not self._alive():
-            if (self.folder / "cancel").exists():
-                status.state = "cancelled"
-                return status
+            # It may have ended well since the first look.
+            status = self._written()
+            if not status.ended:
+                self._explain(status)
+        status.log_tail = self._log_tail()
+        return status
+
+    def _written(self) -> Status:
+        try:
+            return Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Status()
+
+    def _explain(self, status: Status) -> None:
+        """What it means that the process is gone without having said so."""
+        if (self.folder / "cancel").exists():
+            status.state = "cancelled"
+        else:
             status.state = "died"
             status.error = status.error or "the process ended without a word: killed, or out of memory"
-        return status
 
     def _log_tail(self) -> str:
         try:
