@@ -1,1 +1,6 @@
 """What people touch: the `moescope` command, the Streamlit pages and the figures."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+"""Files that the browser gets: styles, scripts, the logo."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from . import states, theme_watch, topbar, travel
-from .assets import ASSETS
+from . import ASSETS, states, theme_watch, topbar, travel
 from .frame import current, current_theme
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.components.v2 import component
 
-from .assets import ASSETS
+from . import ASSETS
 from .theme import Theme
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import streamlit as st
 from streamlit.components.v2 import component
 
-from .assets import ASSETS
+from . import ASSETS
 from .figures.palette import expert_color
 from .figures.token_arrays import TokenArrays, shown_tokens
 from .text import direction, visible

@@ -1,5 +1,0 @@
-"""Files that the browser gets: styles, scripts, the logo."""
-
-from pathlib import Path
-
-ASSETS = Path(__file__).parent
