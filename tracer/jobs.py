@@ -122,7 +122,8 @@ class Job:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return True
-        return b"job_process" in command
+        # Empty for an instant while a new process takes over its memory.
+        return not command or b"job_process" in command
 
     def cancel(self, *, wait: float = 0.0) -> None:
         """Ask it to stop; what is committed stays. Waits up to `wait` seconds for that."""
