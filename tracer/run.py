@@ -27,7 +27,7 @@ from .errors import TracerError
 from .generate import Sampling, stop_token_ids
 from .prompts import PromptSet
 from .record import attach
-from .routers import find_routers
+from .routers import find_sites
 from .run_batch import BatchRunner
 from .run_capture import EXTRAS, Capture
 from .run_parts import PartCollector
@@ -189,8 +189,17 @@ def trace_prompts(
 
 
 def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[RouterSpec]:
-    """The routers that text passes: those of other inputs (images, sound) decide nothing here."""
-    specs = find_routers(model) if routers is None else list(routers)
+    """The routers that text passes: those of other inputs (images, sound) decide nothing here.
+
+    Raises:
+        TracerError: no routers, or an encoder-decoder model, whose two sequences a trace has no place for.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise TracerError(
+            f"{type(model).__name__} reads with an encoder and writes with a decoder, a trace holds one "
+            "sequence a prompt: use record_routing, which records both"
+        )
+    specs = [site.spec for site in find_sites(model, routers)]
     return [spec for spec in specs if spec.stream not in ("vision", "audio")]
 
 

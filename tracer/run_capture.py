@@ -96,6 +96,7 @@ class Capture:
         stop_ids: Sequence[int] = (),
     ) -> None:
         self.routers = list(routers)
+        self._keys = {(spec.layer, spec.stream) for spec in self.routers}
         self._capture = set(capture)
         self._weight_type = torch.float16 if weight_type == "float16" else torch.float32
         self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
@@ -122,9 +123,9 @@ class Capture:
     def routed(
         self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
     ) -> None:
-        if self._batch is None:
-            return
         key = (spec.layer, spec.stream)
+        if self._batch is None or key not in self._keys:
+            return
         if key in self._called:
             raise CaptureError(
                 f"{spec.router} was called twice in one forward pass; its rows can't be told apart"
