@@ -6,6 +6,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -50,7 +51,7 @@ def run_server(
         host: an address or name to listen on; other than loopback only with a `token_file`.
         port: 0 for any free one.
         token_file: a file that holds the token; it is made (mode 600) where it does not exist. By default a
-            random token in a new file of the user's runtime folder, removed at the end.
+            random token in a new file of the user's state folder, removed at the end.
         out: where the JSON line goes; stdout by default.
     Raises:
         ServeError: host refused, port taken, token file unusable, or model not loadable.
@@ -66,7 +67,7 @@ def run_server(
         return Served.of(loaded.model, loaded.tokenizer, dict(loaded.card))
 
     sock = bind(host, port, explicit_token=token_file is not None)
-    with sock, token_for(sock, token_file) as (token, path):
+    with _terminated_like_interrupted(), sock, token_for(sock, token_file) as (token, path):
         engine = Engine(load, limits)
         server = make_server(engine, token, host)
         line = {"url": url_of(sock, host), "token_file": str(path), "model": model}
@@ -74,12 +75,30 @@ def run_server(
         watcher.start()
         try:
             server.run(sockets=[sock])
-        except KeyboardInterrupt:
-            pass
         finally:
             engine.close(timeout=5)
         if engine.state == "failed" and engine.loaded is None:
             raise ServeError(f"cannot serve {model}: {engine.reason}")
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the server as Ctrl-C does, so that the token file goes with it. Uvicorn raises the signal
+    that ended it once more, which would otherwise kill the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("ended by a signal")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(server: uvicorn.Server, engine: Engine, line: dict[str, str], out: TextIO) -> None:

@@ -19,15 +19,17 @@ class TokenError(ValueError):
 
 
 def default_token_file(port: int) -> Path:
-    """Where the token of the server on `port` is kept: the user's runtime folder, or their state folder."""
-    for folder in (platformdirs.user_runtime_path("moescope"), platformdirs.user_state_path("moescope")):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder / f"serve-{port}.token"
-    return Path(tempfile.mkdtemp(prefix="moescope-")) / f"serve-{port}.token"
+    """Where the token of the server on `port` is kept: in the user's state folder, or, where there is no home
+    to write to, in a new temporary folder of mode 700."""
+    folder = platformdirs.user_state_path("moescope", appauthor=False)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        folder = Path(tempfile.mkdtemp(prefix="moescope-"))
+    return folder / f"serve-{port}.token"
 
 
 def write_token(path: Path) -> str:
