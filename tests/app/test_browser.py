@@ -284,5 +284,5 @@ def test_a_model_that_cannot_be_loaded_says_so_with_the_log_behind_a_fold(page, 
     page.get_by_role("button", name="Start tracing").click()
     say(page, "hopeless: tracing failed")
     assert page.get_by_text("Traceback").count() == 0
-    page.get_by_role("button", name="Dismiss").last.click()
+    page.locator(".st-key-dismiss-hopeless button").click()
     page.get_by_text("hopeless: tracing failed").wait_for(state="detached")
