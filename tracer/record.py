@@ -85,6 +85,10 @@ class Routing:
     ) -> None:
         self._calls.setdefault((spec.layer, spec.stream), []).append((expert_ids_TK, weights_TK, logits_TE))
 
+    def called(self, layer: int, stream: str = "decoder") -> bool:
+        """Whether anything passed that router; a text-only batch leaves vision routers alone."""
+        return (layer, stream) in self._calls
+
     def ids(self, layer: int, stream: str = "decoder") -> Tensor:
         """Chosen experts (T, K) in descending gate weight, int64; -1 is an empty slot.
 
