@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..store.schema import RouterSpec as RouterSpec
+    from .declared import DeclaredRouter as DeclaredRouter
     from .emergent import emergent_moe as emergent_moe
     from .load import LoadedModel as LoadedModel
     from .load import load_model as load_model
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
     from .routers import find_routers as find_routers
     from .run import TraceSummary as TraceSummary
     from .run import trace_prompts as trace_prompts
+    from .save import save_routing as save_routing
+    from .steering import PerSequence as PerSequence
     from .steering import Steering as Steering
+    from .steering_vector import learn_vector as learn_vector
 
 _HOMES = {
+    "DeclaredRouter": ".declared",
+    "PerSequence": ".steering",
+    "learn_vector": ".steering_vector",
+    "save_routing": ".save",
     "LoadedModel": ".load",
     "load_model": ".load",
     "Prompt": ".prompts",

@@ -6,8 +6,7 @@ import pytest
 import torch
 from tiny import NINE, family, tiny_olmoe
 
-from moescope.tracer import Steering, find_routers
-from moescope.tracer.diagnose import diagnose
+from moescope.tracer import Steering
 from moescope.tracer.errors import CaptureError
 from moescope.tracer.selfcheck import examined, self_check
 
@@ -78,9 +77,9 @@ def test_a_wrong_scoring_function_is_noticed(monkeypatch):
 def test_a_layer_that_was_passed_over_is_noticed():
     model: Any = tiny_olmoe()
     model.model.layers[1].mlp.forward = lambda hidden: hidden
-    with pytest.raises(CaptureError, match=r"model\.layers\.1\.mlp\.gate saw 0 tokens, another router 14"):
-        with torch.no_grad(), self_check(model):
-            model(IDS)
+    message = r"model\.layers\.1\.mlp\.gate saw 0 tokens, another router 14"
+    with pytest.raises(CaptureError, match=message), torch.no_grad(), self_check(model):
+        model(IDS)
 
 
 def test_nothing_running_at_all_is_noticed():
@@ -103,21 +102,3 @@ def test_steered_routing_passes_too():
     for rule in rules:
         with torch.no_grad(), Steering([rule]).applied(model), self_check(model):
             model(IDS)
-
-
-@pytest.mark.parametrize(
-    "name", ["olmoe", "deepseek_v3", "deepseek_v4", "switch_transformers", "ernie4_5_vl_moe"]
-)
-def test_a_diagnosis_says_what_holds_of_every_router(name):
-    model: Any = family(name)
-    batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-    extra = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
-    found = diagnose(model, batch | extra, max_new_tokens=0 if extra else 2)
-    assert not found.problems
-    assert [row["router"] for row in found.rows] == [spec.router for spec in find_routers(model)]
-    for row, spec in zip(found.rows, find_routers(model), strict=True):
-        called = row["tokens"] > 0
-        assert row["off"] is (True if spec.steerable and called else None)
-        assert row["on"] is row["off"]
-    assert found.table.num_rows == len(found.rows)
-    assert not model.training
