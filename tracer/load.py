@@ -7,27 +7,19 @@ Whatever goes wrong ends as a `ModelError` whose message fits on one line.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
-import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import TracerError
+from .load_errors import ModelError, first_line, hub_answers, in_one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-class ModelError(TracerError):
-    """A model that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,8 @@ def load_model(
     if gguf_file:
         options["gguf_file"] = _gguf_ready(gguf_file)
     placement = _placement(device)
-    with _one_line(str(name_or_path)):
-        if not os.path.isdir(source) and not _hub_answers():
+    with in_one_line(str(name_or_path)):
+        if not os.path.isdir(source) and not hub_answers():
             options["local_files_only"] = True
         model = _load_weights(source, _config(source, options), options, dtype, placement)
         tokenizer = _load_tokenizer(source, options)
@@ -141,7 +133,7 @@ def _placement(device: str) -> dict[str, Any]:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from None
+        raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from None
     return {"to": str(target)}
 
 
@@ -166,7 +158,7 @@ def _load_weights(
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
-    model = auto_class.from_pretrained(source, dtype=kind, **weights, **options, **where)
+    model: Any = auto_class.from_pretrained(source, dtype=kind, **weights, **options, **where)
     if target is not None and not getattr(model, "hf_device_map", None):
         model = model.to(torch.device(target))
     return model.eval().requires_grad_(False)
@@ -190,80 +182,9 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{source}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(f"{source}: its tokenizer cannot be loaded: {first_line(error)}") from None
     if len(tokenizer) <= len(
         tokenizer.all_special_ids
     ):  # what transformers makes of a folder without its files
         raise ModelError(f"{source}: its tokenizer cannot be loaded: the folder holds no vocabulary")
     return tokenizer
-
-
-def _hub_answers() -> bool:
-    """Whether the hub's name resolves, asked first because a refused connection is retried for half a
-    minute."""
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants
-
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Turns what transformers and the hub raise into one line; keeps their retries, and their progress bars where
-    nobody watches, off the screen."""
-    from transformers.utils import logging as bars
-
-    loggers = [logging.getLogger(package) for package in ("huggingface_hub", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    quiet = bars.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if quiet:
-        bars.disable_progress_bar()
-    try:
-        yield
-    except ModelError:
-        raise
-    except MemoryError:
-        raise ModelError(f"{name}: does not fit into memory") from None
-    except Exception as error:
-        raise ModelError(_reason(name, error)) from error
-    finally:
-        if quiet:
-            bars.enable_progress_bar()
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reason(name: str, error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return f"{name}: comes with its own Python code; it runs only with --trust-remote-code"
-    if "GatedRepo" in type(error).__name__ or "gated repo" in text:
-        return f"{name}: is gated; ask for access on the hub and log in with `hf auth login`"
-    if "is not a local folder and is not a valid model identifier" in text or "RepositoryNotFound" in text:
-        return f"{name}: neither a folder nor a model on the hub"
-    if (
-        "couldn't connect" in text
-        or "offline" in text.lower()
-        or "LocalEntryNotFound" in type(error).__name__
-    ):
-        return f"{name}: is not a folder, and the hub cannot be reached to look for it there"
-    if "safetensors" in text and "does not appear to have a file" in text:
-        return f"{name}: has no safetensors weights; other formats are pickles, which could run code"
-    if "model type" in text and "does not recognize" in text:
-        return f"{name}: this transformers does not know its model type; a newer one may"
-    return f"{name}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

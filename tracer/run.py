@@ -2,18 +2,15 @@
 
 1. Every prompt is tokenised once for its length; what does not fit the model is refused before anything runs.
 2. Prompts of similar length form batches of at most `batch_tokens` padded tokens.
-3. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread copies
-   it
-   to the host and commits parts of whole prompts.
+3. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread
+   takes it to the host and commits parts of whole prompts.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +28,7 @@ from .routers import find_sites
 from .run_batch import BatchRunner
 from .run_capture import EXTRAS, Capture
 from .run_parts import PartCollector
+from .run_progress import Meter, Progress, TraceSummary, summary_of
 from .run_writer import PART_EVENTS, PartWriter
 from .token_text import TokenTexts
 
@@ -38,50 +36,6 @@ WEIGHT_TYPES = ("float16", "float32")
 TOKENS_AHEAD = 2_000_000
 """Tokens that are kept between measuring their prompts and running them; later ones are tokenised again."""
 _LENGTHS_AT_ONCE = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a trace is; told after every batch."""
-
-    prompts: int
-    total_prompts: int
-    tokens: int
-    """Prompt tokens that have run, those of an earlier, resumed run not counted."""
-    total_tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def eta_seconds(self) -> float | None:
-        rate = self.tokens_per_second
-        return (self.total_tokens - self.tokens) / rate if rate > 0 else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraceSummary:
-    """What a run has done."""
-
-    url: str
-    state: str
-    prompts: int
-    """Committed by this run; `resumed_prompts` were there before."""
-    resumed_prompts: int
-    tokens: int
-    events: int
-    routers: int
-    nan_tokens: int
-    """Events whose router logits held a NaN."""
-    accuracy: float | None
-    """Share of this run's multiple-choice prompts that were answered rightly."""
-    seconds: float
-    tokens_per_second: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def trace_prompts(
@@ -173,7 +127,7 @@ def trace_prompts(
     with writer, _evaluating(model):
         done = writer.committed_prompts
         todo = [left for batch in plan if len(left := _without(batch, chosen, done))]
-        meter = _Meter(todo, lengths, progress)
+        meter = Meter(todo, lengths, progress)
         collector = PartCollector(specs, TokenTexts(tokenizer))
         with (
             attach(model, sink, routers=routers, steering=steering),
@@ -183,7 +137,9 @@ def trace_prompts(
                 for captured, results in runner.run([(int(i), chosen[int(i)]) for i in batch]):
                     parts.add(captured, results)
                     meter.count([result.number for result in results])
-        summary = _summary(writer.url, parts, len(done), len(specs), runner.accuracy, meter.seconds)
+        summary = summary_of(
+            writer.url, parts.committed, len(done), len(specs), runner.accuracy, meter.seconds
+        )
         writer.finish(**summary.to_json())
     return summary
 
@@ -262,55 +218,3 @@ def _evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-class _Meter:
-    """Counts what has run and tells it."""
-
-    def __init__(
-        self, todo: list[np.ndarray], lengths: np.ndarray, tell: Callable[[Progress], None] | None
-    ) -> None:
-        self._lengths = lengths
-        self._tell = tell
-        self._start = time.monotonic()
-        self._prompts = self._tokens = 0
-        self._total_prompts = sum(map(len, todo))
-        self._total_tokens = int(sum(lengths[batch].sum() for batch in todo))
-        self.count([])
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def count(self, numbers: list[int]) -> None:
-        self._prompts += len(numbers)
-        self._tokens += int(self._lengths[numbers].sum()) if numbers else 0
-        if self._tell is not None:
-            self._tell(
-                Progress(
-                    prompts=self._prompts,
-                    total_prompts=self._total_prompts,
-                    tokens=self._tokens,
-                    total_tokens=self._total_tokens,
-                    seconds=self.seconds,
-                )
-            )
-
-
-def _summary(
-    url: str, parts: PartWriter, resumed: int, routers: int, accuracy: float | None, seconds: float
-) -> TraceSummary:
-    committed = parts.committed
-    return TraceSummary(
-        url=url,
-        state="complete",
-        prompts=committed.prompts,
-        resumed_prompts=resumed,
-        tokens=committed.tokens,
-        events=committed.events,
-        routers=routers,
-        nan_tokens=committed.nan_tokens,
-        accuracy=accuracy,
-        seconds=round(seconds, 3),
-        tokens_per_second=round(committed.tokens / seconds, 1) if seconds > 0 else 0.0,
-    )

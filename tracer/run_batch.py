@@ -18,8 +18,9 @@ from .encode import Encoded, Encoder
 from .errors import CaptureError, TracerError
 from .generate import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from .prompts import Prompt
-from .run_capture import Capture, CapturedBatch
-from .run_parts import PromptResult
+from .run_capture import Capture
+from .run_captured import CapturedBatch
+from .run_host import PromptResult
 from .selfcheck import examined
 
 Numbered = tuple[int, Prompt]

@@ -1,7 +1,6 @@
 """The sink of a trace: takes the routing of one batch, forward pass by forward pass, off the model's device.
 
-1. A forward pass over whole prompts: each router's ids, weights and probability sums go into the arena at
-   once.
+1. A forward pass over whole prompts: each router's ids, weights and sums go into the arena at once.
 2. A decode step: the tiny tensors of all routers are kept until the step is over, then stacked and stored
    together, because two copies a layer would cost more than the step.
 3. After the batch the arena goes to the host in one copy, which only the writer waits for.
@@ -13,7 +12,6 @@ segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,56 +21,13 @@ from torch import Tensor
 from ..store.schema import RouterSpec
 from .batches import Batch
 from .errors import CaptureError
-from .run_arena import Arena, HostArena, Slot
+from .run_arena import Arena, Slot
+from .run_captured import CapturedBatch, Key, Stored, id_type, prompt_segments
 from .run_sums import SegmentSums, score
 
-Key = tuple[int, str]
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
 
 EXTRAS = ("probability", "entropy", "logits")
-CLASSES = 4
-"""Of prompt tokens: special + 2 · completion."""
-
-
-@dataclass
-class Stored:
-    """What is stored of G routers for one pass: slots of arrays with leading (G, N)."""
-
-    routers: list[RouterSpec]
-    device: torch.device
-    slots: dict[str, Slot] = field(default_factory=dict)
-
-
-@dataclass
-class CapturedBatch:
-    """One batch on its way to the host."""
-
-    batch: Batch
-    prefill: list[Stored]
-    steps: list[list[Stored]]
-    sums: list[Stored]
-    hosts: dict[torch.device, HostArena]
-    alive: list[Slot]
-    """A slot a decode step, on `home`: bool (1, B), whether the sequence still ran."""
-    fed: list[Slot]
-    """A slot a decode step, on `home`: int32 (1, B), the token that was fed."""
-    special: list[Slot]
-    """A slot a decode step, on `home`: bool (1, B), whether the fed token is a special one."""
-    home: torch.device
-
-    def array(self, stored: Stored, name: str) -> np.ndarray | None:
-        slot = stored.slots.get(name)
-        return None if slot is None else self.hosts[stored.device].array(slot)
-
-    def decode_rows_R(self) -> np.ndarray:
-        """(2 B,) bool: which segments of generated tokens have tokens; the odd ones are special tokens."""
-        alive_SB, special_SB = self.step_array(self.alive), self.step_array(self.special)
-        used = [(alive_SB & ~special_SB).any(0), (alive_SB & special_SB).any(0)]
-        return np.stack(used, axis=1).reshape(-1)
-
-    def step_array(self, slots: Sequence[Slot]) -> np.ndarray:
-        """(steps, B)."""
-        return np.concatenate([self.hosts[self.home].array(slot) for slot in slots])
 
 
 class Capture:
@@ -104,6 +59,7 @@ class Capture:
         self._arenas: dict[torch.device, Arena] = {}
         self._batch: Batch | None = None
 
+    @torch.inference_mode()
     def begin(self, batch: Batch) -> None:
         """Make ready for a batch; whatever an earlier, failed one left is forgotten."""
         self._batch = batch
@@ -164,6 +120,7 @@ class Capture:
         self._steps.append([self._store_step(group, segment_B) for group in _alike(self._called.values())])
         self._called.clear()
 
+    @torch.inference_mode()
     def take(self) -> CapturedBatch:
         """Everything recorded since `begin`, on its way to the host."""
         assert self._batch is not None
@@ -273,24 +230,6 @@ class Capture:
             segment_N[batch.keep_T] = torch.from_numpy(of_token_T)
             self._rows[device] = (_moved(batch.keep_T, device), _moved(segment_N, device), segments)
         return self._rows[device]
-
-
-def prompt_segments(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Segments of the prompt tokens of a batch.
-
-    Returns:
-        For each segment CLASSES · sequence + class, ascending (R,); and for each token its segment (T,).
-    """
-    special_T = np.concatenate([sequence.special for sequence in batch.encoded])
-    completion_T = np.concatenate([sequence.completion for sequence in batch.encoded])
-    code_T = CLASSES * batch.sequence_T.astype(np.int64) + special_T + 2 * completion_T
-    code_R, segment_T = np.unique(code_T, return_inverse=True)
-    return code_R, segment_T.reshape(-1)
-
-
-def id_type(num_experts: int) -> torch.dtype:
-    """The narrowest type that holds every expert id, and one value more for an empty slot (-1)."""
-    return torch.uint8 if num_experts < 256 else torch.int16 if num_experts < 2**15 else torch.int32
 
 
 def _alike(called: Any) -> list[list[Routed]]:

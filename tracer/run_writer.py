@@ -11,8 +11,9 @@ import threading
 from dataclasses import dataclass
 
 from ..store.writer import TraceWriter
-from .run_capture import CapturedBatch
-from .run_parts import PartCollector, PromptResult, host_batch
+from .run_captured import CapturedBatch
+from .run_host import PromptResult, host_batch
+from .run_parts import PartCollector
 
 PART_EVENTS = 750_000
 PART_BYTES = 256 << 20

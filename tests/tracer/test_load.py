@@ -12,7 +12,7 @@ from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.tracer import find_routers, load_model
 from moescope.tracer.card import active_parameters, model_card
-from moescope.tracer.load import ModelError
+from moescope.tracer.load_errors import ModelError
 
 
 @pytest.fixture(scope="module")

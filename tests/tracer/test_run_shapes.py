@@ -10,7 +10,7 @@ from tiny import character_tokenizer, family, tiny_olmoe
 from moescope.store import open_trace
 from moescope.tracer import PromptSet, Steering, find_routers, record_routing, trace_prompts
 from moescope.tracer.errors import TracerError
-from moescope.tracer.run_capture import id_type
+from moescope.tracer.run_captured import id_type
 
 TEXTS = ["Where is it?", "a", "some more words"]
 

@@ -1,11 +1,17 @@
 """Profiles: JSON in and out, forgiving in names, strict in values."""
 
 import json
+import statistics
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from tiny import tiny_olmoe
 
-from moescope.tracer import Steering
+from moescope.tracer import Steering, record_routing, save_routing
 from moescope.tracer.errors import SteeringError
+from moescope.tracer.steering_ratios import median_ratios
 from moescope.tracer.steering_rules import KINDS
 
 EVERY = [
@@ -110,3 +116,27 @@ def test_medians_fill_in_ratios():
     steering = Steering([{"rule": "prune_ratio"}, EVERY[0]]).with_ratios({0: 0.25})
     assert steering.rules[0].amount_in(0) == 0.25
     assert steering.rules[1] == Steering([EVERY[0]]).rules[0]
+
+
+def test_every_rule_with_all_its_names_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "steering.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(KINDS)
+    for name, kind in KINDS.items():
+        assert f"| {kind.point} | {kind.summary} |" in rows[name]
+        assert all(f"`{word}`" in rows[name] for word in (*kind.amount, *kind.options))
+
+
+def test_ratios_are_the_medians_of_a_trace(tmp_path):
+    torch.manual_seed(0)
+    model: Any = tiny_olmoe(num_experts_per_tok=3)
+    with torch.no_grad(), record_routing(model) as routing:
+        model(torch.arange(4, 64).reshape(3, 20))
+    ratios = median_ratios(save_routing(routing, tmp_path / "t", samples=3))
+    assert sorted(ratios) == [0, 1, 2]
+    for layer, ratio in ratios.items():
+        rows = routing.weights(layer)
+        assert rows is not None
+        expected = statistics.median(float(b) / float(a) for a, b, _ in rows.half())
+        assert ratio == pytest.approx(expected, rel=1e-3)
+    assert Steering([{"rule": "prune_ratio"}]).with_ratios(ratios).validate(model) == []

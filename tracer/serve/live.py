@@ -1,7 +1,7 @@
 """A model with the hooks of recording and steering standing on it, ready for one forward pass after another.
 
-Finding the routers costs more than a step of generation, so it is done once. A steering is in force during the
-pass it was given for, and during no other.
+Finding the routers costs more than a step of generation, so it is done once. Setting a steering up costs a
+part of a step, so it stays until a pass wants another one; `rest` takes it away before other work on the model.
 
 Shapes: B sequences, S tokens of this call, K experts per token.
 """
@@ -24,6 +24,15 @@ Key = tuple[int, str]
 """(layer, stream) of a router."""
 
 
+Wish = tuple[tuple[Steering | None, ...], bool, tuple[int, ...] | None]
+"""Steerings, whether one holds for all sequences, and prompt lengths."""
+
+
+def _same(a: Wish, b: Wish) -> bool:
+    """Whether two wishes are the same, steerings by identity: to compare their rules would cost more."""
+    return a[1:] == b[1:] and len(a[0]) == len(b[0]) and all(x is y for x, y in zip(a[0], b[0], strict=True))
+
+
 class LiveModel:
     """Forward passes of one model, each under its own steering. Not thread-safe; close it at the end.
 
@@ -35,6 +44,7 @@ class LiveModel:
         self.model = model
         self.routers = list(routers) if routers is not None else traced_routers(model, None)
         self._routed: dict[Key, Tensor] = {}
+        self._in_force: Wish | None = None
         self._stack = ExitStack()
         self._stack.enter_context(attach(model, self, routers=self.routers))
         self._applied = self._stack.enter_context(PerSequence([]).applied(model))
@@ -71,12 +81,26 @@ class LiveModel:
             The model's output, and the expert ids (B * S, K) by router, as they were executed.
         """
         self._routed = {}
-        if any(steerings):
+        self._wish(tuple(steerings), same, prompt_lengths)
+        return self.model(**inputs), self._routed
+
+    def _wish(
+        self, steerings: tuple[Steering | None, ...], same: bool, prompt_lengths: Sequence[int] | None
+    ) -> None:
+        """Put these steerings in force, unless they are."""
+        if not any(steerings):
+            self.rest()
+            return
+        wish = (steerings, same, None if prompt_lengths is None else tuple(prompt_lengths))
+        if self._in_force is None or not _same(self._in_force, wish):
+            self.rest()
             self._applied.assign(steerings, everywhere=same, prompt_lengths=prompt_lengths)
-        try:
-            return self.model(**inputs), self._routed
-        finally:
-            self._applied.close()
+            self._in_force = wish
+
+    def rest(self) -> None:
+        """Let no steering be in force."""
+        self._in_force = None
+        self._applied.close()
 
     def close(self) -> None:
         """Take all hooks away; may be called more than once."""
