@@ -1,21 +1,28 @@
 """From router logits to router probabilities, with the model's own scoring function.
 
-Shapes: T tokens, E experts.
+Shapes: T tokens, E experts. Nothing here imports torch: the app checks profiles with this table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _sqrt_softplus(z_TE: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    return functional.softplus(z_TE).sqrt()
+
 
 SCORING: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda z_TE: z_TE.softmax(-1),
     "softmax_topk": lambda z_TE: z_TE.softmax(-1),
-    "sigmoid": torch.sigmoid,
-    "sqrtsoftplus": lambda z_TE: F.softplus(z_TE).sqrt(),
+    "sigmoid": lambda z_TE: z_TE.sigmoid(),
+    "sqrtsoftplus": _sqrt_softplus,
 }
 """By `RouterSpec.scoring`. `softmax_topk` routers take the softmax over the chosen logits only; their
 probabilities over all experts are the softmax over all, to which the gate weights are proportional."""
