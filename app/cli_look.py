@@ -161,7 +161,8 @@ def _parse(words: tuple[str, ...], parameters: dict[str, inspect.Parameter]) -> 
             if not flag and not left:
                 raise click.UsageError(f"--{name.replace('_', '-')} needs a value")
             value = "true" if flag else left.pop(0)
-        if dict in kinds:
+        # A mapping that may also be named as a file is given as one.
+        if dict in kinds and str not in kinds:
             found.setdefault(name, {}).update(_where(value))
         else:
             found[name] = _convert(name, value, kinds)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.resonance import ResonanceResult, overlap
+from ...kernels.resonance import ResonanceResult
 from ...kernels.resonance import resonance as contrast
-from ..errors import StoreError
 from ..notes import with_notes
 from ..reader import Trace
-from ..response_classes import Rules, classify, read_rules
+from ..response_classes import Classes, Rules
 from ..schema import RouterSpec
 from ..selection import Where
 from . import view
-from ._contrast import Group, Sides, maps_of, sides_of
+from ._contrast import Pairing, Span, maps_of, pairing
+from ._sides import Group, Sides, sides_of
 from ._units import layers_of
 
 
@@ -30,6 +30,9 @@ class Scan:
     routers: list[RouterSpec]
     sides: Sides
     result: ResonanceResult
+    share_target_M: np.ndarray
+    """Mean share of the tokens of a target prompt that choose the expert, whatever the measure."""
+    share_rest_M: np.ndarray
     notes: list[str]
 
     def cells(self) -> tuple[np.ndarray, np.ndarray]:
@@ -46,14 +49,12 @@ def scan(
     rest: Group = None,
     where: Where | None = None,
     rules: Rules | str | None = None,
+    classes: Classes | str | None = None,
     layers: str | None = None,
     stream: str = "decoder",
     measure: str = "rate",
     paired: bool | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-    last: int | None = None,
+    span: Span | None = None,
     permutations: int = 2000,
     stability: int = 200,
     top: int = 20,
@@ -62,71 +63,55 @@ def scan(
     seed: int = 0,
 ) -> Scan:
     """Run a contrast; the parameters are those of the view `resonance`."""
-    sides = sides_of(trace, by, target, rest, where, rules)
+    span = span or Span()
+    sides = sides_of(trace, by, target, rest, where, rules, classes)
     routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
-    maps_QM, rows = maps_of(
-        trace,
-        routers,
-        sides.mask("target") | sides.mask("rest"),
-        measure=measure,
-        special=special,
-        phase=phase,
-        completion=completion,
-        last=last,
-    )
-    labels = [sides.labels_P[row] for row in rows]
-    for side, words in (("target", sides.target), ("rest", sides.rest)):
-        if side not in labels:
-            raise StoreError(f"no prompt of {words} has any token of the chosen span")
-    parallel = trace.prompts()["parallel_id"].to_pylist()
-    pairs = [parallel[row] for row in rows]
-    if paired is None:
-        paired = _all_paired(labels, pairs)
+    wanted_P = sides.mask("target") | sides.mask("rest")
+    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, span)
+    pairs = pairing(trace, sides, rows, paired)
     result = contrast(
         maps_QM,
-        labels,
+        pairs.labels_Q,
         "target",
         "rest",
         permutations=permutations,
         seed=seed,
-        pairs=pairs if paired else None,
+        pairs=pairs.pairs_Q,
         stability=stability,
         top_n=top,
         ranking=ranking,  # pyright: ignore[reportArgumentType]
         refine=refine,
     )
-    span = [
-        f"{sides.target} against {sides.rest}; measure {measure}.",
-        result.method,
-        f"Special and template tokens are {'counted' if special else 'left out'}.",
-    ]
-    if last is not None:
-        span.append(f"Only the last {last} prompt tokens of each prompt.")
+    shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", span)[0]
+    share_target_M, share_rest_M = _group_means(shares_QM, pairs)
+    notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, span.note()]
     if result.smallest_lone_q > 0.05:
-        span.append(
+        notes.append(
             f"A single expert could reach q = {result.smallest_lone_q:.2g} at best: with so few prompts only "
             "several experts together can be found."
         )
-    return Scan(routers=routers, sides=sides, result=result, notes=span)
+    return Scan(
+        routers=routers, sides=sides, result=result, notes=notes,
+        share_target_M=share_target_M, share_rest_M=share_rest_M,
+    )  # fmt: skip
 
 
-def _all_paired(labels: list[str | None], pairs: list[str | None]) -> bool:
-    """Whether every prompt of both groups has a partner in the other."""
-    of: dict[str | None, set[str | None]] = {"target": set(), "rest": set()}
-    for label, pair in zip(labels, pairs, strict=True):
-        of[label].add(pair)
-    return None not in of["target"] | of["rest"] and of["target"] == of["rest"]
+def _group_means(maps_QM: np.ndarray, pairs: Pairing) -> tuple[np.ndarray, np.ndarray]:
+    """Means over the prompts of each group that take part."""
+    weights_Q = pairs.weights()
+    return maps_QM[weights_Q > 0].mean(0), maps_QM[weights_Q < 0].mean(0)
 
 
 @view("resonance")
 def resonance(
     trace: Trace,
     *,
-    target: str,
-    rest: str | None = None,
+    target: Group,
+    rest: Group = None,
     by: str = "group",
     where: Where | None = None,
-    rules: str | None = None,
+    rules: Rules | str | None = None,
+    classes: Classes | str | None = None,
     layers: str | None = None,
     stream: str = "decoder",
     measure: str = "rate",
@@ -146,9 +131,10 @@ def resonance(
     Args:
         target: values of `by` (comma between), or a SELECT of prompt ids.
         rest: likewise; all other prompts by default.
-        by: group, language, any tag, prompt_id, or class (of the generated answer, with `rules`).
+        by: group, language, any tag, prompt_id, or class (of the answer, with `rules` or `classes`).
         where: prompts to take at all, e.g. language=en.
-        rules: for class: a JSON file of rules, or a CSV of prompt_id and class.
+        rules: for class: a JSON file of rules, {"class": ["regular expression", ...]}.
+        classes: for class: a CSV of prompt_id, class.
         layers: a window such as 3:6 (both ends in) or 3,5.
         measure: rate (share of a prompt's tokens), count, weight or weight_rate (summed gate weights).
         paired: exchange within parallel_id only; by default where every prompt has a partner.
@@ -165,13 +151,14 @@ def resonance(
     Returns:
         rank, layer, stream, expert, score (target mean - rest mean), effect (score / pooled standard
         deviation), p, q (Benjamini-Hochberg over all layers and experts), p_family (max-T), stability,
-        target_mean, rest_mean. In rank order.
+        target_mean, rest_mean (of the measure), target_share, rest_share (of a prompt's tokens, mean over
+        prompts). In rank order.
     """
     found = scan(
-        trace, by=by, target=target, rest=rest, where=where, rules=rules, layers=layers, stream=stream,
-        measure=measure, paired=paired, special=special, phase=phase, completion=completion, last=last,
-        permutations=permutations, stability=stability, top=20 if top is None else top, ranking=ranking,
-        seed=seed,
+        trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,
+        stream=stream, measure=measure, paired=paired, permutations=permutations, stability=stability,
+        span=Span(special=special, phase=phase, completion=completion, last=last),
+        top=20 if top is None else top, ranking=ranking, seed=seed,
     )  # fmt: skip
     return with_notes(scan_table(found, top), found.notes)
 
@@ -194,81 +181,7 @@ def scan_table(found: Scan, top: int | None) -> pa.Table:
         "stability": result.stability[order],
         "target_mean": result.target_mean[order],
         "rest_mean": result.rest_mean[order],
+        "target_share": found.share_target_M[order],
+        "rest_share": found.share_rest_M[order],
     }
     return pa.table({name: pa.array(values) for name, values in columns.items()})
-
-
-@view("resonance-overlap")
-def resonance_overlap(
-    trace: Trace,
-    *,
-    target: str,
-    other_target: str,
-    rest: str | None = None,
-    other_rest: str | None = None,
-    by: str = "group",
-    other_by: str | None = None,
-    where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
-    measure: str = "rate",
-    top: int = 20,
-    seed: int = 0,
-) -> pa.Table:
-    """Do the top experts of two contrasts coincide?
-
-    Args:
-        target, rest, by: the first contrast, as in `resonance`.
-        other_target, other_rest, other_by: the second.
-        top: experts of each contrast, towards its target.
-    Returns:
-        one row: jaccard, shared, expected (shared by chance, given how many each layer has), p (one-sided,
-        exact), top. Contrasts that share prompts overlap for that reason alone.
-    """
-    masks, notes = [], []
-    for one, group, against in ((by, target, rest), (other_by or by, other_target, other_rest)):
-        found = scan(
-            trace, by=one, target=group, rest=against, where=where, layers=layers, stream=stream,
-            measure=measure, top=top, ranking="target", permutations=200, stability=0, refine=False,
-            seed=seed,
-        )  # fmt: skip
-        router_M, expert_M = found.cells()
-        mask = np.zeros((len(found.routers), int(expert_M.max()) + 1), bool)
-        chosen = found.result.top_mask()
-        mask[router_M[chosen], expert_M[chosen]] = True
-        masks.append(mask)
-        notes.append(found.notes[0])
-    shared = overlap(*masks)
-    row = {
-        "jaccard": shared.jaccard,
-        "shared": shared.shared,
-        "expected": shared.expected,
-        "p": shared.p_value,
-    }
-    return with_notes(pa.Table.from_pylist([row | {"top": top}]), notes)
-
-
-@view("response-classes")
-def response_classes(trace: Trace, *, rules: str, where: Where | None = None) -> pa.Table:
-    """The class of each generated answer, with the rule and the words that decided.
-
-    Args:
-        rules: a JSON file {"class": ["regular expression", ...], ...}; the first that matches decides.
-        where: prompts to take.
-    Returns:
-        prompt_id, class (null where nothing was generated), pattern, matched, generated.
-    """
-    found_rules = read_rules(rules)
-    prompts = trace.prompts(where).select(["prompt_id", "generated"]).to_pylist()
-    rows = []
-    for row in prompts:
-        found = classify(row["generated"], found_rules)
-        name, pattern, matched = (
-            (None, None, None) if found is None else (found.name, found.pattern, found.matched)
-        )
-        rows.append(
-            {"prompt_id": row["prompt_id"], "class": name, "pattern": pattern, "matched": matched,
-             "generated": row["generated"]}
-        )  # fmt: skip
-    names = ("prompt_id", "class", "pattern", "matched", "generated")
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
