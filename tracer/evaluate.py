@@ -3,7 +3,7 @@
 1. Every batch of texts runs once unsteered, then once under the steering and under each control.
 2. Per prompt: log-likelihood, the answer where there are choices, KL of the next-token distributions, tokens
    whose expert set changed by layer; and, where asked for, what each variant generates.
-3. Effects are paired differences with bootstrap intervals over prompts (`evaluate_effects`).
+3. Effects are paired differences with bootstrap intervals over units of prompts (`evaluate_effects`).
 
 A claim without its controls is not shown as a finding.
 """
@@ -18,11 +18,14 @@ import numpy as np
 from ..store.schema import RouterSpec
 from .batches import plan_batches
 from .encode import Encoder
-from .evaluate_controls import MIN_DRAWS, Kind, make_controls
-from .evaluate_effects import PROFILE, Evaluation
+from .evaluate_controls import Kind, make_controls
+from .evaluate_dose import Make, dose_variants
+from .evaluate_effects import Evaluation
+from .evaluate_finding import MIN_DRAWS, PROFILE
 from .evaluate_forced import LOGIT_CELLS, ForcedPasses, make_work
 from .evaluate_tally import Tally, scored_sequences
 from .evaluate_texts import write_texts
+from .evaluate_units import units_of
 from .generate import pad_token_id
 from .prompts import Prompt, PromptSet
 from .run import max_length
@@ -73,22 +76,36 @@ def dose_curve(
     model: Any,
     tokenizer: Any,
     prompts: PromptSet,
-    make: Callable[[Any], Steering],
+    make: Make,
     doses: Sequence[float],
     *,
+    controls: int = 0,
+    seed: int = 0,
     chat: bool = False,
+    max_new_tokens: int = 0,
     batch_tokens: int = 4096,
     routers: Sequence[RouterSpec] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Effects at each dose: `make` gives the steering (see `doses_of_experts` and `doses_of_amount`).
 
+    Args:
+        controls: random draws beside each dose.
+        The others are those of `evaluate`.
     Returns:
-        An `Evaluation` with one variant a dose, named by it.
+        An `Evaluation` with one variant a dose, named by it, and its draws; `dose_table` makes the curve of it.
     """
     with LiveModel(model.eval(), routers) as live:
-        variants: Variants = {f"{dose:g}": ("dose", make(dose)) for dose in doses}
-        steps = evaluate_steps(live, tokenizer, prompts, variants, chat=chat, batch_tokens=batch_tokens)
+        variants = dose_variants(make, doses, live.routers, draws=controls, seed=seed)
+        steps = evaluate_steps(
+            live,
+            tokenizer,
+            prompts,
+            variants,
+            chat=chat,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=batch_tokens,
+        )
         return run_to_end(steps, progress)
 
 
@@ -152,6 +169,7 @@ def evaluate_steps(
         kinds={name: kind for name, (kind, _) in variants.items()},
         profiles={name: steering.to_json() for name, (_, steering) in variants.items()},
         notes=list(notes),
+        units=units_of([prompt.parallel_id for prompt in prompts]),
     )
 
 

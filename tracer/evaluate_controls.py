@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..store.schema import RouterSpec
+from .evaluate_finding import MIN_DRAWS
 from .steering import Steering
 from .steering_check import problems_with
 
@@ -22,8 +23,6 @@ RuleJson = dict[str, Any]
 Kind = Literal["profile", "random", "layers", "opposite", "dose"]
 
 SWAPPED = {"off": "on", "on": "off", "low": "on", "keep_only": "off"}
-MIN_DRAWS = 5
-"""Random draws below which nothing is called a finding."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,10 @@ def make_controls(
 
     random: in every layer the steered experts are replaced by as many others of that layer (by any, where the
         layer has too few); the same replacement in all rules of the profile. A vector is shuffled.
-    layers: every steered layer's rules act in a layer that the profile leaves alone, on the same numbers.
+    layers: every steered layer's rules act in a layer that the profile leaves alone, on the same numbers; where
+        too few are left alone, all layers change places in a circle, by the step that hits fewest steered experts.
     opposite: off ↔ on, low → on, keep_only → off, zero → twice the weight, bias and vector negated, scale and
-        temperature inverted.
+        temperature inverted. Of more experts than a token uses only the first k can be on.
     """
     experts_of = {spec.layer: spec.num_experts for spec in routers if spec.stream == "decoder"}
     rules = split_by_layer(steering, sorted(experts_of))
@@ -74,8 +74,11 @@ def make_controls(
         notes.append(note)
     turned = [opposite(rule) for rule in rules]
     without = sorted({rule["rule"] for rule, other in zip(rules, turned, strict=True) if other is None})
-    opposites = [rule for rule in turned if rule is not None]
+    used = {spec.layer: spec.top_k for spec in routers if spec.stream == "decoder"}
+    opposites, note = _at_most_k_on([rule for rule in turned if rule is not None], used)
     add("opposite", "opposite", f"there is none of {', '.join(without)}" if without else opposites)
+    if note and not without:
+        notes.append(note)
     return controls, notes
 
 
@@ -121,6 +124,22 @@ def opposite(rule: RuleJson) -> RuleJson | None:
     return None
 
 
+def _at_most_k_on(rules: Sequence[RuleJson], used: dict[int, int]) -> tuple[list[RuleJson], str]:
+    """The rules with no more experts on in a layer than a token uses, and how many were left out for that."""
+    room, kept, left_out = dict(used), [], 0
+    for rule in rules:
+        if rule["rule"] != "on" or rule["experts"] == "all":
+            kept.append(rule)
+            continue
+        layer = rule["layers"][0]
+        first = rule["experts"][: room[layer]]
+        room[layer] -= len(first)
+        left_out += len(rule["experts"]) - len(first)
+        kept += [{**rule, "experts": first}] if first else []
+    note = f"control 'opposite': {left_out} experts are left out, more cannot be on at once"
+    return kept, note if left_out else ""
+
+
 def _plain(rule: RuleJson, kind: str) -> RuleJson:
     """A rule of another kind in the same place."""
     return {
@@ -154,41 +173,41 @@ def _replacements(chosen: set[int], num_experts: int, rng: random.Random) -> dic
 
 
 def _moved(rules: Sequence[RuleJson], experts_of: dict[int, int]) -> tuple[list[RuleJson], str]:
-    """The rules in layers that they leave alone, evenly spread over those, and what is wrong with that."""
+    """The rules in other layers, and what is to be said about that."""
     steered = sorted({rule["layers"][0] for rule in rules})
     free = [layer for layer in sorted(experts_of) if layer not in steered]
-    if not free or not steered:
-        return [], "the profile acts in every layer"
-    step = max(1.0, len(free) / len(steered))
-    target = {layer: free[int(i * step)] for i, layer in enumerate(steered[: len(free)])}
-    moved = [{**rule, "layers": [target[rule["layers"][0]]]} for rule in rules if rule["layers"][0] in target]
-    short = f"control 'other layers': only {len(free)} of {len(steered)} layers could be moved"
-    return moved, short if len(free) < len(steered) else ""
+    if len(free) < len(steered):
+        return _rotated(rules, experts_of)
+    step = max(1.0, len(free) / max(1, len(steered)))
+    target = {layer: free[int(i * step)] for i, layer in enumerate(steered)}
+    return [{**rule, "layers": [target[rule["layers"][0]]]} for rule in rules], ""
 
 
-Make = Callable[[int], Steering]
+def _rotated(rules: Sequence[RuleJson], experts_of: dict[int, int]) -> tuple[list[RuleJson], str]:
+    """Every layer's rules some layers on, in a circle; the step that hits fewest of the steered experts."""
+    layers, hit = sorted(experts_of), _cells(rules)
+    place = {layer: number for number, layer in enumerate(layers)}
+    best: list[RuleJson] = []
+    overlap, chosen = len(hit) + 1, 0
+    for step in range(1, len(layers)):
+        moved = [
+            {**rule, "layers": [layers[(place[rule["layers"][0]] + step) % len(layers)]]} for rule in rules
+        ]
+        shared = len(_cells(moved) & hit)
+        if shared < overlap and not _same_rules(moved, rules):
+            best, overlap, chosen = moved, shared, step
+    if not best:
+        return [], "the profile does the same in every layer"
+    note = f"control 'other layers': most layers are steered, so the layers change places, {chosen} on"
+    return best, note + (f"; {overlap} experts are steered in both" if overlap else "")
 
 
-def doses_of_experts(rule: RuleJson, ranking: Sequence[tuple[int, int]]) -> Make:
-    """Dose → the rule on that many of the first (layer, expert) pairs of a ranking."""
-
-    def make(count: int) -> Steering:
-        by_layer: dict[int, list[int]] = defaultdict(list)
-        for layer, expert in ranking[:count]:
-            by_layer[layer].append(expert)
-        base = {name: value for name, value in rule.items() if name not in ("layers", "experts")}
-        rules = [{**base, "layers": [layer], "experts": by_layer[layer]} for layer in sorted(by_layer)]
-        return Steering(rules, name=f"{rule['rule']} top {count}")
-
-    return make
+def _cells(rules: Sequence[RuleJson]) -> set[tuple[int, int]]:
+    """(layer, expert) pairs that the rules name."""
+    return {(rule["layers"][0], e) for rule in rules if rule["experts"] != "all" for e in rule["experts"]}
 
 
-def doses_of_amount(steering: Steering) -> Callable[[float], Steering]:
-    """Dose → the same rules with this amount, in all rules that have one."""
-
-    def make(amount: float) -> Steering:
-        rules = [rule.to_json() for rule in steering.rules]
-        changed = [{**rule, "amount": amount} if "amount" in rule else rule for rule in rules]
-        return Steering(changed, name=f"{steering.name} at {amount:g}".strip(), model=steering.model)
-
-    return make
+def _same_rules(one: Sequence[RuleJson], other: Sequence[RuleJson]) -> bool:
+    """Whether two lists of rules of one layer each do the same."""
+    keyed = [sorted(repr(sorted(rule.items())) for rule in rules) for rules in (one, other)]
+    return keyed[0] == keyed[1]

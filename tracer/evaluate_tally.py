@@ -16,8 +16,8 @@ import numpy as np
 
 from .choices import picked
 from .encode import Encoded, Encoder
-from .evaluate_effects import Outcome
 from .evaluate_forced import Pass, Work, scored_tokens
+from .evaluate_outcome import Outcome
 from .prompts import Prompt
 
 

@@ -16,9 +16,11 @@ from tiny import character_tokenizer, tiny_olmoe
 from moescope.store import RouterSpec
 from moescope.tracer import PromptSet, Steering, find_routers, record_routing
 from moescope.tracer.evaluate import dose_curve, evaluate
-from moescope.tracer.evaluate_behaviour import classify
-from moescope.tracer.evaluate_controls import doses_of_amount, doses_of_experts, make_controls
-from moescope.tracer.evaluate_effects import Evaluation, is_finding
+from moescope.tracer.evaluate_controls import make_controls
+from moescope.tracer.evaluate_dose import cells_of, dose_of, dose_table, doses_of_amount, doses_of_experts
+from moescope.tracer.evaluate_effects import Evaluation
+from moescope.tracer.evaluate_finding import is_finding, judge, p_of_draws, why_not
+from moescope.tracer.evaluate_units import contrast_interval, mean_interval, units_of
 from moescope.tracer.generate import generate
 
 ROWS = [
@@ -103,7 +105,7 @@ def test_neutral_steering_has_no_effect_and_is_no_finding(setting: Setting):
 
 def test_effects_are_weighted_means_by_group_with_every_control_beside_them(found):
     rows = found.effects(by="language", target="xx").to_pylist()
-    assert {row["kind"] for row in rows} == {"profile", "random", "layers"}
+    assert {row["kind"] for row in rows} == {"profile", "random", "layers", "opposite"}
     chosen = [row for row in rows if row["variant"] == "profile" and row["measure"] == "log_perplexity"]
     assert [row["group"] for row in chosen] == ["all", "en", "xx", "xx − others"]
     own, english = found.variants["profile"], [0, 2, 4]
@@ -232,15 +234,41 @@ def test_what_a_profile_cannot_be_compared_with_is_said():
     _, notes = make_controls(Steering([{"rule": "top_k", "layers": "all", "amount": 1}]), specs())
     assert len(notes) == 3
     assert "does not choose among the experts" in notes[0]
-    assert "acts in every layer" in notes[1]
+    assert "does the same in every layer" in notes[1]
     assert "there is none of top_k" in notes[2]
-    _, notes = make_controls(Steering([{"rule": "off", "layers": [0], "experts": [0, 1, 2]}]), specs())
-    assert notes == ["no control 'opposite': 3 experts are on in layer 0 (decoder), but a token uses 2"]
+
+
+def test_no_more_experts_are_on_in_the_opposite_than_a_token_uses():
+    controls, notes = make_controls(Steering([{"rule": "off", "layers": [0], "experts": [0, 1, 2]}]), specs())
+    assert notes == ["control 'opposite': 1 experts are left out, more cannot be on at once"]
+    (other,) = [control.steering.rules for control in controls if control.kind == "opposite"]
+    assert [(rule.rule, rule.experts) for rule in other] == [("on", (0, 1))]
+
+
+@given(st.sets(st.integers(0, 5), min_size=4), st.integers(0, 99))
+def test_where_most_layers_are_steered_the_layers_change_places(layers, seed):
+    rng = np.random.default_rng(seed)
+    cells = {layer: set(rng.choice(8, 2, replace=False).tolist()) for layer in layers}
+    rules = [{"rule": "off", "layers": [layer], "experts": sorted(ids)} for layer, ids in cells.items()]
+    controls, notes = make_controls(Steering(rules), specs())
+    (moved,) = [control for control in controls if control.kind == "layers"]
+    others = experts_by_layer(moved.steering)
+    steps = {
+        step for step in range(1, 6) if others == {(layer + step) % 6: ids for layer, ids in cells.items()}
+    }
+
+    def shared(step):
+        return sum(len(ids & cells.get((layer + step) % 6, set())) for layer, ids in cells.items())
+
+    assert len(steps) >= 1
+    assert min(steps, key=shared) in steps
+    assert shared(min(steps)) == min(map(shared, range(1, 6)))
+    assert any("the layers change places" in note for note in notes)
 
 
 def test_a_finding_lies_beyond_zero_and_beyond_every_control():
     def row(low, high, kind="profile"):
-        return {"change": (low + high) / 2, "low": low, "high": high, "kind": kind}
+        return {"change": (low + high) / 2, "low": low, "high": high, "kind": kind, "variant": kind}
 
     weak = [row(-0.1, 0.1, "random") for _ in range(5)]
     assert is_finding(row(0.2, 0.4), weak)
@@ -250,17 +278,6 @@ def test_a_finding_lies_beyond_zero_and_beyond_every_control():
     assert not is_finding(row(0.2, 0.4), [*weak, row(0.1, 0.3, "layers")])
     assert not is_finding(row(-0.1, 0.4), [row(-0.5, -0.3, "random") for _ in range(5)])
     assert not is_finding(row(0.2, math.nan), weak)
-
-
-def test_response_classes_are_found_in_order():
-    classes = {"refusal": [r"\bI cannot\b", "sorry"], "number": [r"\d"]}
-    assert [classify(text, classes) for text in ("I CANNOT do 5", "it is 5", "well")] == [
-        "refusal",
-        "number",
-        "other",
-    ]
-    with pytest.raises(ValueError, match="not a regular expression"):
-        classify("x", {"bad": ["("]})
 
 
 def test_behaviour_rates_are_effects_like_any_other(setting: Setting):
@@ -274,3 +291,129 @@ def test_behaviour_rates_are_effects_like_any_other(setting: Setting):
 
 def test_routers_of_the_model_are_named(setting: Setting, found):
     assert found.routers == [(spec.layer, spec.stream) for spec in find_routers(setting[0])]
+
+
+def test_what_stands_against_a_finding_is_said():
+    def row(low, high, kind="random", name="random 1"):
+        return {"change": (low + high) / 2, "low": low, "high": high, "kind": kind, "variant": name}
+
+    draws = [row(-0.1, 0.1, name=f"random {n}") for n in range(5)]
+    assert why_not(row(0.2, 0.4), draws) == ""
+    assert why_not(row(-0.1, 0.4), draws) == "the interval holds 0"
+    assert why_not(row(0.2, 0.4), draws[1:]) == "4 random draws; 5 are needed"
+    rivals = [*draws[1:], row(0.1, 0.3, name="random 9"), row(0.4, 0.6, "opposite", "opposite")]
+    assert why_not(row(0.2, 0.5), rivals) == "not beyond random 9, opposite"
+    assert why_not(row(0.2, math.nan), draws) == "too few prompts for an interval"
+    assert p_of_draws(row(0.2, 0.4), draws) == pytest.approx(1 / 6)
+    assert p_of_draws(row(0.2, 0.5), rivals) == pytest.approx(1 / 6)
+    assert p_of_draws(row(-0.3, -0.1), [*draws, row(-0.5, -0.3)]) == pytest.approx(2 / 7)
+    assert p_of_draws(row(0.2, 0.4), []) is None
+
+
+def test_doses_are_no_rivals_of_the_profile():
+    rows: list[dict[str, Any]] = [
+        {
+            "change": 0.3,
+            "low": 0.2,
+            "high": 0.4,
+            "kind": kind,
+            "variant": kind,
+            "measure": "kl",
+            "group": "all",
+        }
+        for kind in ("profile", "dose", *["random"] * 5)
+    ]
+    for row in rows[2:]:
+        row |= {"change": 0.0, "low": -0.1, "high": 0.1}
+    judge(rows)
+    assert rows[0]["finding"] is True
+    assert "finding" not in rows[1]
+
+
+def test_translations_of_one_text_are_one_unit():
+    assert units_of(["a", None, "b", "a", None, "", "b"]) == [0, 1, 2, 0, 3, 4, 2]
+    rng = np.random.default_rng(0)
+    unit_P = np.repeat(np.arange(40), 6)
+    change_P = rng.normal(size=40)[unit_P]
+    alone = mean_interval(change_P[::6], np.ones(40), np.arange(40), 2000)
+    copied = mean_interval(change_P, np.ones(240), unit_P, 2000)
+    naive = mean_interval(change_P, np.ones(240), np.arange(240), 2000)
+    assert (copied.low, copied.high, copied.units) == pytest.approx((alone.low, alone.high, 40))
+    assert naive.high - naive.low < 0.5 * (copied.high - copied.low)
+
+
+def test_a_units_prompts_count_by_their_weight():
+    change_P, weights_P = np.array([1.0, np.nan, 3.0, 5.0]), np.array([2.0, 0.0, 1.0, 1.0])
+    found = mean_interval(change_P, weights_P, np.array([0, 0, 1, 1]), 200)
+    assert (found.point, found.units) == (2.5, 2)
+    assert 1.0 <= found.low <= found.high <= 4.0
+
+
+def test_a_contrast_of_translations_is_paired_by_unit():
+    """Where every unit shifts both languages alike, their difference is known exactly."""
+    rng = np.random.default_rng(1)
+    unit_P = np.tile(np.arange(30), 2)
+    shift_P = rng.normal(size=30)[unit_P] + np.repeat([1.0, 0.0], 30)
+    weights_GP = np.stack([np.arange(60) < 30, np.arange(60) >= 30]).astype(float)
+    found = contrast_interval(shift_P, weights_GP, unit_P, 500)
+    assert (found.point, found.low, found.high, found.units) == pytest.approx((1.0, 1.0, 1.0, 30))
+
+
+def test_intervals_of_the_evaluation_resample_parallel_texts_together(setting: Setting):
+    rows = [{"text": text, "language": code, "parallel_id": f"u{n}"}
+            for n, text in enumerate(("Where?", "Who is it?", "2 + 2")) for code in ("en", "xx")]  # fmt: skip
+    result = evaluate(*setting, PromptSet.from_rows(rows), OFF, controls=0)
+    assert result.units == [0, 0, 1, 1, 2, 2]
+    (row,) = [r for r in result.effects().to_pylist() if r["measure"] == "log_perplexity"]
+    assert (row["prompts"], row["units"]) == (6, 3)
+
+
+def test_perplexity_is_the_exponential_of_its_logarithm(found):
+    rows = {(r["variant"], r["measure"], r["group"]): r for r in found.effects("language").to_pylist()}
+    for group in ("all", "en", "xx"):
+        log, own = (rows["profile", name, group] for name in ("log_perplexity", "perplexity"))
+        assert own["base"] == pytest.approx(math.exp(log["base"]))
+        assert own["change"] == pytest.approx(own["steered"] / own["base"] - 1)
+        assert own["low"] == pytest.approx(math.exp(log["low"]) - 1)
+        assert own["finding"] == log["finding"]
+
+
+def test_a_dose_table_has_effect_side_effect_and_draws(setting: Setting):
+    make = doses_of_experts({"rule": "off"}, [(0, 1), (2, 4), (2, 6)])
+    prompts = PromptSet.from_rows(ROWS)
+    curve = dose_curve(*setting, prompts, make, [0, 1, 3], controls=2)
+    assert list(curve.variants) == ["0", "1", "1 random 1", "1 random 2", "3", "3 random 1", "3 random 2"]
+    rows = dose_table(curve, "language", target="xx").to_pylist()
+    assert [(r["dose"], r["draw"], r["role"], r["group"]) for r in rows[:4]] == [
+        (0, None, "effect", "xx"), (0, None, "side effect", "others"),
+        (1, None, "effect", "xx"), (1, None, "side effect", "others"),
+    ]  # fmt: skip
+    assert len(rows) == 14
+    table = evaluate(*setting, prompts, make(3), controls=0).effects("language").to_pylist()
+    (alone,) = [r for r in table if (r["measure"], r["group"]) == ("log_perplexity", "xx")]
+    (last,) = [r for r in rows if (r["dose"], r["draw"], r["role"]) == (3, None, "effect")]
+    assert (last["change"], last["low"]) == pytest.approx((alone["change"], alone["low"]), abs=1e-5)
+    (english,) = [r for r in table if (r["measure"], r["group"]) == ("log_perplexity", "en")]
+    (side,) = [r for r in rows if (r["dose"], r["draw"], r["role"]) == (3, None, "side effect")]
+    assert side["change"] == pytest.approx(english["change"], abs=1e-5)
+    plain = dose_table(curve).to_pylist()
+    assert {(r["role"], r["measure"]) for r in plain} == {("effect", "log_perplexity"), ("side effect", "kl")}
+    with pytest.raises(ValueError, match="no prompt has language 'de'; there are en, xx"):
+        dose_table(curve, "language", target="de")
+    with pytest.raises(ValueError, match="there is no measure 'beauty'; there are log_perplexity"):
+        dose_table(curve, effect="beauty")
+
+
+def test_a_dose_is_read_from_its_name():
+    assert dose_of("0.5") == (0.5, None)
+    assert dose_of("1e-05 random 3") == (1e-05, 3)
+    assert dose_of("profile") is None
+    assert dose_of("-") is None
+
+
+def test_the_ranking_of_a_profile_is_the_order_of_its_rules():
+    rules = [
+        {"rule": "off", "layers": [2], "experts": [7, 1]},
+        {"rule": "off", "layers": [0], "experts": [3]},
+    ]
+    assert cells_of(Steering(rules)) == [(2, 1), (2, 7), (0, 3)]

@@ -1,8 +1,8 @@
 """One worker thread owns the model and takes the requests' steps in turn.
 
-A request is a generator that does one forward pass (or a few) between two yields, and yields events. Between
-two steps nothing is attached to the model, so the next request finds it as it was loaded. A request that is
-cancelled is closed in the worker thread before its next step.
+A request is a generator that does one forward pass (or a few) between two yields, and yields events. Every pass
+goes through the one `LiveModel`, which puts exactly that request's steering in force and no other's. A request that
+is cancelled is closed in the worker thread before its next step.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def result_of(evaluation: Evaluation, by: str | None, target: str | None) -> Eve
 
 
 def _plain(row: Event) -> Event:
-    """NaN (an interval of one prompt) as None."""
+    """NaN (an interval of one prompt) and infinities as None."""
     return {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }

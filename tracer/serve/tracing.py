@@ -48,7 +48,7 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Prepared
             )
             return summary.to_json()
 
-        for kind, value in in_turns(loaded.model, work):
+        for kind, value in in_turns(loaded.model, work, clear=loaded.live.rest):
             yield {"result": value} if kind == "end" else value
 
     return steps, {"trace": str(out)}

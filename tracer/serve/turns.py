@@ -20,24 +20,28 @@ class Stopped(BaseException):
     """Raised inside the work where it waits, once nobody wants its result any more."""
 
 
-def in_turns(model: Any, work: Callable[[Pause], Any]) -> Iterator[tuple[str, Any]]:
+def in_turns(
+    model: Any, work: Callable[[Pause], Any], *, clear: Callable[[], None]
+) -> Iterator[tuple[str, Any]]:
     """Run `work(pause)` turn by turn.
 
     Args:
         model: what it records and steers.
         work: calls `pause(value)` wherever others may go first.
+        clear: called before every turn, to take away what others still have in force on the model.
     Yields:
         ("pause", value) for every pause, at last ("end", what the work returned). Closing the iterator stops the
         work at the place where it waits.
     Raises:
         Whatever the work raises.
     """
-    return _Turns(model, work).steps()
+    return _Turns(model, work, clear).steps()
 
 
 class _Turns:
-    def __init__(self, model: Any, work: Callable[[Pause], Any]) -> None:
+    def __init__(self, model: Any, work: Callable[[Pause], Any], clear: Callable[[], None]) -> None:
         self._model = model
+        self._clear = clear
         self._work = work
         self._go = threading.Semaphore(0)
         self._came_back = threading.Semaphore(0)
@@ -61,6 +65,7 @@ class _Turns:
             self._thread.join()
 
     def _turn(self) -> None:
+        self._clear()
         self._house = taps.users(self._model)
         self._go.release()
         self._came_back.acquire()
