@@ -34,6 +34,7 @@ PAGES = (
     Screen(name="tokens", title="Tokens", icon="format_ink_highlighter"),
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
+    Screen(name="steer", title="Steer", icon="toggle_on"),
     Screen(name="data", title="Data", icon="database"),
 )
 
@@ -45,11 +46,13 @@ def run() -> None:
         page_title="moescope", page_icon=ASSETS / "icon.png", layout="wide", initial_sidebar_state=200
     )
     st.html(ASSETS / "frame.css")
+    theme = current_theme()
+    st.html(f"<style>:root {{ --ms-steered: {theme.steered}; --ms-background: {theme.background}; }}</style>")
     st.logo(ASSETS / "logo.svg", size="large")
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
     chosen = st.navigation(list(pages.values()))
     travel.depart(pages)
-    theme_watch.watch(current_theme())
+    theme_watch.watch(theme)
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):
         st.session_state["frame"] = topbar.draw()

@@ -1,0 +1,287 @@
+// The switchboard: layers upwards, experts across, what a steering does drawn over what the trace measured.
+// A click sends one cell, a drag a box of cells; arrow keys walk, Enter clicks. Python answers with new states.
+
+const LEFT = 46, BOTTOM = 34, TOP = 4, NARROWEST = 7;
+const STATES = ["neutral", "off", "on", "zero", "low", "up", "down"];
+
+const decode = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+
+const element = (tag, className, text) => {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+};
+
+function mix(stops, share) {
+  const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  const [a, b] = [stops[low], stops[low + 1]].map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * (at - low))).join(",")})`;
+}
+
+function colour(board, value) {
+  if (Number.isNaN(value)) return board.missing;
+  return mix(board.colors, board.diverging ? (value / board.top + 1) / 2 : value / board.top);
+}
+
+// The sign of one state in a square: a cross, a filled disc, a ring, arrows.
+function sign(ctx, board, state, x, y, w, h) {
+  if (!state) return;
+  const pad = w > 10 && h > 10 ? 1 : 0;
+  ctx.fillStyle = state === 2 ? board.steered : board.background;
+  ctx.fillRect(x + pad, y + pad, w - 2 * pad, h - 2 * pad);
+  ctx.strokeStyle = ctx.fillStyle = board.steered;
+  ctx.lineWidth = Math.min(w, h) > 12 ? 1.75 : 1.2;
+  ctx.strokeRect(x + pad + 0.75, y + pad + 0.75, w - 2 * pad - 1.5, h - 2 * pad - 1.5);
+  const r = Math.min(w, h) / 4, cx = x + w / 2, cy = y + h / 2;
+  ctx.beginPath();
+  if (state === 1) {
+    ctx.moveTo(cx - r, cy - r); ctx.lineTo(cx + r, cy + r);
+    ctx.moveTo(cx + r, cy - r); ctx.lineTo(cx - r, cy + r);
+  } else if (state === 2) {
+    ctx.strokeStyle = board.background;
+    ctx.moveTo(cx - r, cy); ctx.lineTo(cx - r / 4, cy + r * 0.8); ctx.lineTo(cx + r, cy - r * 0.8);
+  } else if (state === 3) {
+    ctx.arc(cx, cy, r, 0, 7);
+  } else if (state === 4) {
+    ctx.moveTo(cx - r, cy); ctx.lineTo(cx + r, cy);
+  } else {
+    const up = state === 5 ? 1 : -1;
+    ctx.moveTo(cx - r, cy + r * 0.6 * up); ctx.lineTo(cx, cy - r * 0.7 * up); ctx.lineTo(cx + r, cy + r * 0.6 * up);
+  }
+  ctx.stroke();
+}
+
+function sized(canvas, width, height) {
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const ctx = canvas.getContext("2d");
+  ctx.setTransform(scale, 0, 0, scale, 0, 0);
+  return ctx;
+}
+
+function measure(board, width) {
+  const rows = board.rows.length;
+  board.step = Math.min(Math.max(540 / rows, 9), 30);
+  board.widest = Math.max(...board.rows.map((row) => row.experts));
+  const marks = board.rows.some((row) => row.rules.length) ? 14 : 0;
+  board.cell = Math.max((width - LEFT - marks) / board.widest, NARROWEST);
+  board.width = Math.max(LEFT + board.cell * board.widest + marks, 120);
+  board.height = TOP + board.step * rows + BOTTOM;
+}
+
+const place = (board, row, expert) => [
+  LEFT + expert * board.cell, TOP + (board.rows.length - 1 - row) * board.step, board.cell, board.step,
+];
+
+function labels(ctx, board) {
+  ctx.font = `11px ${board.font}`;
+  ctx.fillStyle = board.muted;
+  ctx.textBaseline = "middle";
+  ctx.textAlign = "right";
+  const everyRow = [1, 2, 5, 10, 20].find((n) => n * board.step >= 11) || 20;
+  board.rows.forEach((row, r) => {
+    const [, y, , h] = place(board, r, 0);
+    if (r % everyRow === 0) ctx.fillText(row.label, LEFT - 7, y + h / 2);
+  });
+  ctx.textAlign = "center";
+  const every = [1, 2, 4, 8, 16, 32, 64, 128].find((n) => n * board.cell >= 20) || 128;
+  const below = TOP + board.rows.length * board.step;
+  for (let e = 0; e < board.widest; e += every) ctx.fillText(e, LEFT + (e + 0.5) * board.cell, below + 10);
+  ctx.textAlign = "left";
+  ctx.fillText("expert", LEFT, below + 25);
+  ctx.save();
+  ctx.translate(9, below);
+  ctx.rotate(-Math.PI / 2);
+  ctx.fillText(below > 140 ? "layer: input → output" : "in → out", 0, 0);
+  ctx.restore();
+}
+
+function draw(board) {
+  const ctx = sized(board.canvas, board.width, board.height);
+  const gap = board.cell > 8 && board.step > 8 ? 1 : 0;
+  board.rows.forEach((row, r) => {
+    for (let e = 0; e < row.experts; e++) {
+      const [x, y, w, h] = place(board, r, e);
+      ctx.fillStyle = colour(board, board.values[row.start + e]);
+      ctx.fillRect(x, y, w - gap, h - gap);
+      sign(ctx, board, board.states[row.start + e], x, y, w - gap, h - gap);
+    }
+    if (row.rules.length) {
+      const [x, y, , h] = place(board, r, row.experts);
+      ctx.fillStyle = board.steered;
+      ctx.fillRect(x + 5, y + 1, 4, h - 3);
+    }
+  });
+  labels(ctx, board);
+  if (board.at) outline(ctx, board, place(board, board.at[0], board.at[1]));
+  if (board.box) outline(ctx, board, board.box, true);
+}
+
+function outline(ctx, board, [x, y, w, h], dashed) {
+  ctx.save();
+  ctx.strokeStyle = dashed ? board.steered : board.text;
+  ctx.lineWidth = 1.5;
+  if (dashed) {
+    ctx.setLineDash([4, 3]);
+    ctx.globalAlpha = 0.12;
+    ctx.fillStyle = board.steered;
+    ctx.fillRect(x, y, w, h);
+    ctx.globalAlpha = 1;
+  }
+  ctx.strokeRect(x, y, w - 1, h - 1);
+  ctx.restore();
+}
+
+function hit(board, [x, y]) {
+  const row = board.rows.length - 1 - Math.floor((y - TOP) / board.step);
+  const expert = Math.floor((x - LEFT) / board.cell);
+  const known = board.rows[row];
+  return known && expert >= 0 && expert < known.experts ? [row, expert] : null;
+}
+
+function within(board, [x, y, w, h]) {
+  const found = [];
+  board.rows.forEach((row, r) => {
+    for (let e = 0; e < row.experts; e++) {
+      const [cx, cy, cw, ch] = place(board, r, e);
+      const [mx, my] = [cx + cw / 2, cy + ch / 2];
+      if (mx >= x && mx <= x + w && my >= y && my <= y + h) found.push([r, e]);
+    }
+  });
+  return found;
+}
+
+function describe(board, row, expert) {
+  const known = board.rows[row];
+  const value = board.values[known.start + expert];
+  const state = STATES[board.states[known.start + expert]];
+  const number = Number.isNaN(value) ? "not recorded" : `${(value * board.factor).toFixed(board.digits)}${board.unit}`;
+  const lines = [`${board.label}: ${number}`];
+  if (state !== "neutral") lines.push(`steered: ${state}`);
+  if (known.rules.length) lines.push(`whole layer: ${known.rules.join(", ")}`);
+  return [`${known.stream === "decoder" ? "Layer" : known.stream} ${known.layer}, expert ${expert}`, ...lines];
+}
+
+function tell(root, board) {
+  root.querySelector(".ms-board-tip")?.remove();
+  if (!board.at || board.box) return;
+  const [head, ...lines] = describe(board, ...board.at);
+  const tip = element("div", "ms-board-tip");
+  tip.append(element("b", "", head), ...lines.map((line) => element("div", "", line)));
+  root.append(tip);
+  const [x, y, w, h] = place(board, ...board.at);
+  const scroll = root.querySelector(".ms-board-scroll");
+  const left = Math.min(x + w / 2 - scroll.scrollLeft, root.clientWidth - tip.offsetWidth - 4);
+  const top = scroll.offsetTop + y;
+  tip.style.left = `${Math.max(left, 0)}px`;
+  tip.style.top = top > tip.offsetHeight + 10 ? `${top - tip.offsetHeight - 6}px` : `${top + h + 6}px`;
+  root.querySelector(".ms-board-said").textContent = [head, ...lines].join(", ");
+}
+
+function key(root, board) {
+  const box = element("div", "ms-board-key");
+  const ramp = element("span", "ms-ramp");
+  const stops = board.colors.map((c, i) => `${c} ${(100 * i) / (board.colors.length - 1)}%`).join(",");
+  ramp.style.background = `linear-gradient(90deg,${stops})`;
+  const most = `${(board.top * board.factor).toFixed(board.digits)}${board.unit}`;
+  const least = board.diverging ? `−${most}` : "0";
+  const scale = element("span", "");
+  scale.append(element("span", "", `${board.label}: ${least}`), ramp, element("span", "", most));
+  box.append(scale);
+  for (const state of board.key) {
+    const item = element("span");
+    const square = element("canvas");
+    sign(sized(square, 14, 14), board, state, 0, 0, 14, 14);
+    item.append(square, element("span", "", STATES[state]));
+    box.append(item);
+  }
+  return box;
+}
+
+function listen(root, board, send) {
+  let from = null;
+  const where = (event) => {
+    const rect = board.canvas.getBoundingClientRect();
+    return [event.clientX - rect.left, event.clientY - rect.top];
+  };
+  const refresh = () => { draw(board); tell(root, board); };
+  const cells = (found) => found.map(([r, e]) => [board.rows[r].stream, board.rows[r].layer, e]);
+  board.canvas.onpointerdown = (event) => {
+    if (event.button !== 0) return;
+    from = where(event);
+    board.canvas.setPointerCapture(event.pointerId);
+  };
+  board.canvas.onpointermove = (event) => {
+    const [x, y] = where(event);
+    const far = from && Math.hypot(x - from[0], y - from[1]) > 5;
+    board.box = far || (from && board.box) ? [Math.min(x, from[0]), Math.min(y, from[1]), Math.abs(x - from[0]), Math.abs(y - from[1])] : null;
+    board.at = board.box ? null : hit(board, [x, y]);
+    refresh();
+  };
+  board.canvas.onpointerup = (event) => {
+    if (!from) return;
+    const chosen = board.box ? within(board, board.box) : [hit(board, where(event))].filter(Boolean);
+    from = board.box = null;
+    refresh();
+    if (chosen.length) send({ cells: cells(chosen), nonce: Date.now() });
+  };
+  board.canvas.onpointercancel = () => { from = board.box = null; refresh(); };
+  board.canvas.onpointerleave = () => { if (!from) { board.at = null; refresh(); } };
+  board.canvas.onkeydown = (event) => {
+    const steps = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const step = steps[event.key];
+    if (step) {
+      const [row, expert] = board.at || [0, -1];
+      const next = Math.min(Math.max(row + step[0], 0), board.rows.length - 1);
+      board.at = [next, Math.min(Math.max(expert + step[1], 0), board.rows[next].experts - 1)];
+      refresh();
+      event.preventDefault();
+    } else if ((event.key === "Enter" || event.key === " ") && board.at) {
+      send({ cells: cells([board.at]), nonce: Date.now() });
+      event.preventDefault();
+    }
+  };
+}
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  let root = parentElement.querySelector(".ms-board");
+  if (!root) {
+    root = element("div", "ms-board");
+    const scroll = element("div", "ms-board-scroll");
+    const canvas = element("canvas");
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "application");
+    scroll.append(canvas);
+    const said = element("div", "ms-board-said");
+    said.setAttribute("aria-live", "polite");
+    root.append(element("div", "ms-board-key"), scroll, said);
+    parentElement.append(root);
+    root.board = { canvas };
+    listen(root, root.board, (edit) => root.send(edit));
+  }
+  root.send = (edit) => setTriggerValue("edit", edit);
+  const board = root.board;
+  if (board.version !== data.version) {
+    Object.assign(board, data, {
+      values: decode(data.values, Float32Array), states: decode(data.states, Uint8Array),
+      font: getComputedStyle(root).fontFamily,
+    });
+    board.canvas.setAttribute("aria-label", data.name);
+    root.querySelector(".ms-board-key").replaceWith(key(root, board));
+  }
+  const fit = () => {
+    measure(board, root.clientWidth || 600);
+    draw(board);
+    Object.assign(board.canvas.dataset, { left: LEFT, top: TOP, cell: board.cell, step: board.step });
+    board.canvas.dataset.states = [...board.states].map((s) => STATES[s][0]).join("");
+  };
+  fit();
+  const watch = new ResizeObserver(fit);
+  watch.observe(root);
+  return () => watch.disconnect();
+}

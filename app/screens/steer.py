@@ -1,0 +1,34 @@
+"""Steer: switch experts off and on, and watch what the model does.
+
+Left the switchboard (`steer_board`), right the two answers (`steer_answers`); each is a fragment, so that a click
+on one does not draw the other. The steering itself lives in `steer_state`.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from .. import ASSETS, states
+from ..frame import Frame
+from . import steer_answers, steer_board, steer_server, steer_state
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.html(ASSETS / "steer.css")
+    wrong = steer_state.take_from_address()
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="steer-head"):
+        st.title("Steer", anchor=False, width="content")
+        served = steer_server.choose(frame)
+    if wrong:
+        states.card(
+            "The profile of this address can't be read", wrong, kind="error",
+            todo="The steering on the page is as it was. Ask for the link again, or for the profile as a file.",
+        )  # fmt: skip
+    steer_server.problems(served)
+    with st.container(key="steer-halves"):
+        left, right = st.columns([11, 10], gap="large")
+    with left:
+        steer_board.draw(frame, served)
+    with right:
+        steer_answers.draw(frame, served)

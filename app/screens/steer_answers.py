@@ -1,0 +1,186 @@
+"""The right half of the Steer page: both answers as they come, and beneath them where the models differ."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+import streamlit as st
+
+from ...tracer.client import ServerError
+from ...tracer.steering_check import effective, problems_with
+from .. import sentences_steering, show, states
+from ..figures.steer import steering_strip
+from ..frame import Frame
+from ..steer_history import Draft
+from ..steer_result import SIDES, Answers, Side
+from ..steer_words import answer_html, differing
+from . import steer_prompt, steer_state
+from .steer_server import Served
+
+CANDIDATES = 8
+REFRESH_S = 0.06
+"""Seconds between two pictures of a growing answer; the first token is shown at once."""
+_RESULT = "steer result"
+
+
+@st.fragment
+def draw(frame: Frame, served: Served) -> None:
+    """Draw the half."""
+    limits = served.about.get("limits", {})
+    request = steer_prompt.draw(frame, has_chat=served.has_chat, limits=limits)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        pressed = st.button(
+            "Generate", type="primary", icon=":material/play_arrow:", key="steer-go",
+            disabled=served.client is None or not request.prompt.strip(), shortcut="Ctrl+Enter",
+        )  # fmt: skip
+        st.button(
+            "Stop", type="tertiary", icon=":material/stop:", key="steer-halt", disabled=served.client is None
+        )
+        st.toggle("again at every change", key="steer-live",
+                  help="Generates anew whenever the steering changes.")  # fmt: skip
+    pressed = st.session_state.pop("steer run", False) or pressed
+    place = st.empty()
+    if pressed and served.client is not None:
+        _generate(place, served, request)
+    answers: Answers | None = st.session_state.get(_RESULT)
+    if answers is None:
+        _nothing_yet(place, served)
+        return
+    _show(place, answers)
+    with states.guarded("The comparison could not be drawn"):
+        _beneath(frame, served, answers)
+
+
+def _nothing_yet(place: Any, served: Served) -> None:
+    with place.container():
+        if served.client is None:
+            states.empty("No answers yet", "Both answers stand here, side by side, once the model runs.")
+        else:
+            states.empty(
+                "No answers yet", "The model continues the prompt twice: as it is, and under your steering.",
+                todo="Click cells of the switchboard, then press Generate.",
+            )  # fmt: skip
+
+
+def _generate(place: Any, served: Served, request: steer_prompt.Request) -> None:
+    """Stream both answers. An interruption keeps what has come so far."""
+    draft = steer_state.draft()
+    answers = st.session_state[_RESULT] = Answers(request.prompt, draft)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": request.prompt}]} if request.chat else {
+        "prompt": request.prompt
+    }  # fmt: skip
+    began = shown = time.monotonic()
+    st.session_state["steer failed"] = None
+    assert served.client is not None
+    try:
+        with served.client.generate(
+            **asked, steering=draft.to_json(), compare=True, candidates=CANDIDATES, **request.sampling
+        ) as events:
+            for event in events:
+                answers.add(event)
+                now = time.monotonic()
+                if answers.first_s is None:
+                    answers.first_s = now - began
+                    shown = 0.0
+                if now - shown >= REFRESH_S:
+                    _show(place, answers)
+                    shown = now
+    except ServerError as error:
+        st.session_state["steer failed"] = str(error)
+        if served.live is not None and served.live.state == "crashed":
+            st.rerun()
+    finally:
+        answers.seconds = time.monotonic() - began
+
+
+def _show(place: Any, answers: Answers) -> None:
+    """Both answers in one piece of HTML, replaced as they grow."""
+    growing = answers.done is None
+    pieces = differing(answers.text("base"), answers.text("steered"), growing=growing)
+    name = answers.draft.name or "your rules"
+    heads = {"base": "as it is", "steered": "steered" if answers.draft.rules else "steered by no rule"}
+    if answers.draft.rules:
+        heads["steered"] = f"steered · {name}"
+    columns = "".join(
+        f'<section class="ms-side ms-{side}"><h5>{html.escape(heads[side])}</h5>'
+        f"{answer_html(own, end='ms-caret' if growing else '')}</section>"
+        for side, own in zip(SIDES, pieces, strict=True)
+    )
+    place.html(f'<div class="ms-answers">{columns}</div>')
+
+
+def neutral(draft: Draft, served: Served, frame: Frame) -> bool:
+    """Whether no rule of a steering has any effect on the model."""
+    routers = served.routers or frame.trace.routers
+    return not any(effective(draft.rules, spec) for spec in routers)
+
+
+def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
+    if failed := st.session_state.get("steer failed"):
+        states.card("The answer broke off", failed, kind="error", todo=_todo(answers, served))
+    elif answers.done is None:
+        states.note("partial", "Stopped. This is as far as the answers came.")
+    if not any(answers.events[side] for side in SIDES):
+        return
+    if answers.draft != steer_state.draft():
+        states.note("partial", "The steering has changed since; these answers are of the one before.")
+    states.say(sentences_steering.outcome(answers, neutral=neutral(answers.draft, served, frame)))
+    if answers.untouched:
+        return
+    side: Side = st.segmented_control(
+        "Token by token, along", list(SIDES), default="steered", key="steer-along", required=True,
+        format_func={"base": "the base answer", "steered": "the steered answer"}.__getitem__,
+    ) or "steered"  # fmt: skip
+    if not answers.events[side]:
+        return
+    strip = answers.strip(side)
+    grid = answers.grid(side, served.routers or list(frame.trace.routers))
+    points = show.chart(
+        lambda theme: steering_strip(strip, grid, theme=theme), grid, name=f"steering-{side}",
+        key=f"steer-strip-{side}-{id(answers)}", select="token",
+        title="Where the steered model differs, token by token",
+        say=sentences_steering.strip(answers, side), python=_snippet(answers),
+    )  # fmt: skip
+    _candidates(answers, side, int(points[-1]["position"]) if points else None)
+
+
+def _todo(answers: Answers, served: Served) -> str:
+    if problems_with(answers.draft.rules, served.routers):
+        return "The steering does not fit this model: see the card at the left."
+    return "What has come so far is kept. Press Generate to ask again."
+
+
+def _candidates(answers: Answers, side: Side, position: int | None) -> None:
+    """The next-token candidates of both models at one position."""
+    events = answers.events[side]
+    if position is None or position >= len(events):
+        position = max(range(len(events)), key=lambda at: events[at]["kl"] or 0.0)
+        which = "where they differ most"
+    else:
+        which = "chosen in the strip"
+    table = answers.candidates(side, position)
+    before = "".join(event["text"] for event in events[:position])[-40:]
+    st.html(
+        f'<p class="ms-candidates">Candidates for token {position}, {which}, after '
+        f"<bdi>“…{html.escape(before)}”</bdi></p>"
+    )
+    bar = {"min_value": 0.0, "max_value": 1.0, "format": "percent"}
+    show.table(
+        table, name=f"candidates-{side}-{position}", key=f"steer-candidates-{side}", height=320,
+        columns={
+            "token_id": None, "token": st.column_config.TextColumn("token"),
+            "base": st.column_config.ProgressColumn("base", **bar),
+            "steered": st.column_config.ProgressColumn("steered", **bar),
+        },
+    )  # fmt: skip
+
+
+def _snippet(answers: Answers) -> str:
+    return (
+        "from moescope.tracer.client import connect\n\n"
+        "client = connect(URL, token_file=TOKEN_FILE)  # as moescope serve printed them\n"
+        f"profile = {answers.draft.to_json()!r}\n"
+        f"events = list(client.generate({answers.prompt!r}, steering=profile, compare=True, candidates={CANDIDATES}))"
+    )

@@ -1,0 +1,155 @@
+"""The left half of the Steer page: the switchboard, the brush, and the rules with the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from ...store import RouterSpec
+from ...tracer.steering_check import problems_with
+from ...tracer.steering_rules import KINDS, Rule, Span
+from .. import states, switchboard, words
+from ..figures.load import with_measure
+from ..frame import Frame
+from ..steer_edit import Cell, cycle, layer_rules, paint
+from ..steer_edit import states as states_of
+from . import steer_contrast, steer_files, steer_presets, steer_rules, steer_state
+from .steer_server import Served
+
+BOARD = "steer-board"
+CYCLE = "off → on → neutral"
+BRUSHES = (CYCLE, "off", "on", "bias", "scale", "zero", "low", "keep_only")
+AMOUNTS = {"bias": ("λ, in standard deviations", 0.5), "scale": ("β, times the gate weight", 2.0),
+           "on": ("margin above the highest logit", 1.0)}  # fmt: skip
+SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "generation"}
+
+
+@st.fragment
+def draw(frame: Frame, served: Served) -> None:
+    """Draw the half."""
+    fits = steer_state.write_address(frame.trace.manifest.model.get("name"))
+    _brush()
+    _misfits(frame, served)
+    with states.guarded("The switchboard could not be drawn"):
+        _board(frame)
+    steer_rules.draw(frame)
+    with st.container(horizontal=True, gap="small", key="steer-more"):
+        with st.popover("Presets", icon=":material/auto_awesome:", key="steer-presets"):
+            steer_presets.draw(frame)
+        with st.popover("Whole layers", icon=":material/layers:", key="steer-layers"):
+            steer_rules.whole_layers(frame)
+        with st.popover("Load, save, share", icon=":material/folder_open:", key="steer-files"):
+            steer_files.draw(frame, fits)
+    if steer_state.edited() and st.session_state.get("steer-live"):
+        st.session_state["steer run"] = True
+        st.rerun()
+
+
+def _misfits(frame: Frame, served: Served) -> None:
+    """Say where trace, model and profile do not belong together."""
+    routers = served.routers or list(frame.trace.routers)
+    if found := problems_with(steer_state.draft().rules, routers):
+        states.card(
+            "This steering does not fit the model", " · ".join(found[:6]) + (" · …" if len(found) > 6 else ""),
+            kind="error", todo=f"The model has {shape(routers)}. Undo, or remove the rules that are named.",
+        )  # fmt: skip
+    if served.routers and _places(served.routers) != _places(frame.trace.routers):
+        states.note(
+            "error",
+            f"The map is of a trace of another model: it has {shape(frame.trace.routers)}, "
+            f"the model that answers has {shape(served.routers)}.",
+        )
+
+
+def shape(routers: Sequence[RouterSpec]) -> str:
+    """`8 MoE layers (0–7) of 32 experts`."""
+    layers = sorted({router.layer for router in routers})
+    experts = sorted({router.num_experts for router in routers})
+    if not layers:
+        return "no MoE layer"
+    across = str(experts[0]) if len(experts) == 1 else f"{experts[0]} to {experts[-1]}"
+    return f"{words.amount(len(layers), 'MoE layer')} ({layers[0]}–{layers[-1]}) of {across} experts"
+
+
+def _places(routers: Sequence[RouterSpec]) -> set[tuple[str, int, int]]:
+    return {(router.stream, router.layer, router.num_experts) for router in routers}
+
+
+def _brush() -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        rule = st.selectbox(
+            "A click or a box sets", BRUSHES, key="steer-brush", width=190, help=_explained(),
+            format_func=lambda name: name.replace("_", " "),
+        )  # fmt: skip
+        if rule in AMOUNTS:
+            label, amount = AMOUNTS[rule]
+            st.number_input(label, value=amount, step=0.1, key=f"steer-amount-{rule}", width=190)
+        if rule == "zero":
+            st.toggle("renormalise", key="steer-renormalise")
+        st.selectbox("at", list(SPANS), key="steer-span", width=150)
+        steer_contrast.beneath_choice()
+
+
+def _explained() -> str:
+    return "\n\n".join(f"**{name.replace('_', ' ')}**: {KINDS[name].summary}" for name in BRUSHES[1:])
+
+
+def brush() -> Rule | None:
+    """The rule that a click sets, without layers and experts; None to cycle."""
+    state = st.session_state
+    name = state.get("steer-brush") or CYCLE
+    if name == CYCLE:
+        return None
+    amount = state.get(f"steer-amount-{name}") if name in AMOUNTS else None
+    if name == "scale":
+        amount = max(float(amount or 0.0), 0.0)
+    options: dict[str, Any] = dict(KINDS[name].defaults)
+    options.pop("amount", None)
+    if name == "zero":
+        options["renormalise"] = bool(state.get("steer-renormalise"))
+    return Rule(name, amount=amount, span=span(), options=options)
+
+
+def span() -> Span:
+    """When a new rule acts."""
+    return Span.read(SPANS[st.session_state.get("steer-span") or "all tokens"])
+
+
+def _board(frame: Frame) -> None:
+    with states.loading(height=300):
+        under = steer_contrast.underlay(frame) or load(frame)
+    if not under.table.num_rows:
+        states.empty("Nothing to switch", "No router lies in the layer window, or no prompt passes the filter.",
+                     todo="Widen the layer window or clear the filter in the bar above.")  # fmt: skip
+        return
+    rules = steer_state.draft().rules
+    routers = frame.trace.routers
+    switchboard.switchboard(
+        under, states_of(rules, routers), layer_rules(rules, routers), theme=frame.theme, key=BOARD,
+        on_edit=_edit, args=(frame,),
+    )  # fmt: skip
+
+
+def load(frame: Frame) -> switchboard.Underlay:
+    """The share of tokens of each expert beneath the board."""
+    table = with_measure(frame.in_window(frame.view("load")), "share")
+    who = words.selection(frame.where) if frame.where else "all prompts"
+    return switchboard.Underlay(
+        table=table.select(["stream", "layer", "expert", "value"]), label=f"share of tokens, {who}"
+    )
+
+
+def _edit(frame: Frame) -> None:
+    known = {(r.stream, r.layer): r.num_experts for r in frame.trace.routers}
+    cells: list[Cell] = [
+        cell for cell in switchboard.edited(BOARD) if cell[2] < known.get((cell[0], cell[1]), 0)
+    ]
+    if not cells:
+        return
+    routers, chosen = frame.trace.routers, brush()
+    if chosen is None:
+        steer_state.edit(lambda rules: cycle(rules, cells, routers, span()))
+    else:
+        steer_state.edit(lambda rules: paint(rules, cells, chosen, routers))

@@ -1,0 +1,119 @@
+"""What the model is asked: the prompt, where it may come from, and how it samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ...store import sample_dir
+from ...tracer.prompts import PromptSet, PromptSetError
+from .. import sources, states
+from ..frame import Frame
+from ..new_trace import UPLOADS
+from ..prompt_list import prompt_list
+from ..text import excerpt
+
+FIRST_WORDS = 6
+THIS_TRACE = "this trace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for."""
+
+    prompt: str
+    sampling: dict[str, Any]
+    chat: bool = False
+
+
+def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> Request:
+    """The prompt box and the sampling settings."""
+    prompt = st.text_area(
+        "Prompt",
+        value=_first(frame),
+        key="ask",
+        bind="query-params",
+        height=90,
+        placeholder="Text to continue",
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="steer-settings"):
+        with st.popover("From a prompt set", icon=":material/list:", type="tertiary", key="steer-rows"):
+            _rows(frame)
+        sampling = _sampling(int(limits.get("new_tokens", 512)))
+        chat = has_chat and st.toggle("as chat", key="steer-chat", help="Apply the model's chat template.")
+    return Request(prompt=prompt or "", sampling=sampling, chat=chat)
+
+
+def _sampling(most: int) -> dict[str, Any]:
+    state = st.session_state
+    temperature = float(state.get("temperature", 0.0) or 0.0)
+    how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {state.get('seed', 0)}"
+    with st.popover(
+        f"{state.get('new', 40)} tokens, {how}", icon=":material/tune:", type="tertiary", key="steer-sampling"
+    ):
+        new = st.number_input("Tokens to generate", 1, most, min(40, most), key="new", bind="query-params")
+        temperature = st.number_input(
+            "Temperature (0: the likeliest token)", 0.0, 5.0, 0.0, 0.1, key="temperature", bind="query-params"
+        )
+        top_p = st.number_input(
+            "top-p", 0.01, 1.0, 1.0, 0.05, key="top_p", bind="query-params", disabled=not temperature
+        )
+        seed = st.number_input("Seed", 0, None, 0, key="seed", bind="query-params", disabled=not temperature)
+        st.caption("Both sides draw with the same seed: where the models agree, so do their draws.")
+    return {
+        "max_new_tokens": int(new),
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "seed": int(seed),
+    }
+
+
+def _first(frame: Frame) -> str:
+    """The first words of the first prompt that passes the filter."""
+    prompts = prompt_list(frame)
+    start = next((text for _, _, text in prompts.about.values() if text.strip()), "")
+    return " ".join(start.split()[:FIRST_WORDS])[:200]
+
+
+def _rows(frame: Frame) -> None:
+    files = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
+    files |= {path.name: path for path in sorted((sources.library() / UPLOADS).glob("*")) if path.is_file()}
+    source = st.selectbox("Prompts of", [THIS_TRACE, *files], key="steer-source")
+    texts = _of_trace(frame) if source in (None, THIS_TRACE) else _of_file(files[source])
+    if not texts:
+        states.say("No prompt passes the filter.")
+        return
+    chosen = st.selectbox(
+        "Prompt",
+        list(texts),
+        key=f"steer-row-{source}",
+        format_func=lambda key: f"{key} · {excerpt(texts[key], 60)}",
+    )
+    whole = st.toggle("the whole text (else its first words)", key="steer-whole-text", value=True)
+    st.button(
+        "Take it", type="primary", key="steer-take", on_click=_take, args=(texts.get(chosen or "", ""), whole)
+    )
+
+
+def _take(text: str, whole: bool) -> None:
+    st.session_state["ask"] = text if whole else " ".join(text.split()[:FIRST_WORDS])[:200]
+
+
+def _of_trace(frame: Frame) -> dict[str, str]:
+    return {name: text for name, (_, _, text) in prompt_list(frame).about.items()}
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    try:
+        return _texts(str(path), path.stat().st_mtime_ns)
+    except (PromptSetError, OSError) as error:
+        states.card("This prompt set can't be used", str(error), kind="error")
+        return {}
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _texts(path: str, stamp: int) -> dict[str, str]:
+    return {prompt.id: prompt.text for prompt in PromptSet.from_file(path)}

@@ -1,0 +1,218 @@
+"""Which model answers: a process of this app, or a server that runs already. Starting, dead, and back again."""
+
+from __future__ import annotations
+
+import html
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ...store import RouterSpec
+from ...tracer.client import Client, ServerError
+from .. import servers, states, words
+from ..frame import Frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The model that answers, as far as it does."""
+
+    model: str
+    client: Client | None = None
+    """None until it answers."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What /v1/model says."""
+    live: servers.Live | None = None
+    """The process, where it is one of this app."""
+    why: str = ""
+    """Why an attached server does not answer."""
+    attached: bool = False
+
+    @property
+    def routers(self) -> list[RouterSpec]:
+        return [RouterSpec.from_json(spec) for spec in self.about.get("routers", [])]
+
+    @property
+    def has_chat(self) -> bool:
+        return bool(self.about.get("chat_template"))
+
+
+def choose(frame: Frame) -> Served:
+    """The line that names the model and its state, with the choice of another behind it."""
+    model = st.session_state.get(f"steer-model {frame.url}") or servers.model_of(frame.trace)
+    served = _attached() or _own(model)
+    _status(served)
+    with st.popover("Model", icon=":material/memory:", type="tertiary", key="steer-model"):
+        _menu(frame, served)
+    return served
+
+
+def problems(served: Served) -> None:
+    """What stands between the reader and an answer: no model, one that starts, one that died."""
+    live = served.live
+    if served.attached and served.client is None:
+        states.card("The attached server does not answer", served.why, kind="error",
+                    todo="Start it again and attach to it anew, or let the app run the model itself.")  # fmt: skip
+        with st.container(horizontal=True):
+            st.button("Try again", key="steer-again")
+            st.button("Run the model here", on_click=_detach, key="steer-detach-card")
+    elif live is None and not served.attached:
+        _offer(served.model)
+    elif live is not None and live.state == "starting":
+        _watch(served.model)
+    elif live is not None and live.state == "crashed":
+        states.card("The model process has ended", live.why, kind="error",
+                    todo="Your steering and your prompt are kept. Restart it, or choose another model.")  # fmt: skip
+        st.button("Restart", icon=":material/restart_alt:", type="primary", key="steer-restart",
+                  on_click=servers.start, args=(served.model,))  # fmt: skip
+        with st.expander("Log"):
+            st.code(live.process.log_tail or "no message", language=None, wrap_lines=True)
+
+
+def _own(model: str) -> Served:
+    live = servers.find(model)
+    stopped = st.session_state.get("steer stopped") == model
+    if live is None and model and model == servers.sample_model() and not stopped:
+        # It is small, and someone who opens this page wants it.
+        live = servers.start(model)
+    if live is None or live.state != "running":
+        return Served(model=model, live=live)
+    client = live.client(_me())
+    try:
+        return Served(model=model, live=live, client=client, about=_about(client))
+    except ServerError as error:
+        live.reason = str(error)
+        return Served(model=model, live=live)
+
+
+def _attached() -> Served | None:
+    to = st.session_state.get("steer-attached")
+    if not to:
+        return None
+    url, token_file = to
+    try:
+        client = servers.attach(url, token_file, _me())
+        about = client.model()
+    except (ServerError, ValueError) as error:
+        return Served(model=url, why=str(error), attached=True)
+    name = str(about["model"].get("name") or url)
+    return Served(model=name, client=client, about=about, attached=True)
+
+
+def _about(client: Client) -> dict[str, Any]:
+    """The model card, asked for once a process."""
+    known = st.session_state.setdefault("steer about", {})
+    if client.url not in known:
+        known[client.url] = client.model()
+    return known[client.url]
+
+
+def _me() -> str:
+    """A name for this session: requests take turns by name."""
+    return st.session_state.setdefault("steer client", f"app-{uuid.uuid4().hex[:12]}")
+
+
+def short(model: str) -> str:
+    """The end of a path, or a name as it is."""
+    return os.sep.join(Path(model).parts[-2:]) if os.sep in model else model
+
+
+def _status(served: Served) -> None:
+    live = served.live
+    if served.client is not None:
+        about = served.about
+        state, text = "running", f"{about.get('device', '')} · {about.get('dtype', '')}"
+    elif served.attached:
+        state, text = "crashed", "does not answer"
+    elif live is None:
+        state, text = "idle", "not running"
+    else:
+        state, text = live.state, {"starting": "starting", "crashed": "ended"}.get(live.state, "")
+    where = f" · {served.client.url}" if served.attached and served.client else ""
+    st.html(
+        f'<p class="ms-server ms-{state}"><i></i><b>{html.escape(short(served.model) or "no model")}</b> '
+        f"<span>{html.escape(text + where)}</span></p>",
+        width="content",
+    )
+
+
+def _menu(frame: Frame, served: Served) -> None:
+    key = f"steer-model-text {frame.url}"
+    st.text_input(
+        "Model: a folder, or a name on the hub", value=served.model if not served.attached else "", key=key
+    )
+    with st.container(horizontal=True):
+        st.button("Start", type="primary", key="steer-start", on_click=_start, args=(frame.url, key))
+        running = served.live is not None and served.live.state != "crashed"
+        st.button("Stop", key="steer-stop", on_click=_stop, args=(served.model,), disabled=not running)
+        sample = servers.sample_model()
+        if sample and served.model != sample:
+            st.button("Sample model", key="steer-sample", on_click=_use, args=(frame.url, sample))
+    st.caption(
+        "The model needs routers. Emergent experts of a dense model can be steered from Python (docs/steering.md), "
+        "not yet here."
+    )
+    st.divider()
+    st.text_input(
+        "Or a server that runs already: its url", key="steer-url", placeholder="http://127.0.0.1:8700"
+    )
+    st.text_input("Its token file", key="steer-token", placeholder="as moescope serve printed it")
+    with st.container(horizontal=True):
+        st.button("Attach", key="steer-attach", on_click=_attach)
+        st.button("Detach", key="steer-detach", on_click=_detach, disabled=not served.attached)
+
+
+def _use(url: str, model: str) -> None:
+    _detach()
+    st.session_state[f"steer-model {url}"] = model.strip()
+    if model.strip():
+        servers.start(model.strip())
+
+
+def _start(url: str, key: str) -> None:
+    _use(url, st.session_state.get(key) or "")
+
+
+def _stop(model: str) -> None:
+    servers.stop(model)
+    st.session_state["steer stopped"] = model
+
+
+def _attach() -> None:
+    st.session_state["steer-attached"] = (
+        st.session_state.get("steer-url") or "",
+        st.session_state.get("steer-token") or "",
+    )
+
+
+def _detach() -> None:
+    st.session_state.pop("steer-attached", None)
+
+
+def _offer(model: str) -> None:
+    if not model:
+        states.empty("No model to steer", "The trace does not say which model it was made with.",
+                     todo="Give the model's folder or name under Model.")  # fmt: skip
+        return
+    here = Path(model).exists()
+    place = (
+        "It lies on this machine."
+        if here
+        else "There is no such folder here, so it is looked up by its name."
+    )
+    states.empty("The model is not running", f"{model} answers once it is loaded. {place}",
+                 todo="Start it, or choose another under Model. The switchboard works meanwhile.")  # fmt: skip
+    st.button("Start the model", type="primary", key="steer-offer", on_click=servers.start, args=(model,))
+
+
+@st.fragment(run_every=0.4)
+def _watch(model: str) -> None:
+    """Look again until the process has started or ended."""
+    live = servers.find(model)
+    if live is None or live.state != "starting":
+        st.rerun()
+    states.note("partial", f"{short(model)} is being loaded: {words.duration(live.seconds)} so far.")

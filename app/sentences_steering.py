@@ -1,0 +1,50 @@
+"""What a steering did to an answer, in words with its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from . import words
+from .steer_result import SIDES, Answers, Side
+
+
+def outcome(answers: Answers, *, neutral: bool) -> str:
+    """How the two answers compare; `neutral` says that no rule of the steering has any effect."""
+    if not any(answers.events[side] for side in SIDES):
+        return ""
+    if answers.untouched:
+        why = "Neutral steering: no rule changes anything, so b" if neutral else "B"
+        return f"{why}oth answers are identical: the same tokens, the same experts, KL 0 at every position."
+    tokens = len(answers.events["steered"])
+    rows = [event for side in SIDES for event in answers.events[side]]
+    decisions = sum(len(event["experts"]) for event in rows)
+    changed = sum(len(event["changed"]) for event in rows)
+    if answers.parting is None:
+        head = (
+            f"Both answers have the same {words.amount(tokens, 'token')}, though the model beneath differs."
+        )
+    else:
+        head = f"The answers part at token {answers.parting}."
+    moved = (
+        f"{words.percent(changed / decisions)} of routing decisions have other experts" if decisions else ""
+    )
+    kl = answers.mean_kl("steered")
+    drift = "" if kl is None else f"mean KL(base ‖ steered) along the steered answer is {kl:.3g} nats"
+    body = "; ".join(filter(None, [moved, drift]))
+    return f"{head} {body[:1].upper()}{body[1:]}."
+
+
+def strip(answers: Answers, side: Side) -> str:
+    """Where along one answer the models differ most."""
+    events = answers.events[side]
+    known = [(event["kl"], at) for at, event in enumerate(events) if event["kl"] is not None]
+    if not known:
+        return "No finite KL along this answer."
+    most, at = max(known)
+    layers = Counter(name for event in events for name in event["changed"])
+    text = f"Largest KL: {most:.3g} nats at token {at}." if most > 0 else "KL is 0 at every token."
+    if not layers:
+        return f"{text} No expert set changed."
+    name, count = layers.most_common(1)[0]
+    share = words.percent(count / len(events))
+    return f"{text} Layer {name} changes most often: at {share} of the tokens."

@@ -1,0 +1,127 @@
+"""Model processes of this app: started on request, shared by all who look, watched for their death.
+
+Two people who steer one model share its process; the server keeps their steerings apart.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import streamlit as st
+
+from ..store import Trace, sample_dir
+from ..tracer.client import Client, ServerCrashed, ServerError, ServerProcess
+from ..tracer.serve.token_file import TokenError, read_token
+
+State = Literal["starting", "running", "crashed"]
+
+
+@dataclass
+class Live:
+    """A `moescope serve` process of this app."""
+
+    model: str
+    process: ServerProcess
+    began: float = field(default_factory=time.monotonic)
+    reason: str = ""
+    """Why it ended, in one line, where it did."""
+
+    @classmethod
+    def start(cls, model: str) -> Live:
+        """Start the process; returns at once. Raises OSError."""
+        live = cls(model, ServerProcess(model, {}))
+        threading.Thread(target=live._wait, name="moescope-serve-wait", daemon=True).start()
+        return live
+
+    def _wait(self) -> None:
+        try:
+            self.process.wait_ready()
+        except (ServerCrashed, TimeoutError, OSError, ValueError) as error:
+            self.reason = str(error)
+
+    @property
+    def state(self) -> State:
+        return self.process.state
+
+    @property
+    def why(self) -> str:
+        """The reason of a crash; the last line of its log where it died while it ran."""
+        lines = self.process.log_tail.strip().splitlines()
+        return self.reason or (lines[-1] if lines else "it ended without a message")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def client(self, name: str) -> Client:
+        return Client(self.process.url, self.process.token, name=name)
+
+
+@st.cache_resource(show_spinner=False)
+def _started() -> dict[str, Live]:
+    return {}
+
+
+def find(model: str) -> Live | None:
+    """The process that was started for a model, also where it has ended."""
+    return _started().get(model)
+
+
+def start(model: str) -> Live:
+    """A running process for a model, started anew where there is none or where it has ended."""
+    live = find(model)
+    if live is None or live.state == "crashed":
+        if live is not None:
+            live.process.stop()
+        live = _started()[model] = Live.start(model)
+    return live
+
+
+def stop(model: str) -> None:
+    """End the process of a model and forget it."""
+    live = _started().pop(model, None)
+    if live is not None:
+        live.process.stop()
+
+
+def attach(url: str, token_file: str, name: str) -> Client:
+    """A client of a server that someone else started.
+
+    Raises:
+        ServerError: it does not answer, or not to this token.
+        ValueError: the address or the token file cannot be used.
+    """
+    try:
+        token, _ = read_token(Path(token_file).expanduser())
+    except TokenError as error:
+        raise ValueError(str(error)) from None
+    client = Client(url.strip(), token, name=name)
+    client.model()
+    return client
+
+
+def model_of(trace: Trace) -> str:
+    """Where the model of a trace lies here: its folder, the bundled sample's, or the name that was traced."""
+    name = str(trace.manifest.model.get("name") or "")
+    beside = sample_dir().parent / name
+    if name and not Path(name).exists() and beside.is_dir():
+        return str(beside)
+    return name
+
+
+def sample_model() -> str | None:
+    """The bundled sample model, where it is there."""
+    folder = sample_dir() / "model"
+    return str(folder) if folder.is_dir() else None
+
+
+def describe(client: Client) -> dict[str, Any]:
+    """What the server says about its model. Raises ServerError."""
+    return client.model()
+
+
+__all__ = ["Live", "ServerError", "attach", "describe", "find", "model_of", "sample_model", "start", "stop"]
