@@ -8,7 +8,7 @@ so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +77,8 @@ class Synthetic:
         ]
 
 
-def synthetic_parts(plan: Synthetic) -> Iterator[Part]:
-    """Parts of the trace, one after another."""
+def synthetic_parts(plan: Synthetic, done: Collection[str] = ()) -> Iterator[Part]:
+    """Parts of the trace, one after another; those whose first prompt is `done` are not made."""
     logits_LGE = _mean_logits(plan)
     rng = np.random.default_rng([plan.seed, 1])
     half = plan.tokens_per_prompt // 2
@@ -86,7 +86,8 @@ def synthetic_parts(plan: Synthetic) -> Iterator[Part]:
     starts = np.cumsum(lengths) // plan.part_tokens
     for number in np.unique(starts):
         numbers = np.flatnonzero(starts == number)
-        yield _part(plan, numbers, lengths[numbers], logits_LGE)
+        if _prompt_id(numbers[0]) not in done:
+            yield _part(plan, numbers, lengths[numbers], logits_LGE)
 
 
 def write_synthetic(
@@ -103,10 +104,8 @@ def write_synthetic(
         resume=resume,
     )
     with writer as out:
-        done = out.committed_prompts
-        for part in synthetic_parts(plan):
-            if part.prompts["prompt_id"][0].as_py() not in done:
-                out.write(part)
+        for part in synthetic_parts(plan, set(out.committed_prompts)):
+            out.write(part)
         out.finish()
 
 
@@ -133,7 +132,7 @@ def _part(plan: Synthetic, numbers: np.ndarray, lengths: np.ndarray, logits_LGE:
         )
         events.append(_events(plan, spec, prompt_N, position_N, z_NE, rng))
         sums.append(_sums(spec, prompt_N, position_N, z_NE))
-    ids = [f"p{n:06d}" for n in numbers]
+    ids = [_prompt_id(n) for n in numbers]
     return Part(
         prompts=_prompts(plan, ids, numbers),
         tokens=_tokens(prompt_N, position_N, rng),
@@ -198,6 +197,10 @@ def _sums(spec: RouterSpec, prompt_N: np.ndarray, position_N: np.ndarray, z_NE: 
         entropy_sum=np.add.reduceat(entropy_N[order], starts),
         nan_tokens=np.zeros(len(rows), np.int64),
     )
+
+
+def _prompt_id(number: int) -> str:
+    return f"p{number:06d}"
 
 
 def _prompts(plan: Synthetic, ids: Sequence[str], numbers: np.ndarray) -> pa.Table:
