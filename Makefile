@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: app test lint bench docs clean
+.PHONY: app test lint bench clean
 .DEFAULT_GOAL := help
 
 help:
