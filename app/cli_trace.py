@@ -102,7 +102,7 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
     "--chat", is_flag=True, help="Apply the tokenizer's chat template; its tokens are marked special."
 )
 @click.option("--capture", default="ids,weights", show_default=True, callback=_captures,
-              help="Of ids,weights,probability,entropy,logits.")  # fmt: skip
+              help="Of ids,weights,probability,entropy,logits,output_norm,similarity.")  # fmt: skip
 @click.option("--weight-type", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="How gate weights are stored.")  # fmt: skip
 @click.option("--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="Steer while tracing.")

@@ -15,8 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .adapters_passages import DenseScores, GatedMask, OneHotCall, ProductKeys, SkipExpert, SortedByExpert
+from .adapters_passages import (
+    DenseScores,
+    EmergentCall,
+    GatedMask,
+    OneHotCall,
+    ProductKeys,
+    SkipExpert,
+    SortedByExpert,
+)
 from .emergent import NOTE
+from .passages import ExpertsCall
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,14 @@ def doge(b: Block) -> Fields:
 
 
 def emergent(b: Block) -> Fields:
-    return {"scoring": "softmax", "normalises": False, "proportional": False, "note": NOTE}
+    passage = EmergentCall(b.block)
+    return {
+        "passage": passage,
+        "scoring": "softmax",
+        "normalises": False,
+        "proportional": False,
+        "note": NOTE,
+    }
 
 
 def gemma(b: Block) -> Fields:
@@ -83,7 +99,7 @@ def longcat(b: Block) -> Fields:
     real = b.experts.num_routed_experts
     note = f"Experts {real} to {b.num_experts - 1} return their input unchanged."
     note = note if real < b.num_experts else ""
-    return {"normalises": False, "note": note}
+    return {"passage": ExpertsCall(slots=2), "normalises": False, "note": note}
 
 
 def nllb(b: Block) -> Fields:

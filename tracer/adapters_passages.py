@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .emergent import EmergentMoE
 from .errors import SteeringError
 from .passages import Call, ExpertsCall, Passage, flat
 
@@ -24,6 +25,7 @@ class DenseScores(Passage):
     """Llama 4: the router returns (gate weights (T, E), logits); unselected experts have weight 0."""
 
     at = "router"
+    no_outputs = "the gate weight multiplies the expert's input, so no output comes before it"
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         weights_TK, ids_TK = call.output[0].topk(call.module.top_k, dim=-1)
@@ -38,6 +40,9 @@ class SortedByExpert(Passage):
     """JetMoe: the router returns its T*K slots sorted by expert, and how many slots each expert has."""
 
     at = "router"
+    no_outputs = (
+        "the two projections of an expert are modules of their own, called with the tokens in another order"
+    )
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         slots_N, _, gates_N, slots_per_expert, logits_TE = call.output
@@ -94,6 +99,7 @@ class SkipExpert(ExpertsCall):
     """Zaya: the skip choice is handed over as expert 0 with weight 0; here it has an id of its own."""
 
     def __init__(self, skip: int) -> None:
+        super().__init__()
         self.skip = skip
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
@@ -105,12 +111,34 @@ class SkipExpert(ExpertsCall):
         assert weights_TK is not None
         super().write(call, ids_TK.where(~skipped_TK, 0), weights_TK.where(~skipped_TK, 0))
 
+    def alone(self, call: Call, rows_N: Tensor, ids_N: Tensor) -> Tensor:
+        skipped_N = ids_N == self.skip
+        return super().alone(call, rows_N, ids_N.where(~skipped_N, 0)).masked_fill(skipped_N.unsqueeze(-1), 0)
+
+
+class EmergentCall(ExpertsCall):
+    """Emergent experts: the module returns neurons, which the layer after it takes back to the hidden width."""
+
+    def __init__(self, block: EmergentMoE) -> None:
+        super().__init__()
+        self.block = block
+
+    def alone(self, call: Call, rows_N: Tensor, ids_N: Tensor) -> Tensor:
+        return self.block.alone(flat(call.args[0])[rows_N], ids_N)
+
+    def routed(self, call: Call) -> Tensor:
+        return self.block.down_alone(flat(call.output))
+
+    def factors(self, call: Call) -> Tensor:
+        return call.module.factors(*call.args)
+
 
 class ProductKeys(Passage):
     """Doge: expert i * n + j has the score x_i + y_j; experts are rows that the embedding `up_embed` looks up
     by their ids. No module gets the gate weights: they are the softmax of the chosen scores."""
 
     at = "output"
+    no_outputs = "an expert is a row of two embeddings, and no module runs one alone"
 
     def __init__(self, block: Any) -> None:
         self.keys: int = block.num_keys

@@ -123,6 +123,19 @@ class EmergentMoE(nn.Module):
         _, weights_TK, ids_TK = self.router(hidden.reshape(-1, hidden.shape[-1]), neurons_TF)
         return down(self.experts(neurons_TF, ids_TK, weights_TK).reshape(neurons.shape))
 
+    def down_alone(self, neurons_TF: Tensor) -> Tensor:
+        """(T, H): what these neurons add to the layer's output, its bias left out."""
+        return F.linear(neurons_TF, _rows(self._parts[2]))
+
+    def alone(self, neurons_NF: Tensor, ids_N: Tensor) -> Tensor:
+        """(N, H): what one group each adds to the layer's output with these neurons."""
+        down_HF = _rows(self._parts[2])
+        out_NH = neurons_NF.new_zeros(len(ids_N), len(down_HF))
+        for group in ids_N.unique().tolist():
+            rows, members = ids_N == group, self.experts.group == group
+            out_NH[rows] = F.linear(neurons_NF[rows][:, members], down_HF[:, members])
+        return out_NH
+
 
 class EmergentRouter(nn.Module):
     """Scores the groups by their keys."""
@@ -166,14 +179,18 @@ class EmergentExperts(nn.Module):
     def forward(self, neurons_TF: Tensor, expert_ids: Tensor, expert_weights: Tensor) -> Tensor:
         """Neurons (T, F) times their group's factor: 1 where kept, 0 where not, between under steering."""
         group_F: Any = self.group
-        unweighted = expert_weights
-        if self.trace_only:
-            mass_TE = group_mass(neurons_TF, group_F, self.num_experts)
-            mass_TK = mass_TE.gather(-1, expert_ids)
-            unweighted = torch.where(mass_TK == 0, 1, expert_weights / mass_TK)
+        factor_TK = self.factors(neurons_TF, expert_ids, expert_weights)
         factor_TE = neurons_TF.new_zeros(len(neurons_TF), self.num_experts)
-        factor_TE = factor_TE.scatter_add(-1, expert_ids, unweighted.to(neurons_TF.dtype))
+        factor_TE = factor_TE.scatter_add(-1, expert_ids, factor_TK.to(neurons_TF.dtype))
         return neurons_TF * factor_TE[:, group_F]
+
+    def factors(self, neurons_TF: Tensor, expert_ids: Tensor, expert_weights: Tensor) -> Tensor:
+        """(T, K): of each named group, 1 unless a steering changed its weight."""
+        if not self.trace_only:
+            return expert_weights
+        group_F: Any = self.group
+        mass_TK = group_mass(neurons_TF, group_F, self.num_experts).gather(-1, expert_ids)
+        return torch.where(mass_TK == 0, 1, expert_weights / mass_TK)
 
 
 def group_mass(neurons_TF: Tensor, group_F: Tensor, num_experts: int) -> Tensor:

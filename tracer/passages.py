@@ -25,6 +25,8 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any = None
+    run: Any = None
+    """The module's forward without what others put around it; `module.forward` where left out."""
     rows: tuple[int, ...] = field(default=(), init=False)
     """Leading dimensions of the decision as it was handed over, for writing it back in the same shape."""
 
@@ -46,9 +48,35 @@ class Passage:
         """Replace the decision in `call`. Slots without an expert arrive as a valid id with weight 0."""
         raise NotImplementedError
 
+    no_outputs: str = "their call holds no decision that could be made for a single expert"
+    """Why `alone` can't be asked; empty where it can."""
+
+    def alone(self, call: Call, rows_N: Tensor, ids_N: Tensor) -> Tensor:
+        """(N, H): what one expert each puts out on a row of an earlier call of the experts, before any gate
+        weight."""
+        raise NotImplementedError
+
+    def routed(self, call: Call) -> Tensor:
+        """(T, H): what a call of the experts put out in all."""
+        return flat(call.output)
+
+    def factors(self, call: Call) -> Tensor:
+        """(T, K): what the outputs of the experts that `read` names were multiplied by in `routed`."""
+        ids_TK, weights_TK = self.read(call)
+        return torch.ones_like(ids_TK, dtype=torch.float32) if weights_TK is None else weights_TK
+
 
 class ExpertsCall(Passage):
-    """`experts(hidden, ids, weights)`, positional or by keyword, in either order."""
+    """`experts(hidden, ids, weights)`, positional or by keyword, in either order.
+
+    Args:
+        slots: slots that a call needs at least, where one is not enough.
+    """
+
+    no_outputs = ""
+
+    def __init__(self, slots: int = 1) -> None:
+        self._slots = slots
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         values = [*call.args, *call.kwargs.values()]
@@ -69,6 +97,21 @@ class ExpertsCall(Passage):
         count = len(call.args)
         call.args, call.kwargs = tuple(values[:count]), dict(zip(call.kwargs, values[count:], strict=True))
 
+    def alone(self, call: Call, rows_N: Tensor, ids_N: Tensor) -> Tensor:
+        values = [*call.args, *call.kwargs.values()]
+        ids_at, weights_at = _decision_in(values)
+        assert ids_at is not None
+        hidden_at = next(i for i, value in enumerate(values) if _is_hidden(value) and i != weights_at)
+        values[hidden_at] = flat(values[hidden_at])[rows_N]
+        values[ids_at] = ids_N.to(values[ids_at].dtype).unsqueeze(-1).expand(-1, self._slots).contiguous()
+        if weights_at is not None:
+            ones = values[weights_at].new_zeros(len(ids_N), self._slots)
+            ones[:, 0] = 1
+            values[weights_at] = ones
+        count = len(call.args)
+        run = call.run or call.module.forward
+        return flat(run(*values[:count], **dict(zip(call.kwargs, values[count:], strict=True))))
+
 
 def _decision_in(values: list[Any]) -> tuple[int | None, int | None]:
     """Places of the ids and of the weights among the arguments of an experts module."""
@@ -82,6 +125,10 @@ def _decision_in(values: list[Any]) -> tuple[int | None, int | None]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape == values[ids].shape
     ]
     return ids, weights[-1] if weights else None
+
+
+def _is_hidden(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def is_ids(value: object) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..store.schema import DEFAULT_CAPTURE, RouterSpec
 from ..store.writer import TraceWriter
@@ -22,6 +23,7 @@ from .card import active_parameters, model_card
 from .encode import Encoded, Encoder
 from .errors import TracerError
 from .generate import Sampling, stop_token_ids
+from .outputs import OUTPUTS, OutputWatch
 from .prompts import PromptSet
 from .record import attach
 from .routers import find_sites
@@ -36,6 +38,8 @@ WEIGHT_TYPES = ("float16", "float32")
 TOKENS_AHEAD = 2_000_000
 """Tokens that are kept between measuring their prompts and running them; later ones are tokenised again."""
 _LENGTHS_AT_ONCE = 512
+PROBE_TOKENS = 32
+"""Tokens on which it is found out how experts add to the residual stream."""
 
 
 def trace_prompts(
@@ -94,6 +98,14 @@ def trace_prompts(
     card["active_parameters"] = active_parameters(model, specs)
     settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
     settings |= sampling.to_json() if max_new_tokens else {"max_new_tokens": 0}
+    sink = Capture(
+        specs,
+        capture,
+        weight_type=weight_type,
+        special_ids=encoder.special_ids,
+        stop_ids=stop_token_ids(model) if max_new_tokens else (),
+    )
+    outputs = _output_watch(model, sink, ahead[0], capture, routers)
     writer = TraceWriter(
         out,
         routers=specs,
@@ -104,13 +116,6 @@ def trace_prompts(
         resume=resume,
         steering=None if steering is None else steering.to_json(),
         weight_type=weight_type,
-    )
-    sink = Capture(
-        specs,
-        capture,
-        weight_type=weight_type,
-        special_ids=encoder.special_ids,
-        stop_ids=stop_token_ids(model) if max_new_tokens else (),
     )
     runner = BatchRunner(
         model,
@@ -130,7 +135,8 @@ def trace_prompts(
         meter = Meter(todo, lengths, progress)
         collector = PartCollector(specs, TokenTexts(tokenizer))
         with (
-            attach(model, sink, routers=routers, steering=steering),
+            attach(model, outputs or sink, routers=routers, steering=steering),
+            outputs.attached() if outputs is not None else nullcontext(),
             PartWriter(writer, collector, part_events=part_events) as parts,
         ):
             for batch in todo:
@@ -207,6 +213,20 @@ def _check(capture: Sequence[str], batch_tokens: int, weight_type: str) -> None:
 
 def _without(batch: np.ndarray, prompts: PromptSet, done: set[str]) -> np.ndarray:
     return batch if not done else np.asarray([i for i in batch if prompts[int(i)].id not in done], np.int64)
+
+
+def _output_watch(
+    model: Any, sink: Capture, first: Encoded, capture: Sequence[str], routers: Sequence[RouterSpec] | None
+) -> OutputWatch | None:
+    """What watches the experts' outputs, tried on the first tokens of a prompt; None where none is wanted."""
+    wanted = [name for name in OUTPUTS if name in capture]
+    if not wanted:
+        return None
+    ids_1T = torch.from_numpy(first.ids[:PROBE_TOKENS]).long().unsqueeze(0)
+    ids_1T = ids_1T.to(model.get_input_embeddings().weight.device)
+    inputs = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
+    with _evaluating(model):
+        return OutputWatch(model, sink, inputs, capture=wanted, routers=routers)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ from torch import Tensor
 from ..store.schema import RouterSpec
 from .batches import Batch
 from .errors import CaptureError
+from .outputs import OUTPUTS
 from .run_arena import Arena, Slot
 from .run_captured import CapturedBatch, Key, Stored, id_type, prompt_segments
 from .run_sums import SegmentSums, score
 
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
+PutOut = tuple[Tensor | None, Tensor | None]
 
-EXTRAS = ("probability", "entropy", "logits")
+EXTRAS = ("probability", "entropy", "logits", *OUTPUTS)
 
 
 class Capture:
@@ -59,11 +62,17 @@ class Capture:
         self._arenas: dict[torch.device, Arena] = {}
         self._batch: Batch | None = None
 
+    @property
+    def recording(self) -> bool:
+        """Whether what the model does belongs to the batch, and not to the scoring of choices."""
+        return self._batch is not None
+
     @torch.inference_mode()
     def begin(self, batch: Batch) -> None:
         """Make ready for a batch; whatever an earlier, failed one left is forgotten."""
         self._batch = batch
         self._called: dict[Key, Routed] = {}
+        self._outputs: dict[Key, PutOut] = {}
         self._prefill: list[Stored] = []
         self._steps: list[list[Stored]] = []
         self._sums: list[tuple[str, list[RouterSpec], SegmentSums]] = []
@@ -91,6 +100,19 @@ class Capture:
             self._store_prompt(self._called[key])
             self._called[key] = (spec, expert_ids_TK[:0], None, None)
 
+    def put_out(self, spec: RouterSpec, norms_TK: Tensor | None, similarity_T: Tensor | None) -> None:
+        """What the experts of the last decision put out, for the captures of `OUTPUTS`."""
+        key = (spec.layer, spec.stream)
+        if self._batch is None or key not in self._called:
+            return
+        self._outputs[key] = (norms_TK, similarity_T)
+        if self._running is None:
+            stored = next(stored for stored in self._prefill if stored.routers == [spec])
+            keep_T, _, _ = self._rows_on(stored.device)
+            values = [None if value is None else value.unsqueeze(0) for value in self._outputs[key]]
+            self._keep_outputs(stored, values, keep_T)
+            self._outputs[key] = (None, None)
+
     def end_prefill(self) -> None:
         """The forward pass over the prompts is over.
 
@@ -100,6 +122,7 @@ class Capture:
         self._check_all_called()
         assert self._batch is not None
         self._called.clear()
+        self._outputs.clear()
         self._running = torch.ones(len(self._batch), dtype=torch.bool)
 
     def end_step(self, fed_B: Tensor) -> None:
@@ -119,6 +142,7 @@ class Capture:
         segment_B = torch.where(self._running, 2 * sequence_B + special_B, nowhere)
         self._steps.append([self._store_step(group, segment_B) for group in _alike(self._called.values())])
         self._called.clear()
+        self._outputs.clear()
 
     @torch.inference_mode()
     def take(self) -> CapturedBatch:
@@ -137,6 +161,8 @@ class Capture:
                 raise CaptureError(
                     f"{spec.experts or spec.router} took no routing decision in a forward pass"
                 )
+            if self._capture & set(OUTPUTS) and (spec.layer, spec.stream) not in self._outputs:
+                raise CaptureError(f"{spec.experts} did not run after a routing decision")
 
     def _arena(self, device: torch.device) -> Arena:
         if device not in self._arenas:
@@ -178,7 +204,22 @@ class Capture:
                 self._step_sums[keys] = SegmentSums(*shape, ids_GBK.device)
                 self._sums.append(("decode", specs, self._step_sums[keys]))
             self._step_sums[keys].add(scores, segment_B.to(ids_GBK.device))
-        return self._store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
+        stored = self._store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
+        if self._outputs:
+            outputs = [self._outputs[spec.layer, spec.stream] for spec in specs]
+            self._keep_outputs(stored, [_stacked([output[i] for output in outputs]) for i in (0, 1)], None)
+        return stored
+
+    def _keep_outputs(self, stored: Stored, values: Sequence[Tensor | None], rows: Tensor | None) -> None:
+        for name, value in zip(OUTPUTS, values, strict=True):
+            if value is not None:
+                self._keep(stored, name, value, torch.float32, rows)
+
+    def _keep(
+        self, stored: Stored, name: str, values: Tensor, dtype: torch.dtype, rows: Tensor | None
+    ) -> None:
+        arena = self._arena(stored.device)
+        stored.slots[name] = arena.put(values, dtype) if rows is None else arena.put_rows(values, dtype, rows)
 
     def _store(
         self,
@@ -189,14 +230,8 @@ class Capture:
         scores: Any,
         rows: Tensor | None,
     ) -> Stored:
-        arena = self._arena(ids_GNK.device)
         stored = Stored(specs, ids_GNK.device)
-
-        def keep(name: str, values: Tensor, dtype: torch.dtype) -> None:
-            stored.slots[name] = (
-                arena.put(values, dtype) if rows is None else arena.put_rows(values, dtype, rows)
-            )
-
+        keep = partial(self._keep, stored, rows=rows)
         keep("ids", ids_GNK, id_type(specs[0].num_experts))
         if weights_GNK is not None and "weights" in self._capture:
             keep("weights", weights_GNK, self._weight_type)

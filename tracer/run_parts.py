@@ -104,7 +104,7 @@ class PartCollector:
         chosen = {
             name: _slots(values, slots)
             for name, values in columns.items()
-            if name in ("weights", "probability")
+            if name in ("weights", "probability", "output_norm")
         }
         rest = {name: values for name, values in columns.items() if name not in chosen}
         return RouterEvents(

@@ -22,6 +22,8 @@ from zoo_witness import Execution, witness
 
 from moescope.store import RouterSpec
 from moescope.tracer import Steering, find_routers, record_routing
+from moescope.tracer.errors import CaptureError
+from moescope.tracer.outputs import OUTPUTS, OutputWatch
 from moescope.tracer.record import Routing
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -43,6 +45,8 @@ class Result:
     not_run: str = ""
     """Why no check could run."""
     unsteerable: list[RouterSpec] = field(default_factory=list)
+    outputs: str = "–"
+    """Which captures of the experts' outputs there are: `output_norm`, `similarity`, both, or none."""
 
 
 def examine(family: zoo.Family) -> Result:
@@ -77,6 +81,7 @@ class _Examination:
         routing = self.executed(base)
         self.neutral(base)
         self.steered(routing)
+        self.outputs()
         self.require(_hooks(self.model) == before, "hooks are left")
 
     def require(self, holds: bool, failure: str) -> None:
@@ -177,6 +182,20 @@ class _Examination:
             always = (ids_TK == forced).any(-1)[routed_T].all()
             self.require(bool(always), f"an expert that is on is missing in {where}")
 
+    def outputs(self) -> None:
+        """What experts put out is told, or refused; a trace has no place for encoder-decoder models."""
+        if getattr(self.model.config, "is_encoder_decoder", False) or "input_ids" not in self.batch:
+            return
+        told = [name for name in OUTPUTS if self.tells(name)]
+        self.result.outputs = ", ".join(f"`{name}`" for name in told) or "no"
+
+    def tells(self, name: str) -> bool:
+        try:
+            OutputWatch(self.model, _Nobody(), self.batch, capture=[name])
+        except CaptureError:
+            return False
+        return True
+
     def under(self, able: Sequence[RouterSpec], *rules: dict[str, Any]) -> Routing:
         streams = sorted({spec.stream for spec in able})
         steering = Steering([{**rule, "stream": stream} for rule in rules for stream in streams])
@@ -184,6 +203,16 @@ class _Examination:
             output = self.model(**self.batch)
         self.require(_finite(output), f"{rules[0]['rule']}: the output is not finite")
         return routing
+
+
+class _Nobody:
+    recording = False
+
+    def routed(self, spec: Any, expert_ids_TK: Any, weights_TK: Any, logits_TE: Any) -> None:
+        pass
+
+    def put_out(self, spec: Any, norms_TK: Any, similarity_T: Any) -> None:
+        pass
 
 
 def _hooks(model: torch.nn.Module) -> int:
@@ -235,13 +264,16 @@ def table(results: Sequence[Result]) -> str:
         "**Traced** means: for every token of a forward pass and of generation with a cache, padded on either "
         "side, the recorded experts and gate weights equal what the experts module received, and the recorded "
         "logits explain the weights. **Steered** means: an expert that is `off` never appears, one that is `on` "
-        "always does, in every layer, and a neutral steering leaves the output bit-identical.",
+        "always does, in every layer, and a neutral steering leaves the output bit-identical. **Outputs** names the "
+        "captures of what experts put out that can be told there: the chosen experts, run one by one with their "
+        "gate weights, add up to what the experts module returned (`output_norm`), and that is found again, "
+        "by itself, in what the layer adds to its residual stream (`similarity`); elsewhere they are refused.",
         "",
         f"transformers {transformers.__version__}: {len(traced)} of {len(ran)} models that run are traced; "
         f"{len(results) - len(ran)} cannot be run alone.",
         "",
-        "| family | traced | steered | routers | experts | per token | scoring | notes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| family | traced | steered | routers | experts | per token | scoring | outputs | notes |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_row(result) for result in results),
         "",
     ]
@@ -250,14 +282,14 @@ def table(results: Sequence[Result]) -> str:
 
 def _row(result: Result) -> str:
     if result.not_run:
-        return f"| {result.family} | – | – | – | – | – | – | not run: {result.not_run} |"
+        return f"| {result.family} | – | – | – | – | – | – | – | not run: {result.not_run} |"
     specs, fixed = result.routers, result.unsteerable
     steered = "yes" if not fixed else "no" if len(fixed) == len(specs) else "in part"
     notes = [*dict.fromkeys(spec.note for spec in specs if spec.note), *result.failures]
     streams = ", ".join(dict.fromkeys(spec.stream for spec in specs))
     cells = [
         result.family, "no" if result.failures else "yes", steered, streams, _values(s.num_experts for s in specs),
-        _values(s.top_k for s in specs), _values(s.scoring for s in specs), " ".join(notes),
+        _values(s.top_k for s in specs), _values(s.scoring for s in specs), result.outputs, " ".join(notes),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
