@@ -1,7 +1,8 @@
 """Routers that are not in transformers, declared and shown: one small module for each shape of decision.
 
 They stand for T2MIR, MoDE, M³ViT, MENTOR, ReXMoE, AdvMoE, MixER, a two-expert gate, and dynamic pruning. Each
-is traced, held against what it did, stored, read back, and shown as the numbers of the heatmap.
+is traced, held against what it did, stored, read back, and shown in the heatmap: the numbers that are compared
+are those of the figure's own cells.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from moescope.app.figures.routing_map import routing_map
 from moescope.store import Trace
 from moescope.tracer import Steering, find_routers, record_routing
 from moescope.tracer.declared import DeclaredRouter
@@ -70,8 +72,11 @@ def gate_at(router: str, **changes: Any) -> DeclaredRouter:
 
 
 def heatmap(trace: Trace, stream: str = "decoder") -> dict[tuple[int, int], int]:
-    rows = trace.view("load", stream=stream).to_pylist()
-    return {(row["layer"], row["expert"]): row["count"] for row in rows}
+    """(layer, expert) → count, as the cells of the drawn routing map have it."""
+    chart = routing_map(trace.view("load", stream=stream), "count").to_dict()
+    cells = [rows for rows in chart["datasets"].values() if {"layer", "expert", "value"} <= {*rows[0]}]
+    assert cells
+    return {(row["layer"], row["expert"]): row["value"] for row in cells[0]}
 
 
 def counted(said: list[tuple[torch.Tensor, torch.Tensor]], experts: int) -> list[int]:
@@ -167,6 +172,7 @@ def test_steps_of_an_episode(tmp_path):
         ids[0].tolist() for ids, _ in model["layers"][0].gate.said
     ]
     assert [event["position"] for event in events] == list(range(12))
+    assert [heatmap(trace)[0, e] for e in range(8)] == counted(model["layers"][0].gate.said, 8)
 
 
 def test_experts_of_neighbouring_layers(tmp_path):
@@ -215,8 +221,39 @@ def test_one_pathway_for_a_whole_image(tmp_path):
     ).tolist()
 
 
+def test_a_gate_that_is_fitted_step_by_step(tmp_path):
+    """MixER: one expert for a whole environment, from its context; between steps k-means moves the centres."""
+
+    class Nearest(nn.Module):
+        def __init__(self, centres: torch.Tensor) -> None:
+            super().__init__()
+            self.centres = centres
+
+        def forward(self, context):
+            return (-torch.cdist(context, self.centres)).softmax(-1).topk(1)
+
+    contexts = torch.cat([torch.randn(5, 2) + 3, torch.randn(7, 2) - 3])
+    model = stack(Nearest(contexts[:3].clone()))
+    router = DeclaredRouter(router="layers.*", num_experts=3, top_k=1, ids=1, weights=0)
+    decided = []
+    with torch.no_grad(), record_routing(model, routers=[router]) as routing:
+        for _ in range(4):
+            chosen = model["layers"][0](contexts).indices.flatten()
+            decided.append(chosen)
+            for expert in chosen.unique():
+                model["layers"][0].centres[expert] = contexts[chosen == expert].mean(0)
+    assert torch.equal(routing.ids(0).flatten(), torch.cat(decided))
+    assert not torch.equal(decided[0], decided[-1])
+    samples = [{"id": f"step {i}", "step": str(i)} for i in range(4)]
+    trace = save_routing(routing, tmp_path / "t", samples=samples)
+    counts = torch.cat(decided).bincount(minlength=3).tolist()
+    assert [heatmap(trace)[0, e] for e in range(3)] == counts
+    last = trace.events("step 3", layer=0).to_pydict()["experts"]
+    assert [experts[0] for experts in last] == decided[3].tolist()
+
+
 def test_a_soft_gate_uses_every_expert(tmp_path):
-    """MixER and the two-expert gate: k = E, only weights, no ids."""
+    """The two-expert gate: k = E, only weights, no ids."""
 
     class Soft(nn.Module):
         def __init__(self) -> None:
@@ -234,6 +271,8 @@ def test_a_soft_gate_uses_every_expert(tmp_path):
     torch.testing.assert_close(routing.weights(0), weights.sort(descending=True).values, rtol=0, atol=0)
     trace = save_routing(routing, tmp_path / "t", samples=3)
     assert heatmap(trace) == {(0, 0): 9, (0, 1): 9}
+    stored = torch.tensor(trace.events(layer=0)["weights"].to_pylist())
+    torch.testing.assert_close(stored, weights.sort(descending=True).values, rtol=0, atol=1e-3)
 
 
 def test_the_number_of_experts_varies_by_token(tmp_path):
