@@ -15,6 +15,7 @@ from ._arrays import as_real, divide, to_numpy
 from .bootstrap import Interval, bootstrap_interval
 from .correlation import Correlation, correlation
 from .divergence import entropy, js_divergence, routing_divergence
+from .pairwise import pairwise_divergence
 from .specialisation import KINDS, expert_kinds, selection_frequency, specialised_experts
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "entropy",
     "expert_kinds",
     "js_divergence",
+    "pairwise_divergence",
     "routing_divergence",
     "selection_frequency",
     "specialised_experts",
@@ -55,12 +57,13 @@ def divergence_matrix(q: ArrayLike, present: ArrayLike | None = None) -> tuple[n
     languages = q_UNE.shape[1]
     divergence_NN = np.full((languages, languages), np.nan)
     units_NN = present_UN.T.astype(np.int64) @ present_UN.astype(np.int64)
-    for one in range(languages):
-        for other in range(one + 1):
-            both = present_UN[:, one] & present_UN[:, other]
-            if both.any():
-                mean = routing_divergence(q_UNE[both, one], q_UNE[both, other]).mean()
-                divergence_NN[one, other] = divergence_NN[other, one] = mean
+    one, other = np.triu_indices(languages, 1)
+    divergence_UQ = pairwise_divergence(q_UNE, one, other, present_UN)
+    units_Q = units_NN[one, other]
+    mean_Q = np.where(units_Q > 0, divergence_UQ.sum(0) / np.maximum(units_Q, 1), np.nan)
+    divergence_NN[one, other] = divergence_NN[other, one] = mean_Q
+    own = np.diagonal(units_NN) > 0
+    divergence_NN[own, own] = 0.0
     return divergence_NN, units_NN
 
 

@@ -18,21 +18,13 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import divide, first_index, to_numpy
+from ._arrays import first_index, to_numpy
+from ._entropies import js_and_rest, normalised_divergence, sum_x_log_x
 
 _PIECE = 1 << 15
 """Probabilities worked on at once: a dozen float64 arrays of this size stay in a core's caches."""
 
-_SUM_TOLERANCE = 1e-4
-
-_TINY = 1e-300
-"""Stands in for 0 under a logarithm that is multiplied by 0."""
-
-_CANCELLED = 1e-5
-"""Sums below this have lost more than five digits."""
-
-_SMALL = 0.02
-"""Below this |x| the closed forms lose digits to cancellation and a short series is exact to rounding."""
+SUM_TOLERANCE = 1e-4
 
 
 def entropy(p: ArrayLike, axis: int = -1) -> np.ndarray:
@@ -79,7 +71,7 @@ def routing_divergence(p: ArrayLike, q: ArrayLike, axis: int = -1) -> np.ndarray
         choices out of 128 reach only 0.25, so scale plots to the data. Compute it for each parallel pair and
         average over pairs; never on pooled corpora.
     """
-    nothing = max(_step(p), _step(q)) ** 2
+    nothing = max(rounding_step(p), rounding_step(q)) ** 2
     return _by_rows(lambda p_RE, q_RE: _divergence_rows(p_RE, q_RE, nothing), axis, p=p, q=q)
 
 
@@ -89,7 +81,7 @@ def _by_rows(function: Callable[..., np.ndarray], axis: int, **inputs: ArrayLike
     Pieces fit a core's caches, and broadcast inputs are never copied as a whole.
     """
     arrays = {name: np.moveaxis(_as_float(values, name), axis, -1) for name, values in inputs.items()}
-    tolerances = {name: max(_SUM_TOLERANCE, _step(values)) for name, values in inputs.items()}
+    tolerances = {name: max(SUM_TOLERANCE, rounding_step(values)) for name, values in inputs.items()}
     num_experts = {array.shape[-1] for array in arrays.values()}
     if len(num_experts) > 1:
         raise ValueError(f"p and q must have as many experts, got {sorted(num_experts)}")
@@ -98,7 +90,7 @@ def _by_rows(function: Callable[..., np.ndarray], axis: int, **inputs: ArrayLike
     result = np.empty(shape[:-1])
     for piece in _pieces(shape[:-1], max(1, _PIECE // shape[-1])):
         blocks = [
-            _normalised(array[piece].reshape(-1, shape[-1]), tolerances[name], name, shape[:-1], piece)
+            normalised(array[piece].reshape(-1, shape[-1]), tolerances[name], name, shape[:-1], piece)
             for name, array in spread.items()
         ]
         result[piece] = function(*blocks).reshape(result[piece].shape)
@@ -127,14 +119,14 @@ def _as_float(values: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
-def _step(values: ArrayLike) -> float:
+def rounding_step(values: ArrayLike) -> float:
     """Relative rounding of the type that probabilities came in."""
     steps = {"float16": 1e-3, "torch.float16": 1e-3, "torch.bfloat16": 8e-3}
     steps |= {"float32": 1.2e-7, "torch.float32": 1.2e-7}
     return steps.get(str(getattr(values, "dtype", "float64")), 2.3e-16)
 
 
-def _normalised(
+def normalised(
     block: np.ndarray, tolerance: float, name: str, leading: tuple[int, ...], piece: tuple[int | slice, ...]
 ) -> np.ndarray:
     p = block.astype(np.float64)
@@ -159,49 +151,12 @@ def _refuse(p_E: np.ndarray, where: str, tolerance: float) -> None:
 
 
 def _entropy_rows(p: np.ndarray) -> np.ndarray:
-    return np.clip(-_sum_x_log_x(p), 0.0, np.log(p.shape[-1])) + 0.0
+    return np.clip(-sum_x_log_x(p), 0.0, np.log(p.shape[-1])) + 0.0
 
 
 def _js_rows(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return np.minimum(_js_and_rest(p, q)[0], np.log(2.0))
+    return np.minimum(js_and_rest(p, q)[0], np.log(2.0))
 
 
 def _divergence_rows(p: np.ndarray, q: np.ndarray, nothing: float) -> np.ndarray:
-    js, rest = _js_and_rest(p, q)
-    return np.where(js + rest > nothing, divide(js, js + rest), 0.0)
-
-
-def _js_and_rest(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """JSD(p, q) and log E - H((p + q) / 2) of each row; never negative, and small ones exact to rounding."""
-    m = 0.5 * (p + q)
-    m_log_m = _sum_x_log_x(m)
-    js = 0.5 * (_sum_x_log_x(p) + _sum_x_log_x(q)) - m_log_m
-    rest = np.log(p.shape[-1]) + m_log_m
-    if (close := js < _CANCELLED).any():
-        difference = divide(p[close] - q[close], p[close] + q[close])
-        js[close] = 0.5 * np.sum(m[close] * _two_sided(difference), -1)
-    if (even := rest < _CANCELLED).any():
-        rest[even] = _one_sided(m[even] * p.shape[-1] - 1.0).mean(-1)
-    return js, rest
-
-
-def _sum_x_log_x(x: np.ndarray) -> np.ndarray:
-    return np.vecdot(x, np.log(np.maximum(x, _TINY)))
-
-
-def _two_sided(d: np.ndarray) -> np.ndarray:
-    """(1 + d) log(1 + d) + (1 - d) log(1 - d) for |d| <= 1, to rounding."""
-    plus, minus = 1.0 + d, 1.0 - d
-    closed = plus * np.log(np.maximum(plus, _TINY)) + minus * np.log(np.maximum(minus, _TINY))
-    s = d * d
-    series = s * (1 + s * (1 / 6 + s * (1 / 15 + s / 28)))
-    return np.where(s < _SMALL**2, series, closed)
-
-
-def _one_sided(x: np.ndarray) -> np.ndarray:
-    """(1 + x) log(1 + x) - x for x >= -1, to rounding; never negative."""
-    closed = (1.0 + x) * np.log(np.maximum(1.0 + x, _TINY)) - x
-    series = (
-        x * x * (1 / 2 - x * (1 / 6 - x * (1 / 12 - x * (1 / 20 - x * (1 / 30 - x * (1 / 42 - x / 56))))))
-    )
-    return np.where(np.abs(x) < _SMALL, series, np.maximum(closed, 0.0))
+    return normalised_divergence(*js_and_rest(p, q), nothing)

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moescope.kernels import divergence
-from moescope.kernels.alignment import divergence_matrix, entropy, js_divergence, routing_divergence
+from moescope.kernels.alignment import (
+    divergence_matrix,
+    entropy,
+    js_divergence,
+    pairwise_divergence,
+    routing_divergence,
+)
 
 quick = settings(deadline=None, max_examples=60)
 getcontext().prec = 60
@@ -197,3 +203,36 @@ def test_matrix_is_the_mean_over_shared_units():
         divergence_matrix(q)
     with pytest.raises(ValueError, match="present"):
         divergence_matrix(q, present.T)
+
+
+@quick
+@given(st.data(), st.integers(1, 7), st.integers(1, 4))
+def test_pairs_of_units_are_what_each_pair_alone_gives(data, experts, units):
+    rows = data.draw(st.lists(distributions(experts), min_size=3 * units, max_size=3 * units))
+    q = np.array(rows).reshape(units, 3, experts)
+    if data.draw(st.booleans()):
+        q[:, 1] = q[:, 0] * (1 + 1e-9 * np.arange(experts))
+        q[:, 1] /= q[:, 1].sum(-1, keepdims=True)
+    one, other = [0, 0, 2, 1], [1, 2, 1, 1]
+    np.testing.assert_allclose(
+        pairwise_divergence(q, one, other), routing_divergence(q[:, one], q[:, other]), rtol=1e-9, atol=1e-15
+    )
+
+
+def test_pairs_without_a_partner_are_zero_and_never_looked_at():
+    q = np.random.default_rng(0).dirichlet(np.ones(5), (4000, 3)).astype(np.float32)
+    present = np.ones((4000, 3), bool)
+    present[7, 1] = present[3999, 0] = False
+    q[~present] = np.nan
+    found = pairwise_divergence(q, [0, 1], [1, 2], present)
+    assert (found == 0).sum(0).tolist() == [2, 1]
+    assert found[8, 1] == pytest.approx(routing_divergence(q[8, 1], q[8, 2]))
+    for wrong, said in (
+        (q, r"in the units from 0: q\[7, 1\] is NaN"),
+        (q[0], "shape"),
+        (q[:, :2], "present"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pairwise_divergence(wrong, [0], [1], present if said == "present" else None)
+    with pytest.raises(ValueError, match="both must be"):
+        pairwise_divergence(q, [0], [1, 2], present)
