@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-
 from zygote import Zygote, committed, kill_and_resume
 
 from moescope.store import Trace, open_trace
@@ -27,7 +26,7 @@ def asked(folder: Path, plan: Synthetic, crash_at: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    made = Zygote("crash_zygote.py")
+    made = Zygote(Path(__file__).parent / "crash_zygote.py")
     yield made
     made.close()
 

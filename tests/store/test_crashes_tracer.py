@@ -19,7 +19,7 @@ ORDER = [("prompt_id", "ascending"), ("layer", "ascending"), ("position", "ascen
 
 @pytest.fixture(scope="module")
 def tracer() -> Iterator[Zygote]:
-    made = Zygote("tracer_zygote.py")
+    made = Zygote(Path(__file__).parents[1] / "tracer" / "tracer_zygote.py")
     yield made
     made.close()
 

@@ -20,9 +20,9 @@ PATIENCE = 240.0
 class Zygote:
     """One at a time: `start` a child, then read the `rest` of what it says."""
 
-    def __init__(self, script: str) -> None:
+    def __init__(self, script: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / script)],
+            [sys.executable, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

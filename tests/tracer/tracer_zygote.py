@@ -9,18 +9,29 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tracer"))
-
 from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.store.writer import TraceWriter
 from moescope.tracer import PromptSet, trace_prompts
 
-WORDS = "the quick brown fox jumps over a lazy dog and then sleeps until it is morning again".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "sleeps",
+    "until",
+    "it",
+    "is",
+]
 
 
 def prompts() -> PromptSet:
