@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from . import words
+from .figures.thresholds import Threshold
+from .figures.thresholds import survivors as kept_of
 
-def scan(table: pa.Table, q: float, target: str, rest: str, rate: bool) -> str:
+SURE = 0.05
+
+
+def survivors(table: pa.Table, limit: Threshold) -> str:
+    """How many experts stand out, to which side, and how sure the threshold leaves one."""
+    kept = kept_of(table, limit)
+    up = sum(score > 0 for score in kept["score"].to_pylist())
+    head = f"{kept.num_rows} of {table.num_rows} experts have {limit}: {up} towards A, {kept.num_rows - up} towards B."
+    if limit.kind == "q":
+        return head
+    sure = sum(q <= SURE for q in kept["q"].to_pylist())
+    return f"{head} {sure} of them have q ≤ {SURE} as well; size alone is no evidence."
+
+
+def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) -> str:
     """How many experts survive, and the strongest of each direction."""
     rows = table.to_pylist()
-    found = [row for row in rows if row["q"] <= q]
-    head = f"{len(found)} of {len(rows)} experts have q ≤ {q} for {target} against {rest}."
+    found = kept_of(table, limit).to_pylist()
+    head = f"{len(found)} of {len(rows)} experts have {limit} for {target} against {rest}."
     if not found:
+        if limit.kind != "q":
+            return head
         best = min(rows, key=lambda row: row["q"])
         return f"{head} The smallest q is {best['q']:.2g} ({_place(best)}): nothing here can be called a finding."
     up = max(found, key=lambda row: row["score"])
@@ -21,6 +42,35 @@ def scan(table: pa.Table, q: float, target: str, rest: str, rate: bool) -> str:
         f"{_place(row)} ({_means(row, rate)}, q = {row['q']:.2g})" for row in (up, down) if _toward(row, up)
     ]
     return f"{head} Strongest: {'; '.join(parts)}."
+
+
+def volcano(table: pa.Table, limit: Threshold) -> str:
+    """How large a score goes with little evidence, and how small a one with much."""
+    score, q = (np.asarray(table[name], dtype=float) for name in ("score", "q"))
+    unsure = np.abs(score[q > SURE])
+    text = f"Each point is an expert; in colour those with {limit}."
+    if len(unsure) and len(unsure) < len(score):
+        text += f" Scores up to {unsure.max():.3g} occur with q > {SURE}: size and certainty are two things."
+    return text
+
+
+def layers(table: pa.Table, limit: Threshold) -> str:
+    """Which layer holds most of the experts that stand out."""
+    found = Counter(kept_of(table, limit)["layer"].to_pylist())
+    if not found:
+        return f"No expert of any layer has {limit}."
+    layer, most = max(sorted(found.items()), key=lambda item: item[1])
+    return f"Layer {layer} holds most of those with {limit}: {most} of {found.total()}."
+
+
+def maps(table: pa.Table, label: str) -> str:
+    """How far single prompts are from one another, beside their groups."""
+    top = max(table.to_pylist(), key=lambda row: row["value"] or 0.0)
+    of = {"A": "the mean of A", "B": "the mean of B"}.get(top["map"], top["map"])
+    return (
+        f"One scale for all maps: {label}. The largest is {top['value']:.3g}, layer {top['layer']}, expert "
+        f"{top['expert']} in {of}. A group's mean hides how prompts differ; the test compares the difference with that."
+    )
 
 
 def _toward(row: dict[str, Any], up: dict[str, Any]) -> bool:
@@ -34,7 +84,7 @@ def _place(row: dict[str, Any]) -> str:
 def _means(row: dict[str, Any], rate: bool) -> str:
     one, other = row["target_mean"], row["rest_mean"]
     if rate:
-        return f"{one:.1%} of the target's tokens, {other:.1%} of the rest's"
+        return f"{words.percent(one)} of A's tokens, {words.percent(other)} of B's"
     return f"{one:.3g} against {other:.3g}"
 
 

@@ -23,6 +23,7 @@ Draw = Callable[[Theme], Picture]
 MIME = {
     "PNG": "image/png",
     "SVG": "image/svg+xml",
+    "GIF": "image/gif",
     "HTML": "text/html",
     "CSV": "text/csv",
     "Parquet": "application/vnd.apache.parquet",

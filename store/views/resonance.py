@@ -123,6 +123,7 @@ def resonance(
     permutations: int = 2000,
     stability: int = 200,
     top: int | None = None,
+    among: int = 20,
     ranking: str = "absolute",
     seed: int = 0,
 ) -> pa.Table:
@@ -144,8 +145,9 @@ def resonance(
         last: only the last so many tokens of each prompt.
         permutations: random relabellings; all of them where there are no more.
         stability: bootstraps of the prompts.
-        top: how many experts to list; all by default. Stability is the share of bootstraps in the top N
-            (20 where all are listed).
+        top: how many experts to list; all by default.
+        among: N of the stability, the share of bootstraps in which an expert is in the top N; `top` where
+            that is given.
         ranking: absolute, target or rest.
         seed: of permutations and bootstraps.
     Returns:
@@ -158,7 +160,7 @@ def resonance(
         trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,
         stream=stream, measure=measure, paired=paired, permutations=permutations, stability=stability,
         span=Span(special=special, phase=phase, completion=completion, last=last),
-        top=20 if top is None else top, ranking=ranking, seed=seed,
+        top=among if top is None else top, ranking=ranking, seed=seed,
     )  # fmt: skip
     return with_notes(scan_table(found, top), found.notes)
 
