@@ -20,6 +20,7 @@ COMMANDS = {
     "trace": ("cli_trace", "Run a model over a prompt set and record its routing."),
     "serve": ("cli_live", "Hold a model in a process and answer over HTTP."),
     "generate": ("cli_live", "Continue a prompt, with and without a steering profile."),
+    "evaluate": ("cli_evaluate", "What a steering profile does over a prompt set, beside its controls."),
     "doctor": ("cli_live", "Check on a real model that what is recorded is what is executed."),
     "info": ("cli_look", "What a trace holds."),
     "view": ("cli_look", "A named view of a trace as a table."),

@@ -54,8 +54,11 @@ def why_not(row: Row, controls: Sequence[Row]) -> str:
     draws = sum(control["kind"] == "random" for control in controls)
     if draws < MIN_DRAWS:
         return f"{draws} random draws; {MIN_DRAWS} are needed"
-    near = [control["variant"] for control in controls if _nearest(row, side) <= _farthest(control, side)]
-    return f"not beyond {', '.join(near)}" if near else ""
+    near = [control for control in controls if _nearest(row, side) <= _farthest(control, side)]
+    drawn = sum(control["kind"] == "random" for control in near)
+    names = [f"{drawn} of {draws} random draws"] if drawn else []
+    names += [control["variant"] for control in near if control["kind"] != "random"]
+    return f"not beyond {', '.join(names)}" if names else ""
 
 
 def p_of_draws(row: Row, controls: Sequence[Row]) -> float | None:

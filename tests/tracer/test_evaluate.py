@@ -17,7 +17,8 @@ from moescope.store import RouterSpec
 from moescope.tracer import PromptSet, Steering, find_routers, record_routing
 from moescope.tracer.evaluate import dose_curve, evaluate
 from moescope.tracer.evaluate_controls import make_controls
-from moescope.tracer.evaluate_dose import cells_of, dose_of, dose_table, doses_of_amount, doses_of_experts
+from moescope.tracer.evaluate_curve import dose_of, dose_table
+from moescope.tracer.evaluate_dose import cells_of, doses_of_amount, doses_of_experts
 from moescope.tracer.evaluate_effects import Evaluation
 from moescope.tracer.evaluate_finding import is_finding, judge, p_of_draws, why_not
 from moescope.tracer.evaluate_units import contrast_interval, mean_interval, units_of
@@ -302,7 +303,7 @@ def test_what_stands_against_a_finding_is_said():
     assert why_not(row(-0.1, 0.4), draws) == "the interval holds 0"
     assert why_not(row(0.2, 0.4), draws[1:]) == "4 random draws; 5 are needed"
     rivals = [*draws[1:], row(0.1, 0.3, name="random 9"), row(0.4, 0.6, "opposite", "opposite")]
-    assert why_not(row(0.2, 0.5), rivals) == "not beyond random 9, opposite"
+    assert why_not(row(0.2, 0.5), rivals) == "not beyond 1 of 5 random draws, opposite"
     assert why_not(row(0.2, math.nan), draws) == "too few prompts for an interval"
     assert p_of_draws(row(0.2, 0.4), draws) == pytest.approx(1 / 6)
     assert p_of_draws(row(0.2, 0.5), rivals) == pytest.approx(1 / 6)

@@ -13,6 +13,7 @@ from moescope.store import open_trace
 from moescope.tracer import PromptSet, Steering, trace_prompts
 from moescope.tracer.client import ServerError, connect
 from moescope.tracer.evaluate import evaluate
+from moescope.tracer.evaluate_curve import dose_table
 from moescope.tracer.evaluate_effects import Evaluation
 from moescope.tracer.serve.served import Served
 from moescope.tracer.serve.server import serve_in_background
@@ -164,6 +165,41 @@ def test_doses_are_evaluated_by_name(client):
     changes = {row["variant"]: row["change"] for row in rows if row["measure"] == "kl"}
     assert changes["1"] == 0
     assert changes["2"] > 0
+
+
+def test_a_dose_curve_is_made_on_the_server(client):
+    dose = {"values": [0, 2], "ranking": [[0, 1], [2, 4], [1, 3]], "draws": 1}
+    status = client.evaluate(ROWS, OFF, controls=0, dose=dose).wait(0.02)
+    again = Evaluation.from_json(status["result"]["evaluation"])
+    assert list(again.variants) == ["profile", "0", "2", "2 random 1"]
+    assert (
+        again.profiles["2"]["rules"]
+        == Steering(
+            [{"rule": "off", "layers": [0], "experts": [1]}, {"rule": "off", "layers": [2], "experts": [4]}]
+        ).to_json()["rules"]
+    )
+    rows = dose_table(again, "language", target="xx").to_pylist()
+    assert {(r["dose"], r["draw"]) for r in rows} == {(0, None), (2, None), (2, 1)}
+    bias = {"rules": [{"rule": "bias", "layers": [0], "experts": [1], "amount": 1.0}]}
+    status = client.evaluate(ROWS, bias, controls=0, dose={"values": [0.5, 2]}).wait(0.02)
+    assert status["result"]["evaluation"]["profiles"]["0.5"]["rules"][0]["amount"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("dose", "status", "reason"),
+    [
+        ({"values": [1]}, 422, "no rule of the profile has an amount"),
+        ({"values": [3], "ranking": [[0, 1]]}, 422, "whole numbers up to 1"),
+        ({"values": [1], "ranking": [[9, 1]]}, 422, "layer 9"),
+        ({"values": []}, 400, "needs at least 1"),
+        ({}, 400, "is missing"),
+    ],
+)
+def test_a_dose_that_cannot_be_is_refused(client, dose, status, reason):
+    with pytest.raises(ServerError, match=reason) as refusal:
+        client.evaluate(ROWS, OFF, dose=dose)
+    assert refusal.value.status == status
+    assert str(refusal.value.field).startswith("dose")
 
 
 def test_too_many_jobs_are_429(client, address, library):

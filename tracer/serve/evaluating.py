@@ -6,9 +6,13 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any
 
+from ..errors import SteeringError
 from ..evaluate import Variants, evaluate_steps, variants_of
+from ..evaluate_dose import dose_variants, doses_of_amount, doses_of_experts
 from ..evaluate_effects import Evaluation
 from ..prompts import PromptSet
+from ..steering import Steering
+from ..steering_check import problems_with
 from .checks import read_prompts, read_steering
 from .engine import Event, Steps
 from .errors import ApiError
@@ -35,13 +39,38 @@ def _variants(served: Served, request: dict[str, Any]) -> tuple[Variants, list[s
     if steering is not None:
         draws, seed = int(request["controls"]), int(request["seed"])
         variants, notes = variants_of(steering, served.routers, draws=draws, seed=seed)
+        if request["dose"] is not None and steering:
+            variants = {**variants, **_doses(served, steering, request["dose"], seed)}
     for name, profile in request["variants"].items():
         dose = read_steering(profile, served, f"variants.{name[:60]}")
         if dose is not None:
             variants = {**variants, name: ("dose", dose)}
+    if request["dose"] is not None and not steering:
+        raise ApiError(400, "dose: needs a `steering` with rules", field="dose")
     if not variants:
         raise ApiError(400, "give `steering` or `variants`", field="steering")
     return variants, notes
+
+
+def _doses(served: Served, steering: Steering, dose: dict[str, Any], seed: int) -> Variants:
+    """The variants of a dose curve. Raises `ApiError` 422 where a dose cannot be made."""
+    values, ranking = [float(value) for value in dose["values"]], dose.get("ranking")
+    if ranking is None:
+        if not any("amount" in rule.to_json() for rule in steering.rules):
+            raise ApiError(422, "dose: no rule of the profile has an amount; give a `ranking`", field="dose")
+        make = doses_of_amount(steering)
+    else:
+        if any(value != int(value) or not 0 <= value <= len(ranking) for value in values):
+            raise ApiError(422, f"dose.values: whole numbers up to {len(ranking)}", field="dose.values")
+        make = doses_of_experts(steering.rules[0].to_json(), [(layer, expert) for layer, expert in ranking])
+    try:
+        made = {value: make(value) for value in values}
+    except SteeringError as error:
+        raise ApiError(422, f"dose: {error}", field="dose") from None
+    for one in made.values():
+        if problems := problems_with(one.rules, served.routers):
+            raise ApiError(422, f"dose: {'; '.join(problems)[:1000]}", field="dose")
+    return dose_variants(made.__getitem__, values, served.routers, draws=dose.get("draws", 0), seed=seed)
 
 
 def _check_columns(prompts: PromptSet, request: dict[str, Any]) -> None:

@@ -22,6 +22,34 @@ COMPARE: Schema = {
     "default": False,
     "description": "Also run without the steering, and compare the two.",
 }
+DOSE: Schema = {
+    "type": ["object", "null"],
+    "default": None,
+    "required": ["values"],
+    "properties": {
+        "values": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 50,
+            "items": {"type": "number", "minimum": -1e6, "maximum": 1e6},
+        },
+        "ranking": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 100_000,
+            "items": {
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 2,
+                "items": {"type": "integer", "minimum": 0},
+            },
+        },
+        "draws": {"type": "integer", "minimum": 0, "maximum": 20, "default": 0},
+    },
+    "additionalProperties": False,
+    "description": "A dose curve of `steering`: its amount at these values, or with a `ranking` of [layer, expert] "
+    "pairs its first rule on that many of them; `draws` random ones beside each.",
+}
 CHAT: Schema = {
     "type": "boolean",
     "default": False,
@@ -110,6 +138,7 @@ def request_schemas(limits: Limits) -> dict[str, Schema]:
                     "additionalProperties": {"type": "object"},
                     "description": "Further profiles by name, as the doses of a dose curve.",
                 },
+                "dose": DOSE,
                 "controls": _integer(
                     0, 50, 5, "Random draws; below 5 nothing is a finding, 0 is no control."
                 ),
