@@ -51,7 +51,8 @@ def load(model: str, options: dict[str, Any]) -> Any:
     if experts is not None:
         from ..tracer import emergent_moe
 
-        emergent_moe(loaded.model, experts, top_k=used)
+        click.echo(f"splitting the feed-forward layers into {experts} groups of neurons each", err=True)
+        emergent_moe(loaded.model, experts, top_k=used, progress=Lines("layers"))
     return loaded
 
 
@@ -155,6 +156,18 @@ def _report(summary: TraceSummary, out: str) -> None:
     if summary.accuracy is not None:
         click.echo(f"accuracy {summary.accuracy:.1%}")
     click.echo(f"look at it: moescope app {out}")
+
+
+class Lines:
+    """A line now and then: how many of a number of things are done."""
+
+    def __init__(self, things: str) -> None:
+        self._things, self._last = things, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last >= 2 or done == total:
+            self._last = time.monotonic()
+            click.echo(f"{done}/{total} {self._things}", err=True)
 
 
 class Meter:

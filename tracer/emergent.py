@@ -16,7 +16,7 @@ Shapes: T tokens, H hidden width, F neurons, E groups, K groups kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ def emergent_moe(
     top_k: int | None = None,
     layers: Iterable[int] | None = None,
     seed: int = 0,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """View a dense transformer as a Mixture of Experts.
 
@@ -61,6 +63,7 @@ def emergent_moe(
             weighted by their share of the activation mass.
         layers: only these layers (default: all with a feed-forward layer).
         seed: of the clustering.
+        progress: told how many layers are split, and of how many.
     Returns:
         The model; `find_routers`, `record_routing` and `Steering` work on it.
     Raises:
@@ -81,10 +84,11 @@ def emergent_moe(
     if not found:
         raise EmergentError(f"no feed-forward layers to split were found in {type(model).__name__}")
     # Everything is split before anything is replaced, so that an error leaves the model as it was.
-    split = {
-        path: EmergentMoE(modules[path], parts, num_experts, top_k, seed + layer)
-        for path, (layer, parts) in found.items()
-    }
+    split: dict[str, EmergentMoE] = {}
+    for path, (layer, parts) in found.items():
+        split[path] = EmergentMoE(modules[path], parts, num_experts, top_k, seed + layer)
+        if progress is not None:
+            progress(len(split), len(found))
     for path, layer in split.items():
         parent, _, name = path.rpartition(".")
         setattr(modules[parent], name, layer)

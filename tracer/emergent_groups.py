@@ -1,13 +1,14 @@
 """Balanced clustering of neurons into groups of equal size.
 
-k-means with a capacity: in each round every neuron that has no group proposes itself to the nearest group
-with room, and a group keeps the nearest of its proposers. Deterministic for a seed.
+k-means with a capacity: every neuron proposes itself to the nearest group that has not refused it, a group keeps
+the nearest of its proposers, and so on until nobody is refused. Deterministic for a seed.
 
 Shapes: F neurons, H width, E groups of F / E neurons.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,21 +49,20 @@ def _spread_start(unit_FH: Tensor, num_groups: int, generator: torch.Generator) 
 
 def _assign(similarity_FE: Tensor) -> Tensor:
     """(F,): groups of equal size, by deferred acceptance: no neuron and group would both rather swap."""
-    count, groups = similarity_FE.shape
-    room = count // groups
-    open_FE = similarity_FE.clone()
-    group_F = torch.full((count,), -1)
-    while (group_F < 0).any():
-        free = (group_F < 0).nonzero().flatten()
-        group_F[free] = open_FE[free].argmax(-1)
-        for group in range(groups):
-            members = (group_F == group).nonzero().flatten()
-            if len(members) > room:
-                order = similarity_FE[members, group].argsort(descending=True, stable=True)
-                rejected = members[order[room:]]
-                group_F[rejected] = -1
-                open_FE[rejected, group] = -torch.inf
-    return group_F
+    similarity: np.ndarray = similarity_FE.cpu().numpy()
+    neuron_F, groups = np.arange(len(similarity)), similarity.shape[1]
+    room = len(similarity) // groups
+    open_FE = similarity.copy()
+    group_F = open_FE.argmax(1)
+    while True:
+        order_F = np.lexsort((-similarity[neuron_F, group_F], group_F))  # by group, the nearest first
+        sorted_F = group_F[order_F]
+        place_F = neuron_F - np.searchsorted(sorted_F, sorted_F)
+        rejected = order_F[place_F >= room]
+        if not len(rejected):
+            return torch.from_numpy(group_F)
+        open_FE[rejected, group_F[rejected]] = -np.inf
+        group_F[rejected] = open_FE[rejected].argmax(1)
 
 
 def _numbered(group_F: Tensor, num_groups: int) -> Tensor:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .load_errors import ModelError, first_line, hub_answers, in_one_line
+from .load_gguf import gguf_ready, read_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -58,9 +60,9 @@ def load_model(
     source, gguf_file = _resolve(str(name_or_path), gguf_file)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf_file:
-        options["gguf_file"] = _gguf_ready(gguf_file)
+        options["gguf_file"] = gguf_ready(gguf_file)
     placement = _placement(device)
-    with in_one_line(str(name_or_path)):
+    with in_one_line(str(name_or_path)), read_once() if gguf_file else nullcontext():
         if not os.path.isdir(source) and not hub_answers():
             options["local_files_only"] = True
         model = _load_weights(source, _config(source, options), options, dtype, placement)
@@ -108,15 +110,6 @@ def _check_folder(path: Path, gguf_file: str | None) -> None:
             "convert them to safetensors"
         )
     raise ModelError(f"{path}: holds no *.safetensors")
-
-
-def _gguf_ready(gguf_file: str) -> str:
-    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ModelError(
-            f"{gguf_file}: reading GGUF needs {' and '.join(missing)}: pip install 'moescope[gguf]'"
-        )
-    return gguf_file
 
 
 def _placement(device: str) -> dict[str, Any]:

