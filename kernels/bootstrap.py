@@ -6,6 +6,7 @@ are one matrix product: counts (B, N) times values (N, M).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +19,9 @@ _COLUMN_CELLS = 1 << 22
 
 _COUNT_CELLS = 1 << 24
 """Counts of drawn units held at once (128 MiB)."""
+
+_KEPT_CELLS = 1 << 21
+"""Counts that are small enough (16 MiB) to be kept for the next interval."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,26 @@ def bootstrap_interval(
 def resample(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each unit is drawn in each resample: (some, units) float64 whose rows sum to `units`."""
     check_size(units, "the number of units")
+    if units * resamples <= _KEPT_CELLS:
+        yield _kept_counts(units, resamples, seed)
+        return
     rng = np.random.default_rng(seed)
     step = max(1, _COUNT_CELLS // units)
     for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = rng.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
-        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+        yield _counts(rng, units, min(step, resamples - start))
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(units: int, resamples: int, seed: int) -> np.ndarray:
+    """A page asks for many intervals over the same units."""
+    counts = _counts(np.random.default_rng(seed), units, resamples)
+    counts.flags.writeable = False
+    return counts
+
+
+def _counts(rng: np.random.Generator, units: int, rows: int) -> np.ndarray:
+    drawn = rng.integers(0, units, (rows, units)) + np.arange(rows)[:, None] * units
+    return np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
 
 
 def _values_and_weights(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:

@@ -225,7 +225,8 @@ def _values(table: pa.Table, name: str) -> np.ndarray:
     column = table[name]
     if column.num_chunks == 0:
         return np.zeros(0, column.type.value_type.to_pandas_dtype())
-    return np.asarray(column.combine_chunks().flatten())
+    lists = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return np.asarray(lists.flatten())
 
 
 def _shaped(values: np.ndarray, width: int | None) -> np.ndarray:
@@ -258,9 +259,12 @@ class RollupCache:
         """Rows of a router with these of SUMS."""
         key = router, sums
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._load(router, sums)
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(rows.nbytes for rows in self._kept.values()) > CACHE_BYTES:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        rows = self._load(router, sums)  # outside the lock: two routers may load at once
+        with self._lock:
+            self._kept[key] = rows
+            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
                 self._kept.popitem(last=False)
-            return self._kept[key]
+        return rows

@@ -8,262 +8,37 @@ looks for new ones.
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from .arrays import SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
-from .arrow import pc
-from .errors import DamagedPart, UnknownColumn
-from .files import Problem, find_problems, read_table, verify_files
-from .folder import Folder, open_folder
-from .lock import is_being_written
-from .manifest import Manifest, PartEntry
-from .schema import RouterSpec
-from .selection import COLUMNS, Groups, PromptColumns, Where
+from .errors import UnknownColumn
+from .files import read_table
+from .folder import open_folder
+from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
+from .manifest import PartEntry
+from .selection import Where
+from .trace_parts import DamageWarning, survives_damage
+from .trace_prompts import TracePrompts
 
 if TYPE_CHECKING:
     from .passes import EventBatch
 
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["DamageWarning", "Trace", "open_trace"]
 
 
-class DamageWarning(UserWarning):
-    """A part was found to be damaged while it was read, and is left out from now on."""
-
-
-def survives_damage(
-    method: Callable[Concatenate[Trace, P], R],
-) -> Callable[Concatenate[Trace, P], R]:
-    """Start a call over without the part that turned out to be damaged while it was read."""
-
-    @functools.wraps(method)
-    def wrapper(self: Trace, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._local.__dict__.get("inside"):
-            return method(self, *args, **kwargs)
-        self._local.inside = True
-        try:
-            while True:
-                try:
-                    return method(self, *args, **kwargs)
-                except DamagedPart as error:
-                    self._leave_out(error)
-        finally:
-            self._local.inside = False
-
-    return wrapper
-
-
-class Trace:
+class Trace(TracePrompts):
     """One trace. Safe to use from several threads. Made by `open_trace`."""
 
-    def __init__(self, folder: Folder):
-        self._folder = folder
-        self._local = threading.local()
-        self._lock = threading.RLock()
-        self._load(Manifest.load(folder))
-
-    def _load(self, manifest: Manifest) -> None:
-        self.manifest: Manifest = manifest
-        self.problems: list[Problem] = find_problems(self._folder, manifest.parts)
-        self._use_parts()
-
     def _use_parts(self) -> None:
-        bad = {problem.part for problem in self.problems}
-        self.parts: list[PartEntry] = [entry for entry in self.manifest.parts if entry.name not in bad]
-        self._prompt_table: pa.Table | None = None
-        self._prompt_columns: PromptColumns | None = None
+        super()._use_parts()
         self._rollups = RollupCache(self._load_rollups)
 
-    def _leave_out(self, error: DamagedPart) -> None:
-        with self._lock:
-            if error.part not in {entry.name for entry in self.parts}:
-                raise error
-            file = str(error).split(":", 1)[0]
-            self.problems = [*self.problems, Problem(error.part, file, str(error))]
-            self._use_parts()
-        warnings.warn(f"left out: {error}", DamageWarning, stacklevel=3)
-
-    # What there is
-
-    @property
-    def url(self) -> str:
-        return self._folder.url
-
-    @property
-    def folder(self) -> Folder:
-        return self._folder
-
-    @property
-    def routers(self) -> list[RouterSpec]:
-        return self.manifest.routers
-
-    @property
-    def state(self) -> Literal["running", "partial", "complete"]:
-        """`running` only while its writer lives; a trace whose writer was killed is `partial`."""
-        if self.manifest.state == "complete":
-            return "complete"
-        return "running" if is_being_written(self._folder) else "partial"
-
-    @property
-    def num_prompts(self) -> int:
-        return sum(entry.prompts for entry in self.parts)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(entry.tokens for entry in self.parts)
-
-    @property
-    def num_events(self) -> int:
-        """(token, router) pairs."""
-        return sum(entry.events for entry in self.parts)
-
-    def refresh(self) -> bool:
-        """Look for parts that were committed since. True where something changed."""
-        with self._lock:
-            found = Manifest.load(self._folder)
-            if found == self.manifest:
-                return False
-            self._load(found)
-            return True
-
-    def verify(self) -> list[Problem]:
-        """Read every byte of every listed part and compare checksums. Empty where all is well."""
-        return [problem for entry in self.manifest.parts for problem in verify_files(self._folder, entry)]
-
-    def router(self, layer: int, stream: str = "decoder") -> RouterSpec:
-        """The spec of one router. Raises UnknownColumn where there is none."""
-        return self.routers[self._router_number(layer, stream)]
-
-    def _router_number(self, layer: int, stream: str) -> int:
-        for number, spec in enumerate(self.routers):
-            if (spec.layer, spec.stream) == (layer, stream):
-                return number
-        raise UnknownColumn(
-            f"the trace has no router at layer {layer}, stream {stream!r}; it has {self._has()}"
-        )
-
-    def _has(self) -> str:
-        layers: dict[str, list[int]] = {}
-        for spec in self.routers:
-            layers.setdefault(spec.stream, []).append(spec.layer)
-        return "; ".join(f"{name}: layers {', '.join(map(str, found))}" for name, found in layers.items())
-
-    def select_routers(
-        self, layer: int | Sequence[int] | None = None, stream: str | None = None
-    ) -> list[RouterSpec]:
-        """Routers of some layers (all: None) and a stream (all: None), in the model's order.
-
-        Raises:
-            UnknownColumn: a layer or the stream does not occur.
-        """
-        layers = None if layer is None else {layer} if isinstance(layer, int) else set(layer)
-        found = [
-            spec
-            for spec in self.routers
-            if (layers is None or spec.layer in layers) and (stream is None or spec.stream == stream)
-        ]
-        missing = (layers or set()) - {spec.layer for spec in found}
-        if missing or (stream is not None and not found):
-            what = f"layer {min(missing)}" if missing else f"stream {stream!r}"
-            raise UnknownColumn(f"the trace has no router at {what}; it has {self._has()}")
-        return found
-
-    # Prompts and tokens
-
-    def _prompts(self) -> pa.Table:
-        with self._lock:
-            if self._prompt_table is None:
-                from .layout import PROMPTS_FILE
-
-                names = PROMPTS_FILE.names
-                tables = [read_table(self._folder, entry, "prompts", names) for entry in self.parts]
-                self._prompt_table = pa.concat_tables([PROMPTS_FILE.empty_table(), *tables]).combine_chunks()
-                self._prompt_columns = PromptColumns(self._prompt_table)
-            return self._prompt_table
-
-    def _columns(self) -> PromptColumns:
-        self._prompts()
-        assert self._prompt_columns is not None
-        return self._prompt_columns
-
-    def _keys(self) -> np.ndarray:
-        """(P,) keys of the prompts on disk, rising."""
-        return np.asarray(self._prompts()["prompt"])
-
-    def row_of_key(self, keys: np.ndarray) -> np.ndarray:
-        """Rows of `prompts()` of the prompts with these keys."""
-        known = self._keys()
-        if len(known) and known[-1] == len(known) - 1:
-            return keys.astype(np.int64)
-        return np.searchsorted(known, keys)
-
-    @survives_damage
-    def prompts(self, where: Where | None = None) -> pa.Table:
-        """The prompts, in the order they were traced: the columns of `schema.PROMPTS`."""
-        table = self._prompts().drop_columns(["prompt"])
-        return table if where is None else table.filter(pa.array(self._columns().mask(where)))
-
-    @survives_damage
-    def tags(self) -> dict[str, list[str]]:
-        """Columns that prompts can be grouped by, with their values: `language` and `group` where any prompt
-        has one, then every tag."""
-        columns = self._columns()
-        names = [name for name in columns.names() if name not in ("parallel_id", "prompt_id")]
-        values = {name: columns.values(name) for name in names}
-        return {name: found for name, found in values.items() if found}
-
-    @survives_damage
-    def tag_names(self) -> list[str]:
-        """Names of the tags, without the columns that every prompt has."""
-        return [name for name in self._columns().names() if name not in COLUMNS]
-
-    @survives_damage
-    def groups(self, by: str | None) -> Groups:
-        """The prompts by the value of a column or tag; one group where `by` is None."""
-        return self._columns().groups(by)
-
-    @survives_damage
-    def prompt_mask(self, where: Where | None) -> np.ndarray:
-        """(P,) bool over `prompts()`: which satisfy `where`."""
-        return self._columns().mask(where)
-
-    def _key_of(self, prompt_id: str) -> int:
-        at = pc.index(self._prompts()["prompt_id"], pa.scalar(prompt_id, pa.string())).as_py()
-        if at < 0:
-            raise UnknownColumn(f"the trace has no prompt {prompt_id!r}")
-        return int(self._keys()[at])
-
-    def wanted_keys(self, prompt_id: str | None = None, where: Where | None = None) -> np.ndarray | None:
-        """Keys of the prompts that satisfy both, rising; None for all."""
-        if prompt_id is not None:
-            where = {**(where or {}), "prompt_id": [prompt_id]}
-            self._key_of(prompt_id)
-        return None if where is None else self._keys()[self._columns().mask(where)]
-
-    def parts_with(self, keys: np.ndarray | None) -> list[PartEntry]:
-        """Parts that hold any prompt with these keys (rising); all parts for None."""
-        if keys is None:
-            return self.parts
-        found = []
-        for entry in self.parts:
-            low, high = np.searchsorted(keys, [entry.first_prompt, entry.first_prompt + entry.prompts])
-            if high > low:
-                found.append(entry)
-        return found
-
-    def with_ids(self, table: pa.Table) -> pa.Table:
-        """`prompt_id` in place of the key."""
-        rows = self.row_of_key(np.asarray(table["prompt"]))
-        ids = self._prompts()["prompt_id"].take(pa.array(rows))
-        return table.set_column(0, "prompt_id", ids)
+    # Rows of any table
 
     def read_rows(
         self,
@@ -299,8 +74,6 @@ class Trace:
 
         Columns: prompt_id, position, token_id, token, phase (prefill | decode), special, completion.
         """
-        from .layout import TOKENS_FILE
-
         keys = self.wanted_keys(prompt_id, where)
         table = pa.concat_tables(
             [TOKENS_FILE.empty_table(), *self.read_rows("tokens", keys, TOKENS_FILE.names)]
@@ -334,8 +107,6 @@ class Trace:
         Raises:
             UnknownColumn: no such prompt, router or column.
         """
-        from .layout import events_schema
-
         schema = events_schema(self.routers, self.manifest.capture)
         names = [name if name != "prompt" else "prompt_id" for name in schema.names]
         unknown = [name for name in columns or () if name not in names]
@@ -391,8 +162,6 @@ class Trace:
     # Rollups
 
     def _load_rollups(self, router: int, sums: tuple[str, ...]) -> RollupRows:
-        from .layout import ROLLUPS_FILE
-
         names = [name for name in ROLLUPS_FILE.names if name not in SUMS or name in sums]
         pieces = [read_table(self._folder, entry, "rollups", names, router=router) for entry in self.parts]
         table = pa.concat_tables([ROLLUPS_FILE.empty_table().select(names), *pieces])
