@@ -34,6 +34,22 @@ def lines(table: pa.Table, pivot: str) -> str:
     )
 
 
+def brief(table: pa.Table) -> str:
+    """Mean divergence, nearest layer, E and k, in one line."""
+    rows = [row for row in table.to_pylist() if row["divergence"] is not None]
+    if not rows:
+        return "No language has translations of the pivot's texts."
+    mean = {
+        layer: float(np.mean([row["divergence"] for row in rows if row["layer"] == layer]))
+        for layer in sorted({row["layer"] for row in rows})
+    }
+    near = min(mean, key=mean.__getitem__)
+    return (
+        f"Mean over languages and layers {np.mean(list(mean.values())):.3f}, nearest in layer {near} "
+        f"({mean[near]:.3f}); E = {rows[0]['experts']}, k = {rows[0]['top_k'] or 'varies'}."
+    )
+
+
 def matrix(table: pa.Table, window: tuple[int, int]) -> str:
     """The nearest and the farthest pair."""
     pairs = [

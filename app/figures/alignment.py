@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from .. import words
 from ..theme import LIGHT, Theme, vega_config
-from .palette import language_color
+from .palette import expert_color, language_color
 
 Width = int | Literal["container"]
 Figure = alt.LayerChart | alt.FacetChart
 LEGEND_ROWS = 10
+UNKNOWN = "unknown"
 BRUSH = "window"
 """Name of the interval selection over layers."""
 
@@ -28,8 +29,11 @@ def by_layer(
     theme: Theme = LIGHT,
     colors: Mapping[str, str] | None = None,
     scores: tuple[str, Mapping[str, float]] | None = None,
+    classes: tuple[str, Mapping[str, str | None]] | None = None,
     chance: float | None = None,
     brush: bool = False,
+    domain: tuple[float, float] | None = None,
+    legend: bool = True,
     height: int = 320,
     width: Width = "container",
 ) -> Figure:
@@ -39,8 +43,10 @@ def by_layer(
         table: columns language, layer, `value`, low, high (null: unknown).
         colors: colour of each language; by family where None.
         scores: name and language → score: lines are coloured by it instead.
+        classes: name and language → class: lines are coloured by that instead.
         chance: a level to draw as a dashed line.
         brush: whether a range of layers can be dragged; it is the selection BRUSH.
+        domain: ends of the vertical axis, for figures that are compared; the data's own where None.
     """
     data = pd.DataFrame(
         {name: table[name].to_pylist() for name in ("language", "layer", value, "low", "high")}
@@ -48,7 +54,11 @@ def by_layer(
     data["name"] = [words.language_name(code) for code in data["language"]]
     layers = sorted(set(data["layer"]))
     names = data.drop_duplicates("language").sort_values("name")
-    color, legend_pick = _color(data, names, theme, colors, scores)
+    color, legend_pick = _color(data, names, theme, colors, scores, classes)
+    if not legend:
+        color, legend_pick = color.copy(), None
+        color.legend = None
+    scale = alt.Scale(domain=list(domain), zero=False, clamp=True) if domain else alt.Scale(zero=False)
     x = alt.X("layer:Q", title="layer (input at the left)",
               axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
               scale=alt.Scale(domain=[layers[0], layers[-1]], nice=False, padding=8))  # fmt: skip
@@ -58,16 +68,23 @@ def by_layer(
     )
     base = alt.Chart(data)
     bands = base.mark_area().encode(
-        x=x, y=alt.Y("low:Q", title=label), y2="high:Q", color=color, detail="language:N", opacity=band_shown
+        x=x,
+        y=alt.Y("low:Q", title=label, scale=scale),
+        y2="high:Q",
+        color=color,
+        detail="language:N",
+        opacity=band_shown,
     )
     lines = base.mark_line(strokeWidth=1.7, point=alt.OverlayMarkDef(size=22)).encode(
         x=x,
-        y=alt.Y(f"{value}:Q", title=label, scale=alt.Scale(zero=False)),
+        y=alt.Y(f"{value}:Q", title=label, scale=scale),
         color=color,
         detail="language:N",
         opacity=shown,
         tooltip=[
             alt.Tooltip("name:N", title="language"),
+            *([alt.Tooltip("class:N", title=classes[0])] if classes else []),
+            *([alt.Tooltip("score:Q", title=scores[0], format=".4g")] if scores else []),
             alt.Tooltip("layer:Q", format="d"),
             alt.Tooltip(f"{value}:Q", title=label, format=".4f"),
             alt.Tooltip("low:Q", title="95 % from", format=".4f"),
@@ -91,7 +108,10 @@ def _color(
     theme: Theme,
     colors: Mapping[str, str] | None,
     scores: tuple[str, Mapping[str, float]] | None,
+    classes: tuple[str, Mapping[str, str | None]] | None,
 ) -> tuple[alt.Color, alt.Parameter | None]:
+    if classes is not None:
+        return _color_by_class(data, theme, *classes)
     if scores is not None:
         title, score_of = scores
         data["score"] = [score_of.get(code) for code in data["language"]]
@@ -108,6 +128,35 @@ def _color(
     )
     pick = alt.selection_point(name="language", fields=["name"], bind="legend")
     return alt.Color("name:N", scale=scale, legend=legend), pick
+
+
+def _color_by_class(
+    data: pd.DataFrame, theme: Theme, title: str, class_of: Mapping[str, str | None]
+) -> tuple[alt.Color, alt.Parameter]:
+    """A colour a class, in the order of their names; languages of no class are grey."""
+    data["class"] = [class_of.get(code) or UNKNOWN for code in data["language"]]
+    known = sorted(set(data["class"]) - {UNKNOWN})
+    colors = [expert_color(number, theme) for number in range(len(known))]
+    unknown = [UNKNOWN] if UNKNOWN in set(data["class"]) else []
+    scale = alt.Scale(domain=[*known, *unknown], range=[*colors, *(theme.mark for _ in unknown)])
+    legend = alt.Legend(title=title, symbolOpacity=1, symbolType="square", labelLimit=140)
+    return alt.Color("class:N", scale=scale, legend=legend), alt.selection_point(
+        name="class", fields=["class"], bind="legend"
+    )
+
+
+def common_domain(tables: Sequence[pa.Table], value: str) -> tuple[float, float]:
+    """Ends of one vertical axis for several figures, with a little room."""
+    ends = [
+        number
+        for table in tables
+        for name in (value, "low", "high")
+        for number in table[name].to_pylist()
+        if number is not None
+    ]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    room = 0.03 * (high - low) or 0.01
+    return max(0.0, low - room), high + room
 
 
 def _ticks(layers: list[int]) -> list[int]:

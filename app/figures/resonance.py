@@ -26,7 +26,8 @@ Cell = tuple[int, int]
 def _data(table: pa.Table) -> pd.DataFrame:
     names = ("layer", "expert", "score", "effect", "p", "q", "stability")
     data = pd.DataFrame({name: table[name].to_pylist() for name in names})
-    data["place"] = [f"layer {row.layer}, expert {row.expert}" for row in data.itertuples()]
+    cells = zip(data["layer"], data["expert"], strict=True)
+    data["place"] = [f"layer {layer}, expert {expert}" for layer, expert in cells]
     return data
 
 

@@ -34,11 +34,7 @@ def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, An
         )
         asked = {name: value for name, value in params.items() if name not in ("among", "ranking")}
         shared = frame.view("resonance-overlap", top=params["among"], **asked, **sides)
-        span = {
-            name: value
-            for name, value in asked.items()
-            if name not in ("by", "target", "rest", "rules", "classes")
-        }
+        span = {name: value for name, value in asked.items() if name not in SIDES}
         second: dict[str, Any] = {"by": by, "target": [target], **({"rest": [rest]} if rest else {}), **span}
         scores = frame.view("resonance", **second)
         names = (

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.alignment import bootstrap_interval, correlation
+from ...kernels.alignment import correlation
 from ...kernels.correlation import FEWEST_PAIRS
 from ..errors import StoreError
 from ..notes import notes_of, with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
+from ._divergences import from_pivot
 from ._units import Span, layers_of, parallel_units
-from .alignment import RESAMPLES, pivot_divergence
+from .alignment import RESAMPLES, mean_interval
 
 Scores = Mapping[str, float] | str | None
 """language → score; or a CSV or JSON file of them; or None for the accuracy in the trace."""
@@ -97,11 +98,10 @@ def alignment_scores(
     languages = [units.languages[n] for n in units.others]
     total_UM = np.zeros((units.shape[0], len(languages)))
     paired_UM = np.ones(total_UM.shape, bool)
-    for layer in chosen:
-        divergence_UM, there_UM = pivot_divergence(trace, units, layer, stream, span)
+    for divergence_UM, there_UM in from_pivot(trace, units, chosen, stream, span):
         total_UM += divergence_UM
         paired_UM &= there_UM
-    mean = bootstrap_interval(total_UM / len(chosen), weights=paired_UM, resamples=resamples, seed=seed)
+    mean = mean_interval(total_UM / len(chosen), paired_UM, resamples, seed)
     rows = [
         {
             "language": language,
@@ -162,6 +162,15 @@ def alignment_correlation(
         trace, scores=scores, pivot=pivot, layers=layers, where=where, stream=stream, special=special,
         phase=phase, completion=completion, resamples=2, seed=seed,
     )  # fmt: skip
+    return correlate(points, resamples=resamples, seed=seed)
+
+
+def correlate(points: pa.Table, *, resamples: int = 2000, seed: int = 0) -> pa.Table:
+    """The table of `alignment-correlation` from that of `alignment-scores`.
+
+    Raises:
+        StoreError: fewer than three languages.
+    """
     if points.num_rows < FEWEST_PAIRS:
         raise StoreError(
             f"a correlation needs at least {FEWEST_PAIRS} languages with a score, there are {points.num_rows}"

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from moescope.app import export, profiles, sentences_alignment
 from moescope.app.figures import alignment as alignment_figures
 from moescope.app.figures import resonance as resonance_figures
-from moescope.app.screens.alignment import read_scores
+from moescope.app.screens.alignment_tables import read_table
 from moescope.app.theme import DARK, LIGHT
 from moescope.store import StoreError, open_trace
 from moescope.store.synthetic import Synthetic, write_synthetic
@@ -114,11 +114,17 @@ def test_profile_is_one_that_steering_reads():
     assert len(Steering.from_json(made).rules) == 2
 
 
-def test_uploaded_scores_are_read_or_refused_by_row():
-    assert read_scores(b"language,score\nde,0.5\nfr,1\n") == {"de": 0.5, "fr": 1.0}
-    with pytest.raises(StoreError, match="row 3"):
-        read_scores(b"language,score\nde,0.5\nfr,good\n")
+def test_uploaded_tables_are_read_or_refused_by_row():
+    table = read_table(b"language,score,resource\nde,0.5,high\nfr,1,low\nsw,,low\n")
+    assert table.scores == {"score": {"de": 0.5, "fr": 1.0}}
+    assert table.classes == {"resource": {"de": "high", "fr": "low", "sw": "low"}}
+    with pytest.raises(StoreError, match="fr: the score 'good' is no number"):
+        read_table(b"language,score\nde,0.5\nfr,good\n")
+    with pytest.raises(StoreError, match="row 3: 'de' stands twice"):
+        read_table(b"language,score\nde,0.5\nde,0.6\n")
     with pytest.raises(StoreError, match="no rows"):
-        read_scores(b"language,score\n")
+        read_table(b"language,score\n")
+    with pytest.raises(StoreError, match="column language"):
+        read_table(b"lang,score\nde,1\n")
     with pytest.raises(StoreError, match="UTF-8"):
-        read_scores(b"\xff\xfe")
+        read_table(b"\xff\xfe")
