@@ -89,15 +89,17 @@ def with_python_lists(model: Any, batches: Batches) -> list[Any]:
     return found
 
 
+@torch.inference_mode()
 def with_nnsight(model: Any, batches: Batches) -> list[Any]:
     """nnsight, saving the output of every router."""
-    from nnsight import NNsight  # pyright: ignore[reportMissingImports]
+    import nnsight  # pyright: ignore[reportMissingImports]
 
-    wrapped = NNsight(model)
-    found = []
+    wrapped = nnsight.NNsight(model)
+    routers = [wrapped.get(spec.router) for spec in find_routers(model)]
+    found: list[Any] = []
     for batch in batches:
-        with torch.inference_mode(), wrapped.trace(**batch, use_cache=False, logits_to_keep=1):
-            saved = [wrapped.get(spec.router).output.save() for spec in find_routers(model)]
+        with wrapped.trace(**batch, use_cache=False, logits_to_keep=1):
+            saved = nnsight.save([router.output for router in routers])
         found += [[tensor.cpu().numpy() for tensor in output] for output in saved]
     return found
 

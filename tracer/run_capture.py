@@ -30,6 +30,10 @@ from .run_sums import SegmentSums, score
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
 PutOut = tuple[Tensor | None, Tensor | None]
 
+UNSEEN = (
+    "a forward pass called no router: a compiled or CUDA-graphed model replays its kernels past all hooks; load it "
+    "without torch.compile and torch.cuda.make_graphed_callables, and generate with disable_compile=True"
+)
 EXTRAS = ("probability", "entropy", "logits", *OUTPUTS)
 
 
@@ -59,6 +63,7 @@ class Capture:
         self._weight_type = torch.float16 if weight_type == "float16" else torch.float32
         self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
         self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
+        self._ids_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._arenas: dict[torch.device, Arena] = {}
         self._batch: Batch | None = None
 
@@ -131,11 +136,12 @@ class Capture:
         assert self._running is not None
         if self._running.device != fed_B.device:
             self._running = self._running.to(fed_B.device)
-        self._running = self._running & ~torch.isin(fed_B, self._stop_ids.to(fed_B.device))
+        stop_ids, special_ids = self._known_ids(fed_B.device)
+        self._running = self._running & ~torch.isin(fed_B, stop_ids)
         arena = self._arena(fed_B.device)
         self._alive.append(arena.put(self._running.unsqueeze(0), torch.bool))
         self._fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
-        special_B = torch.isin(fed_B, self._special_ids.to(fed_B.device))
+        special_B = torch.isin(fed_B, special_ids)
         self._special.append(arena.put(special_B.unsqueeze(0), torch.bool))
         nowhere = 2 * len(fed_B)
         sequence_B = torch.arange(len(fed_B), device=fed_B.device)
@@ -155,7 +161,15 @@ class Capture:
         steps = (self._alive, self._fed, self._special)
         return CapturedBatch(batch, self._prefill, self._steps, sums, hosts, *steps, home)
 
+    def _known_ids(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Stop and special ids there, moved once: each move would wait for the device."""
+        if device not in self._ids_on:
+            self._ids_on[device] = (_moved(self._stop_ids, device), _moved(self._special_ids, device))
+        return self._ids_on[device]
+
     def _check_all_called(self) -> None:
+        if self.routers and not self._called:
+            raise CaptureError(UNSEEN)
         for spec in self.routers:
             if (spec.layer, spec.stream) not in self._called:
                 raise CaptureError(

@@ -201,3 +201,14 @@ def test_a_prompt_that_the_model_cannot_take_is_named_before_anything_is_written
     with pytest.raises(TracerError, match="'p2' has 24 tokens, the model takes 16"):
         trace(model, tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+def test_a_model_that_replays_its_kernels_past_the_hooks_is_told_so(tmp_path, monkeypatch):
+    """As a CUDA graph does: the forward gives an answer, and no module below it is called."""
+    model = tiny_olmoe()
+    with torch.no_grad():
+        answer = model(input_ids=torch.arange(4, 8).reshape(1, 4))
+    monkeypatch.setattr(model, "forward", lambda **inputs: answer)
+    with pytest.raises(CaptureError, match=r"CUDA-graphed model replays .* load it without torch.compile"):
+        trace(model, tmp_path / "t")
+    assert open_trace(tmp_path / "t").num_prompts == 0
