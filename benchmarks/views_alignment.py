@@ -1,8 +1,8 @@
 """The alignment page's numbers at full size: 20 languages × 500 parallel units × 48 layers × 128 experts.
 
-Makes rollups of random routing (61 million probabilities, no events), then times what the page asks for: cold, in a
-fresh process each time, and warm with another pivot, as after a change of the control. Prints seconds (median of
---repeat) and peak memory. `--units 100` makes it five times smaller: cost should be linear in units.
+Makes rollups of random routing (61 million probabilities, one event a prompt and layer), then times what the page
+asks for: cold, in a fresh process each time, and again after a change of one control. Prints wall-clock and CPU seconds
+(median of --repeat) and peak memory. `--units 100` makes it five times smaller: cost should be linear in units.
 """
 
 from __future__ import annotations
@@ -24,18 +24,31 @@ from moescope.store.synthetic import LANGUAGES
 MEASURE = """
 import json, resource, sys, time
 from moescope.store import open_trace
-start = time.perf_counter()
+
+def page(trace, pivot):
+    trace.view("alignment", pivot=pivot)
+    trace.view("alignment-matrix", pivot=pivot)
+    trace.view("routing-entropy")
+    trace.view("routing-consistency")
+    trace.view("specialised-counts", pivot=pivot)
+    trace.view("specialised-experts", pivot=pivot)
+
+def seconds(call):
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return [time.perf_counter() - wall, time.process_time() - cpu]
+
+found = {}
 trace = open_trace(sys.argv[1])
-trace.view("alignment", pivot="en")
-cold = time.perf_counter() - start
-start = time.perf_counter()
-trace.view("alignment", pivot="de")
-pivot = time.perf_counter() - start
-start = time.perf_counter()
-trace.view("alignment-matrix", layers="20:20")
-matrix = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-print(json.dumps({"cold": cold, "another pivot": pivot, "matrix of a layer": matrix, "peak GB": peak}))
+found["lines of one pivot, cold"] = seconds(lambda: open_trace(sys.argv[1]).view("alignment", pivot="en"))
+found["the whole page, cold"] = seconds(lambda: page(trace, "en"))
+found["another pivot: lines"] = seconds(lambda: trace.view("alignment", pivot="de"))
+found["another pivot: specialised experts"] = seconds(lambda: trace.view("specialised-counts", pivot="de"))
+found["another window: matrix"] = seconds(lambda: trace.view("alignment-matrix", layers="20:30"))
+found["another tau: specialised experts"] = seconds(lambda: trace.view("specialised-experts", tau=0.2))
+found["the whole page again"] = seconds(lambda: page(trace, "en"))
+found["peak GB"] = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
+print(json.dumps(found))
 """
 
 
@@ -100,10 +113,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--experts", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--trace", type=Path, help="where to keep the trace, or where it is already")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "trace"
-        write(folder, options.units, options.layers, options.experts)
+        folder = options.trace or Path(place) / "trace"
+        if not folder.exists():
+            write(folder, options.units, options.layers, options.experts)
         runs = []
         for _ in range(options.repeat):
             done = subprocess.run(
@@ -111,9 +126,10 @@ def main() -> None:
             )
             runs.append(json.loads(done.stdout.splitlines()[-1]))
     size = f"{len(LANGUAGES)} languages × {options.units} units × {options.layers} layers × {options.experts} experts"
-    print(f"{size}, median of {options.repeat}:")
+    print(f"{size}, median of {options.repeat}\n\n| | wall s | CPU s |\n|---|---|---|")
     for name in runs[0]:
-        print(f"  {name:>18}  {statistics.median(run[name] for run in runs):.2f}")
+        medians = [statistics.median(values) for values in zip(*(run[name] for run in runs), strict=True)]
+        print(f"| {name} | {' | '.join(f'{value:.2f}' for value in medians)} |")
 
 
 if __name__ == "__main__":

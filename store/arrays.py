@@ -104,8 +104,8 @@ def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: typ
     """(G, ...) sums of rows by group; group -1 is left out. Exact for whole numbers below 2^53."""
     if values.ndim == 2 and num_groups <= _FEW_GROUPS < len(values):
         return _sum_into_few(values, group_R, num_groups).astype(kind)
-    out = np.zeros((num_groups, *values.shape[1:]), kind)
     kept = np.flatnonzero(group_R >= 0)
+    out = np.zeros((num_groups, *values.shape[1:]), kind)
     if len(kept) == 0:
         return out
     group = group_R[kept]
@@ -118,7 +118,10 @@ def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: typ
         out[group[starts]] = np.add.reduceat(values[kept], starts, axis=0, dtype=kind)
         return out
     # Few rows in each group, as where a group is a prompt: reduceat is slow at that.
-    out[group[starts]] = values[kept[starts]]
+    if len(starts) == num_groups:
+        out = values[kept[starts]].astype(kind)
+    else:
+        out[group[starts]] = values[kept[starts]]
     for more in range(1, int(lengths.max())):
         longer = starts[lengths > more]
         out[group[longer]] += values[kept[longer + more]]

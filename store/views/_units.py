@@ -5,12 +5,14 @@ Shape legend: U parallel units, N languages, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ..arrays import RollupArrays, sum_rows
+from ..arrays import RollupRows, sum_rows
 from ..errors import StoreError, UnknownColumn
 from ..reader import Trace
 from ..selection import Where
@@ -25,15 +27,19 @@ class Span:
     phase: str | None = None
     completion: bool | None = None
 
-    def arrays(self, trace: Trace, layer: int, stream: str) -> RollupArrays:
-        return trace.rollup_arrays(
-            layer,
-            stream,
-            where=self.where,
-            special=self.special,
-            phase=self.phase,
-            completion=self.completion,
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal spans."""
+        where = sorted(
+            (name, (values,) if isinstance(values, str) else tuple(values))
+            for name, values in (self.where or {}).items()
         )
+        return tuple(where), self.special, self.phase, self.completion
+
+    def rows(self, trace: Trace, rollups: RollupRows) -> np.ndarray:
+        """(R,) bool: rollup rows of these tokens of these prompts."""
+        wanted_R = rollups.mask(self.special, self.phase, self.completion)
+        return wanted_R if self.where is None else wanted_R & trace.prompt_mask(self.where)[rollups.prompt_R]
 
     def note(self) -> str:
         """Which tokens were taken, to print beside a figure."""
@@ -61,6 +67,16 @@ class Units:
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.names), len(self.languages)
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for the same prompts in the same cells, whatever the pivot."""
+        return (*self.languages, len(self.names), hashlib.sha256(self.cell_P.tobytes()).digest())
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether no cell holds two prompts."""
+        return int(np.bincount(self.cell_P[self.cell_P >= 0]).max(initial=0)) <= 1
 
     @property
     def others(self) -> list[int]:
@@ -128,31 +144,6 @@ def _coverage_notes(units: Units) -> list[str]:
     return notes
 
 
-def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
-    """Mean router probabilities of each prompt that has tokens of the span.
-
-    Returns:
-        (P,) rows in `Trace.prompts()`, rising; (P, E), scaled to sum to 1; NaN for a prompt without any.
-    Raises:
-        StoreError: the trace holds no router probabilities.
-    """
-    rows = trace.rollups(layer, stream, sums=("probability_sum",))
-    wanted_R = rows.mask(span.special, span.phase, span.completion)
-    if span.where is not None:
-        wanted_R &= trace.prompt_mask(span.where)[rows.prompt_R]
-    prompts = np.unique(rows.prompt_R[wanted_R])
-    group_R = np.where(wanted_R, np.searchsorted(prompts, rows.prompt_R), -1)
-    sum_PE = rows.grouped("probability_sum", group_R, len(prompts))
-    if sum_PE is None:
-        raise StoreError(
-            f"layer {layer}, stream {stream!r}: the trace holds no router probabilities, "
-            "which alignment needs (imported events have none)"
-        )
-    total = sum_PE.sum(1, keepdims=True)
-    q_PE = np.divide(sum_PE, total, out=np.full(sum_PE.shape, np.nan), where=total > 0)
-    return prompts, q_PE
-
-
 def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of per-prompt values in each cell of the grid.
 
@@ -160,7 +151,7 @@ def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tu
         values (U, N, ...), 0 where a language lacks the unit; present (U, N).
     """
     flat = values_PX.reshape(len(values_PX), -1)
-    cell = np.where(np.isfinite(flat).all(1), units.cell_P[prompt_index], -1)
+    cell = np.where(np.isfinite(flat.sum(1)), units.cell_P[prompt_index], -1)
     cells = units.shape[0] * units.shape[1]
     sums = sum_rows(flat, cell, cells, np.float64)
     count = np.bincount(cell[cell >= 0], minlength=cells)

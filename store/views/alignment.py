@@ -10,31 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.alignment import bootstrap_interval, clustering_order, routing_divergence
+from ...kernels.alignment import Interval, bootstrap_interval, clustering_order
 from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
-from ._units import Span, Units, by_unit, distributions, layers_of, parallel_units
+from ._divergences import all_pairs, from_pivot
+from ._units import Span, layers_of, parallel_units
 
 RESAMPLES = 1000
-
-
-def pivot_divergence(
-    trace: Trace, units: Units, layer: int, stream: str, span: Span
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divergence of each unit's translations from its pivot text at one layer.
-
-    Returns:
-        divergence (U, M) for the M languages other than the pivot, 0 where there is no pair; paired (U, M).
-    """
-    q_UNE, present_UN = by_unit(units, *distributions(trace, layer, stream, span))
-    paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
-    divergence_UM = np.zeros(paired_UM.shape)
-    unit, other = np.nonzero(paired_UM)
-    other_language = np.array(units.others, np.int64)[other]
-    divergence_UM[unit, other] = routing_divergence(q_UNE[unit, other_language], q_UNE[unit, units.pivot])
-    return divergence_UM, paired_UM
 
 
 @view("alignment")
@@ -69,14 +53,16 @@ def alignment(
     span = Span(where=where, special=special, phase=phase, completion=completion)
     units = parallel_units(trace, pivot, where)
     languages = [units.languages[n] for n in units.others]
+    chosen = layers_of(trace, layers, stream)
+    found = from_pivot(trace, units, chosen, stream, span)
+    divergence_ULM, paired_ULM = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
+    mean = mean_interval(divergence_ULM, paired_ULM, resamples, seed)
     rows: list[dict[str, Any]] = []
-    for layer in layers_of(trace, layers, stream):
+    for number, layer in enumerate(chosen):
         spec = trace.router(layer, stream)
-        divergence_UM, paired_UM = pivot_divergence(trace, units, layer, stream, span)
-        mean = bootstrap_interval(divergence_UM, weights=paired_UM, resamples=resamples, seed=seed)
         for m, language in enumerate(languages):
             row = {"language": language, "layer": layer, "stream": stream}
-            row |= _interval("divergence", mean, m)
+            row |= _interval("divergence", mean, (number, m))
             rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     return with_notes(table, [*units.notes, span.note()])
@@ -95,6 +81,12 @@ _SCHEMA = pa.schema(
         ("top_k", pa.int32()),
     ]
 )
+
+
+def mean_interval(values: np.ndarray, there: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean over the first axis of the values that are there, with its bootstrap interval."""
+    weights = None if there.all() else there
+    return bootstrap_interval(values, weights=weights, resamples=resamples, seed=seed)
 
 
 def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:
@@ -142,14 +134,11 @@ def alignment_matrix(
     one, other = np.triu_indices(len(units.languages), 1)
     divergence_UQ = np.zeros((units.shape[0], len(one)))
     shared_UQ = np.ones(divergence_UQ.shape, bool)
-    for number in chosen:
-        q_UNE, present_UN = by_unit(units, *distributions(trace, number, stream, span))
-        shared_UQ &= present_UN[:, one] & present_UN[:, other]
-        for pair, (a, b) in enumerate(zip(one, other, strict=True)):
-            both = shared_UQ[:, pair]
-            divergence_UQ[both, pair] += routing_divergence(q_UNE[both, a], q_UNE[both, b])
+    for of_layer_UQ, there_UQ in all_pairs(trace, units, chosen, stream, span):
+        divergence_UQ += of_layer_UQ
+        shared_UQ &= there_UQ
     divergence_UQ /= len(chosen)
-    mean = bootstrap_interval(divergence_UQ, weights=shared_UQ, resamples=resamples, seed=seed)
+    mean = mean_interval(divergence_UQ, shared_UQ, resamples, seed)
     place = _places(len(units.languages), one, other, mean.point, mean.units)
     rows = []
     cell = {(int(a), int(b)): pair for pair, (a, b) in enumerate(zip(one, other, strict=True))}

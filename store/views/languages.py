@@ -13,42 +13,60 @@ from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
-from ._units import Span, distributions, layers_of
+from ._prompts import counts, distributions
+from ._units import Span, layers_of
 from .alignment import RESAMPLES
 
 
 def _by_language(
-    trace: Trace,
-    name: str,
-    layers: str | None,
-    stream: str,
-    span: Span,
-    resamples: int,
-    seed: int,
+    trace: Trace, name: str, layers: str | None, stream: str, span: Span, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """Mean over the sequences of each language, with a bootstrap interval over sequences."""
     groups = trace.groups("language")
-    rows = []
-    for layer in layers_of(trace, layers, stream):
-        if name == "entropy":
-            prompts_P, q_PE = distributions(trace, layer, stream, span)
-            valid_P = np.isfinite(q_PE).all(1)
-            values_P = np.full(len(q_PE), np.nan)
-            values_P[valid_P] = entropy(q_PE[valid_P]) if valid_P.any() else 0.0
-        else:
-            arrays = span.arrays(trace, layer, stream)
-            prompts_P, values_P = arrays.prompt_index, token_overlap(arrays.count, arrays.tokens)
-        group_P = groups.group_P[prompts_P]
-        for number, language in enumerate(groups.names):
-            values = values_P[(group_P == number) & np.isfinite(values_P)]
-            if language is None or len(values) == 0:
+    chosen = layers_of(trace, layers, stream)
+    values_PL = np.stack(_of_prompts(trace, name, chosen, stream, span), axis=1)
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, language in enumerate(groups.names):
+        own_SL = values_PL[groups.group_P == number]
+        # Sequences without a value at some layers are resampled apart, layer by layer.
+        masks_SL, same_L = np.unique(np.isfinite(own_SL), axis=1, return_inverse=True)
+        for mask, there_S in enumerate(masks_SL.T):
+            if language is None or not there_S.any():
                 continue
-            mean = bootstrap_interval(values, resamples=resamples, seed=seed)
-            row: dict[str, Any] = {"language": language, "layer": layer, "stream": stream}
-            row |= {name: float(mean.point), "low": _known(mean.low), "high": _known(mean.high)}
-            spec = trace.router(layer, stream)
-            rows.append(row | {"sequences": len(values), "experts": spec.num_experts, "top_k": spec.top_k})
-    return rows
+            at_L = np.flatnonzero(same_L.ravel() == mask)
+            mean = bootstrap_interval(own_SL[there_S][:, at_L], resamples=resamples, seed=seed)
+            for i, at in enumerate(at_L):
+                ends = {"low": _known(mean.low[i]), "high": _known(mean.high[i])}
+                rows[int(at), number] = {
+                    "language": language, "layer": chosen[at], "stream": stream, name: float(mean.point[i]),
+                    **ends, "sequences": int(there_S.sum()),
+                }  # fmt: skip
+    specs = [trace.router(layer, stream) for layer in chosen]
+    return [
+        rows[key] | {"experts": specs[key[0]].num_experts, "top_k": specs[key[0]].top_k}
+        for key in sorted(rows)
+    ]
+
+
+def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: Span) -> list[np.ndarray]:
+    """For each layer (P,) over all prompts: entropy or consistency, NaN where it is not defined."""
+
+    def of(layer: int) -> tuple[np.ndarray]:
+        if name == "entropy":
+            prompts, q_PE = distributions(trace, layer, stream, span)
+            valid_P = np.isfinite(q_PE[:, 0])
+            values = np.full(len(q_PE), np.nan)
+            values[valid_P] = entropy(q_PE if valid_P.all() else q_PE[valid_P]) if valid_P.any() else 0.0
+        else:
+            prompts, tokens_P, count_PE = counts(trace, layer, stream, span)
+            values = token_overlap(count_PE, tokens_P)
+        values_P = np.full(trace.num_prompts, np.nan)
+        values_P[prompts] = values
+        return (values_P,)
+
+    key = (name, stream, span.key)
+    found = trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)
+    return [values_P for (values_P,) in found]
 
 
 def _known(value: Any) -> float | None:

@@ -7,33 +7,32 @@ tau.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.alignment import KINDS, bootstrap_interval, expert_kinds, specialised_experts
+from ...kernels.alignment import KINDS, expert_kinds, specialised_experts
 from ..errors import StoreError
 from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
+from ._prompts import rates
 from ._units import Span, Units, by_unit, layers_of, parallel_units
-from .alignment import RESAMPLES
+from .alignment import RESAMPLES, mean_interval
 
 TAUS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Frequencies at one layer: U units, M languages other than the pivot, E experts."""
+    """Frequencies at one layer: M languages other than the pivot, E experts."""
 
-    more_UME: np.ndarray
-    """Frequency in the language - in the pivot's text, unit by unit."""
-    paired_UM: np.ndarray
     delta_ME: np.ndarray
-    """Mean over pairs."""
+    """Frequency in the language - in the pivot's text, mean over pairs."""
     task_E: np.ndarray | None
     """Frequency in the pivot's task prompts - in its general prompts."""
     pivot_E: np.ndarray
@@ -52,28 +51,54 @@ class Differences:
 
 
 def differences(
-    trace: Trace, units: Units, task: np.ndarray | None, layer: int, stream: str, span: Span
-) -> Differences:
-    """Frequencies at one layer. `task` marks the pivot's task prompts, (P,), or is None."""
-    arrays = span.arrays(trace, layer, stream)
-    rate_PE = arrays.count / arrays.tokens[:, None]
-    rate_UNE, present_UN = by_unit(units, arrays.prompt_index, rate_PE)
+    trace: Trace, units: Units, task: np.ndarray | None, layers: Sequence[int], stream: str, span: Span
+) -> list[Differences]:
+    """Frequencies at each layer. `task` marks the pivot's task prompts, (P,), or is None."""
+
+    def of(layer: int) -> Differences:
+        delta_ME, pivot_E = _against_pivot(trace, units, layer, stream, span)
+        task_E = None
+        if task is not None:
+            prompts_P, rate_PE = rates(trace, layer, stream, span)
+            in_task = task[prompts_P]
+            task_E = rate_PE[in_task].mean(0) - pivot_E if in_task.any() else np.zeros_like(pivot_E)
+        return Differences(delta_ME=delta_ME, task_E=task_E, pivot_E=pivot_E)
+
+    return trace.in_threads(of, layers)
+
+
+def _against_pivot(
+    trace: Trace, units: Units, layer: int, stream: str, span: Span
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean difference of each language from the pivot over their pairs (M, E), and the pivot's frequency (E,)."""
+    key = ("rates", stream, span.key, units.key, layer)
+    sum_NE, whole = trace.memo.get(key, lambda: _sums(trace, units, layer, stream, span))
+    if whole.all():
+        mean_NE = sum_NE / units.shape[0]
+        return mean_NE[units.others] - mean_NE[units.pivot], mean_NE[units.pivot]
+    rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
     paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
     more_UME = rate_UNE[:, units.others] - rate_UNE[:, [units.pivot]]
     more_UME[~paired_UM] = 0.0
     pairs_M = np.maximum(paired_UM.sum(0), 1)
-    pivot_E = rate_UNE[present_UN[:, units.pivot], units.pivot].mean(0)
-    task_E = None
-    if task is not None:
-        in_task = task[arrays.prompt_index]
-        task_E = rate_PE[in_task].mean(0) - pivot_E if in_task.any() else np.zeros_like(pivot_E)
-    return Differences(
-        more_UME=more_UME,
-        paired_UM=paired_UM,
-        delta_ME=more_UME.sum(0) / pairs_M[:, None],
-        task_E=task_E,
-        pivot_E=pivot_E,
-    )
+    return more_UME.sum(0) / pairs_M[:, None], rate_UNE[present_UN[:, units.pivot], units.pivot].mean(0)
+
+
+def _sums(trace: Trace, units: Units, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of each language added up over units (N, E), and whether it has them all (N,)."""
+    rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
+    return rate_UNE.sum(0), np.asarray(present_UN.all(0))
+
+
+def unit_differences(
+    trace: Trace, units: Units, layer: int, stream: str, span: Span, m: np.ndarray, e: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences (U, C) of language m and expert e in each unit, for C chosen cells, and paired (U, C)."""
+    experts, column_C = np.unique(e, return_inverse=True)
+    rate_UNX, present_UN = by_unit(units, *rates(trace, layer, stream, span, experts))
+    language_C = np.array(units.others, np.int64)[m]
+    more_UC = rate_UNX[:, language_C, column_C] - rate_UNX[:, units.pivot, column_C]
+    return more_UC, present_UN[:, language_C] & present_UN[:, [units.pivot]]
 
 
 def split_task(trace: Trace, pivot: str, task: str | None, where: Where | None) -> np.ndarray | None:
@@ -134,19 +159,19 @@ def specialised(
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, where)
     rows: list[dict[str, Any]] = []
-    for layer in layers_of(trace, layers, stream):
-        found = differences(trace, units, task_P, layer, stream, span)
+    chosen = layers_of(trace, layers, stream)
+    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, span), strict=True):
         kinds_E, chosen_ME, task_E = found.kinds(languages, tau)
         m, e = np.nonzero(chosen_ME)
-        mean = bootstrap_interval(
-            found.more_UME[:, m, e], weights=found.paired_UM[:, m], resamples=resamples, seed=seed
-        )
+        more = unit_differences(trace, units, layer, stream, span, m, e) if len(m) else None
+        mean = None if more is None else mean_interval(*more, resamples, seed)
         for at, (language, expert) in enumerate(zip(m, e, strict=True)):
-            interval = [None if np.isnan(end[at]) else float(end[at]) for end in (mean.low, mean.high)]
+            assert mean is not None
+            low, high = (None if np.isnan(end[at]) else float(end[at]) for end in (mean.low, mean.high))
             rows.append(
                 _row(layer, stream, int(expert), kinds_E, found)
                 | {"language": languages[language], "delta": float(mean.point[at])}
-                | {"low": interval[0], "high": interval[1], "units": int(mean.units[at])}
+                | {"low": low, "high": high, "units": int(mean.units[at])}
             )
         for expert in np.flatnonzero(task_E):
             assert found.task_E is not None
@@ -209,8 +234,8 @@ def specialised_counts(
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, where)
     rows = []
-    for layer in layers_of(trace, layers, stream):
-        found = differences(trace, units, task_P, layer, stream, span)
+    chosen = layers_of(trace, layers, stream)
+    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, span), strict=True):
         for tau in TAUS:
             kinds_E = found.kinds(languages, tau)[0]
             for number, kind in enumerate(KINDS[1:], start=1):

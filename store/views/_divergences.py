@@ -1,0 +1,72 @@
+"""Divergences of parallel texts, layer by layer, remembered: a page asks for them again whenever a control moves.
+
+Where that is cheap, all pairs of languages are worked out at once: another pivot, or the matrix of another window
+of layers, is then only another choice of columns.
+
+Shape legend: U parallel units, N languages, M those other than the pivot, Q pairs of languages, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...kernels.alignment import pairwise_divergence
+from ..reader import Trace
+from ._prompts import unit_distributions
+from ._units import Span, Units
+
+EVERY_PAIR = 1 << 30
+"""Probabilities of pairs (a few seconds' work) up to which all pairs are worked out for the sake of one."""
+
+
+def all_pairs(
+    trace: Trace, units: Units, layers: Sequence[int], stream: str, span: Span
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each layer: divergence (U, Q) of the pairs of `np.triu_indices(N, 1)`, 0 where there is no pair, and
+    shared (U, Q)."""
+    one, other = np.triu_indices(len(units.languages), 1)
+    found = _remembered(trace, units, layers, stream, span, "every", one, other)
+    return [(divergence_UQ, present_UN[:, one] & present_UN[:, other]) for divergence_UQ, present_UN in found]
+
+
+def from_pivot(
+    trace: Trace, units: Units, layers: Sequence[int], stream: str, span: Span
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each layer: divergence (U, M) of each unit's translations from its pivot text, 0 where there is no pair,
+    and paired (U, M)."""
+    others = np.array(units.others, np.int64)
+    pivots = np.full(len(others), units.pivot)
+    one, other = np.triu_indices(len(units.languages), 1)
+    experts = max((trace.router(layer, stream).num_experts for layer in layers), default=0)
+    if len(layers) * units.shape[0] * len(one) * experts > EVERY_PAIR:
+        found = _remembered(trace, units, layers, stream, span, units.pivot, pivots, others)
+        columns = np.arange(len(others))
+    else:
+        found = _remembered(trace, units, layers, stream, span, "every", one, other)
+        number_NN = np.zeros(units.shape[1:] * 2, np.int64)
+        number_NN[one, other] = number_NN[other, one] = np.arange(len(one))
+        columns = number_NN[units.pivot, others]
+    return [
+        (divergence_UQ[:, columns], present_UN[:, others] & present_UN[:, [units.pivot]])
+        for divergence_UQ, present_UN in found
+    ]
+
+
+def _remembered(
+    trace: Trace,
+    units: Units,
+    layers: Sequence[int],
+    stream: str,
+    span: Span,
+    which: str | int,
+    one_Q: np.ndarray,
+    other_Q: np.ndarray,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    def of(layer: int) -> tuple[np.ndarray, np.ndarray]:
+        q_UNE, present_UN = unit_distributions(trace, units, layer, stream, span)
+        return pairwise_divergence(q_UNE, one_Q, other_Q, present_UN), present_UN
+
+    key = ("divergence", which, stream, span.key, units.key)
+    return trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)
