@@ -11,10 +11,11 @@ import streamlit as st
 from ..store import sample_dir
 from ..tracer.jobs import start_trace
 from ..tracer.prompts import PromptSet, PromptSetError
-from . import states, words
+from . import prompt_template, states, words
 from .text import excerpt
 
 UPLOADS = ".uploads"
+FILE, TEMPLATE = "a prompt set", "a template with slots"
 KINDS = ["csv", "tsv", "json", "jsonl", "parquet", "txt"]
 CAPTURES = {
     "ids only": ("ids",),
@@ -74,6 +75,12 @@ def start(library: Path, model: str, prompts: Path, name: str, options: dict[str
 
 
 def _prompt_file(library: Path) -> Path | None:
+    source = st.segmented_control(
+        "Prompts", [FILE, TEMPLATE], default=FILE, key="new-source", required=True, label_visibility="collapsed"
+    )  # fmt: skip
+    if source == TEMPLATE:
+        made = prompt_template.draw()
+        return None if made is None else _keep(library, *made)
     offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
     offered |= {path.name: path for path in sorted((library / UPLOADS).glob("*")) if path.is_file()}
     uploaded = st.file_uploader(

@@ -135,13 +135,14 @@ def _color_by_class(
 ) -> tuple[alt.Color, alt.Parameter]:
     """A colour a class, in the order of their names; languages of no class are grey."""
     data["class"] = [class_of.get(code) or UNKNOWN for code in data["language"]]
-    known = sorted(set(data["class"]) - {UNKNOWN})
+    # Of all languages, also those of other traces: a class has one colour in all figures of a page.
+    known = sorted({value for value in class_of.values() if value})
     colors = [expert_color(number, theme) for number in range(len(known))]
     unknown = [UNKNOWN] if UNKNOWN in set(data["class"]) else []
     scale = alt.Scale(domain=[*known, *unknown], range=[*colors, *(theme.mark for _ in unknown)])
     legend = alt.Legend(title=title, symbolOpacity=1, symbolType="square", labelLimit=140)
     return alt.Color("class:N", scale=scale, legend=legend), alt.selection_point(
-        name="class", fields=["class"], bind="legend"
+        name="picked", fields=["class"], bind="legend"
     )
 
 

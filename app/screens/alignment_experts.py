@@ -105,7 +105,7 @@ def _promote(frame: Frame, experts: pa.Table, window: tuple[int, int], pivot: st
         name = f"promote {whose} experts of {pivot}, τ {tau}, layers {window[0]}-{window[1]}"
         steering_link.offer(frame, name, rule, cells, key="promote", **amounts)
     chosen = f"Layers {window[0]} to {window[1]}" + (
-        f": {steering_link.listed(cells)}." if cells else ": none."
+        f": {steering_link.listed(cells, most=3)}." if cells else ": none."
     )
     hint = (
         "" if in_task else
