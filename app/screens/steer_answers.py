@@ -28,8 +28,14 @@ _RESULT = "steer result"
 @st.fragment
 def draw(frame: Frame, served: Served) -> None:
     """Draw the half."""
-    limits = served.about.get("limits", {})
-    request = steer_prompt.draw(frame, has_chat=served.has_chat, limits=limits)
+    steer_prompt.draw(frame, has_chat=served.has_chat, limits=served.about.get("limits", {}))
+    _answers(frame, served)
+
+
+@st.fragment
+def _answers(frame: Frame, served: Served) -> None:
+    """The button and what it brings: alone, so that nothing else is sent again before the first token."""
+    request = steer_prompt.request()
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         pressed = st.button(
             "Generate", type="primary", icon=":material/play_arrow:", key="steer-go",

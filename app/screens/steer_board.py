@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
@@ -36,15 +36,19 @@ def draw(frame: Frame, served: Served) -> None:
         _board(frame)
     steer_rules.draw(frame)
     with st.container(horizontal=True, gap="small", key="steer-more"):
-        with st.popover("Presets", icon=":material/auto_awesome:", key="steer-presets"):
-            steer_presets.draw(frame)
-        with st.popover("Whole layers", icon=":material/layers:", key="steer-layers"):
-            steer_rules.whole_layers(frame)
-        with st.popover("Load, save, share", icon=":material/folder_open:", key="steer-files"):
-            steer_files.draw(frame, fits)
+        _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
+        _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
+        _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
     if steer_state.edited() and st.session_state.get("steer-live"):
         st.session_state["steer run"] = True
         st.rerun()
+
+
+def _folded(label: str, icon: str, key: str, body: Callable[[], None]) -> None:
+    """A popover whose body is made only while it is open, so that a click on the board stays quick."""
+    with st.popover(label, icon=f":material/{icon}:", key=key, on_change="rerun") as popover:
+        if popover.open:
+            body()
 
 
 def _misfits(frame: Frame, served: Served) -> None:

@@ -35,7 +35,7 @@ def draw(frame: Frame) -> None:
         states.say("No expert answers to this; nothing was changed.")
         return
     steer_state.edit(lambda old: (*old, *rules) if add else rules, name=name)
-    st.rerun(scope="fragment")
+    steer_state.redraw()
 
 
 def _rule_of(place: str) -> tuple[str, float | None]:

@@ -17,6 +17,7 @@ from ..prompt_list import prompt_list
 from ..text import excerpt
 
 FIRST_WORDS = 6
+NEW_TOKENS = 40
 THIS_TRACE = "this trace"
 
 
@@ -29,9 +30,9 @@ class Request:
     chat: bool = False
 
 
-def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> Request:
-    """The prompt box and the sampling settings."""
-    prompt = st.text_area(
+def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> None:
+    """The prompt box and the sampling settings; `request` tells what they say."""
+    st.text_area(
         "Prompt",
         value=_first(frame),
         key="ask",
@@ -40,35 +41,40 @@ def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> Request:
         placeholder="Text to continue",
     )
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="steer-settings"):
-        with st.popover("From a prompt set", icon=":material/list:", type="tertiary", key="steer-rows"):
-            _rows(frame)
-        sampling = _sampling(int(limits.get("new_tokens", 512)))
-        chat = has_chat and st.toggle("as chat", key="steer-chat", help="Apply the model's chat template.")
-    return Request(prompt=prompt or "", sampling=sampling, chat=chat)
+        with st.popover(
+            "From a prompt set", icon=":material/list:", type="tertiary", key="steer-rows", on_change="rerun"
+        ) as popover:
+            if popover.open:  # A list of a thousand prompts would be sent with every change.
+                _rows(frame)
+        _sampling(int(limits.get("new_tokens", 512)))
+        if has_chat:
+            st.toggle("as chat", key="steer-chat", help="Apply the model's chat template.")
 
 
-def _sampling(most: int) -> dict[str, Any]:
+def _sampling(most: int) -> None:
     state = st.session_state
     temperature = float(state.get("temperature", 0.0) or 0.0)
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {state.get('seed', 0)}"
-    with st.popover(
-        f"{state.get('new', 40)} tokens, {how}", icon=":material/tune:", type="tertiary", key="steer-sampling"
-    ):
-        new = st.number_input("Tokens to generate", 1, most, min(40, most), key="new", bind="query-params")
+    label = f"{state.get('new', NEW_TOKENS)} tokens, {how}"
+    with st.popover(label, icon=":material/tune:", type="tertiary", key="steer-sampling"):
+        st.number_input("Tokens to generate", 1, most, min(NEW_TOKENS, most), key="new", bind="query-params")
         temperature = st.number_input(
             "Temperature (0: the likeliest token)", 0.0, 5.0, 0.0, 0.1, key="temperature", bind="query-params"
         )
-        top_p = st.number_input(
-            "top-p", 0.01, 1.0, 1.0, 0.05, key="top_p", bind="query-params", disabled=not temperature
-        )
-        seed = st.number_input("Seed", 0, None, 0, key="seed", bind="query-params", disabled=not temperature)
+        off = not temperature
+        st.number_input("top-p", 0.01, 1.0, 1.0, 0.05, key="top_p", bind="query-params", disabled=off)
+        st.number_input("Seed", 0, None, 0, key="seed", bind="query-params", disabled=off)
         st.caption("Both sides draw with the same seed: where the models agree, so do their draws.")
-    return {
-        "max_new_tokens": int(new),
-        "temperature": float(temperature),
-        "top_p": float(top_p),
-        "seed": int(seed),
-    }
+
+
+def request() -> Request:
+    """What the widgets say now, also where they were drawn by an earlier run."""
+    state = st.session_state
+    sampling = {
+        "max_new_tokens": int(state.get("new") or NEW_TOKENS), "temperature": float(state.get("temperature") or 0.0),
+        "top_p": float(state.get("top_p") or 1.0), "seed": int(state.get("seed") or 0),
+    }  # fmt: skip
+    return Request(prompt=state.get("ask") or "", sampling=sampling, chat=bool(state.get("steer-chat")))
 
 
 def _first(frame: Frame) -> str:

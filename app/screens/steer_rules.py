@@ -49,6 +49,16 @@ def draw(frame: Frame) -> None:
                 _row(number, group)
 
 
+def summary() -> None:
+    """The rules in words, for where they are used and not changed."""
+    rules = steer_state.draft().rules
+    lines = [rule_group([rules[at] for at in group]) for group in groups(rules)]
+    for line in lines[:MOST_SHOWN]:
+        st.html(f'<p class="ms-rule">{html.escape(line)}</p>')
+    if len(lines) > MOST_SHOWN:
+        states.say(f"and {len(lines) - MOST_SHOWN} more")
+
+
 def _row(number: int, group: list[int]) -> None:
     rules = steer_state.draft().rules
     text = html.escape(rule_group([rules[at] for at in group]))
@@ -97,4 +107,4 @@ def whole_layers(frame: Frame) -> None:
         amount = int(amount)
     rule = Rule(name, tuple(chosen) or None, None, amount, frame.stream, options=options)
     steer_state.edit(lambda rules: (*rules, rule))
-    st.rerun(scope="fragment")
+    steer_state.redraw()

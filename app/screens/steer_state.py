@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from ...tracer.errors import SteeringError
 from .. import profile_link
@@ -25,6 +26,11 @@ def draft() -> Draft:
     return history().now
 
 
+def profile(model: Any) -> dict[str, Any]:
+    """The steering as a profile of that model."""
+    return draft().to_json(model)
+
+
 def put(new: Draft) -> None:
     """Take a step to another draft."""
     if new != draft():
@@ -36,6 +42,12 @@ def edit(change: Callable[[Rules], Rules], *, name: str | None = None) -> None:
     """Change the rules, and the name where one is given. A name that a file or preset gave is no longer true of
     other rules, so it goes."""
     put(Draft(change(draft().rules), draft().name if name is None else name))
+
+
+def redraw() -> None:
+    """Run the half of the page again that an edit in its middle has changed; all of it where all is being drawn."""
+    context = get_script_run_ctx()
+    st.rerun(scope="fragment" if context is not None and context.fragment_ids_this_run else "app")
 
 
 def undo() -> None:
