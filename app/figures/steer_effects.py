@@ -1,0 +1,170 @@
+"""What a steering did, with its controls beside it so that nobody can overlook them; and the dose curve.
+
+The profile has the accent colour of everything steered; every control is grey: a thin line for each random draw, a
+diamond for the other layers, a triangle for the opposite sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from .. import words
+from ..theme import LIGHT, Theme, vega_config
+from .look import Width, finish
+
+ROW_PIXELS = 34
+PANEL_PIXELS = 170
+KINDS = {
+    "profile": "the profile",
+    "random": "random experts",
+    "layers": "other layers",
+    "opposite": "opposite sign",
+}
+PERCENT = ("perplexity", "accuracy", "changed")
+LABELS = {
+    "perplexity": "change of perplexity",
+    "log_perplexity": "change of log perplexity (nats a token)",
+    "bits_per_byte": "change in bits per byte",
+    "accuracy": "change of accuracy",
+    "kl": "KL(base ‖ steered), nats a token",
+    "changed": "share of routing changed",
+}
+
+
+def label_of(measure: str) -> str:
+    """An axis title."""
+    return LABELS.get(measure, f"change of the rate of {measure.removeprefix('behaviour: ')}")
+
+
+def format_of(measure: str) -> str:
+    return "+.1%" if measure in PERCENT or measure.startswith("behaviour") else "+.3f"
+
+
+def effects_chart(
+    table: pa.Table, measure: str, *, by: str | None = None, theme: Theme = LIGHT, width: Width = "container"
+) -> alt.LayerChart:
+    """The effect on each group with its interval, and the intervals of all controls behind it.
+
+    Args:
+        table: as `Evaluation.effects` gives it.
+        measure: of the table.
+        by: the column that groups are values of, for their names.
+    """
+    rows = [row for row in table.to_pylist() if row["measure"] == measure and row["kind"] in KINDS]
+    data = pd.DataFrame([_place(row, by) for row in rows])
+    groups = list(dict.fromkeys(data["group name"]))
+    y = alt.Y(
+        "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False)
+    )
+    numbers = alt.Axis(format=format_of(measure))
+    x = alt.X("change:Q", title=label_of(measure), axis=numbers, scale=alt.Scale(zero=True))
+    offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[-1, 1]))
+    tooltip = _tooltip(measure)
+    base = alt.Chart(data).encode(y=y, yOffset=offset, tooltip=tooltip)
+    grey, own = theme.mark, theme.steered
+    controls, profile = "datum.kind != 'profile'", "datum.kind == 'profile'"
+    shapes = alt.Scale(domain=list(KINDS.values()), range=["circle", "circle", "diamond", "triangle-up"])
+    colors = alt.Scale(domain=list(KINDS.values()), range=[own, grey, grey, grey])
+    legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=1.5)
+    named = {
+        "shape": alt.Shape("who:N", scale=shapes, legend=legend),
+        "color": alt.Color("who:N", scale=colors, legend=legend),
+    }
+    layers = [
+        alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.line).encode(
+            x=alt.X("zero:Q", title=label_of(measure), axis=numbers)
+        ),
+        base.transform_filter(controls).mark_rule(color=grey, opacity=0.55).encode(
+            x=alt.X("low:Q", title=label_of(measure), axis=numbers), x2="high:Q"
+        ),
+        base.transform_filter(profile).mark_rule(color=own, strokeWidth=3).encode(
+            x=alt.X("low:Q", title=label_of(measure), axis=numbers), x2="high:Q"
+        ),
+        base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
+    ]  # fmt: skip
+    return finish(alt.layer(*layers), theme, width=width, height=ROW_PIXELS * len(groups))
+
+
+def _place(row: dict[str, Any], by: str | None) -> dict[str, Any]:
+    """A row with its names, and its height within its group: the profile above, controls beneath it."""
+    name = row["group"]
+    if by is not None and name != "all" and " − " not in name:
+        name = words.value_name(by, name)
+    elif by is not None and name.endswith(" − others"):
+        name = f"{words.value_name(by, name.removesuffix(' − others'))} − others"
+    kind = row["kind"]
+    number = int(row["variant"].rsplit(" ", 1)[-1]) if kind == "random" else 0
+    lane = ((number - 1) % 7) / 7
+    shift = {"profile": -0.75, "layers": 0.7, "opposite": 0.9}.get(kind, -0.35 + 0.9 * lane)
+    finding = "" if row["finding"] is None else "yes" if row["finding"] else f"no: {row['why']}"
+    return row | {"group name": name, "who": KINDS[kind], "shift": shift, "said": finding}
+
+
+def _tooltip(measure: str) -> list[alt.Tooltip]:
+    number = format_of(measure)
+    return [
+        alt.Tooltip("group name:N", title=" "),
+        alt.Tooltip("variant:N", title="steering"),
+        *(alt.Tooltip(f"{name}:Q", format=number) for name in ("change", "low", "high")),
+        alt.Tooltip("units:Q", title="prompts (translations are one)"),
+        alt.Tooltip("said:N", title="finding"),
+    ]
+
+
+def dose_chart(
+    table: pa.Table, *, by: str | None = None, theme: Theme = LIGHT, width: Width = "container"
+) -> alt.VConcatChart:
+    """Effect and side effect at each dose with their intervals, and random draws as grey points.
+
+    Args:
+        by: the column that groups are values of, for their names.
+        table: as `dose_table` gives it. Both panels have one scale where they show the same measure.
+    """
+    rows = table.to_pylist()
+    measures = {row["role"]: row["measure"] for row in rows}
+    same = len(set(measures.values())) == 1
+    ends = [row[end] for row in rows for end in ("low", "high", "change") if math.isfinite(row[end])]
+    domain = [min([0.0, *ends]), max([0.0, *ends])] if same else None
+    panels = [
+        _panel(rows, role, measures[role], by, domain, theme, width) for role in ("effect", "side effect")
+    ]
+    return alt.vconcat(*panels, spacing=18).configure(**vega_config(theme))
+
+
+def _panel(
+    rows: Sequence[dict[str, Any]],
+    role: str,
+    measure: str,
+    by: str | None,
+    domain: list[float] | None,
+    theme: Theme,
+    width: Width,
+) -> alt.LayerChart:
+    mine = [row for row in rows if row["role"] == role]
+    data = pd.DataFrame(mine)
+    data["who"] = [KINDS["profile" if row["draw"] is None else "random"] for row in mine]
+    data["own"] = [row["draw"] is None for row in mine]
+    color = theme.steered if role == "effect" else theme.text
+    scale = alt.Scale(domain=domain) if domain else alt.Scale(zero=True)
+    group = mine[0]["group"]
+    group = group if group in ("all", "others") else words.value_name(by or "", group)
+    title = f"{role} on {group}: {label_of(measure)}"
+    y = alt.Y("change:Q", title="change", scale=scale, axis=alt.Axis(format=format_of(measure)))
+    x = alt.X("dose:Q", title="dose")
+    numbers = [alt.Tooltip(f"{name}:Q", format=format_of(measure)) for name in ("change", "low", "high")]
+    tooltip = [alt.Tooltip("who:N", title=" "), alt.Tooltip("dose:Q"), *numbers]
+    own = alt.Chart(data).transform_filter("datum.own").encode(x=x, tooltip=tooltip)
+    layers = [
+        alt.Chart(data).transform_filter("!datum.own").mark_point(
+            color=theme.mark, size=34, filled=True, opacity=0.7
+        ).encode(x=x, y=y, tooltip=tooltip),
+        own.mark_area(color=color, opacity=0.18).encode(y=alt.Y("low:Q", title="change", scale=scale), y2="high:Q"),
+        own.mark_line(color=color, point=alt.OverlayMarkDef(color=color, size=40)).encode(y=y),
+    ]  # fmt: skip
+    return alt.layer(*layers).properties(width=width, height=PANEL_PIXELS, title=title)
