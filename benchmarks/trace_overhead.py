@@ -10,6 +10,7 @@ forward pass of the same round, so that a busy machine slows both alike.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import shutil
 import statistics
@@ -91,7 +92,7 @@ def with_python_lists(model: Any, batches: Batches) -> list[Any]:
 
 @torch.inference_mode()
 def with_nnsight(model: Any, batches: Batches) -> list[Any]:
-    """nnsight, saving the output of every router."""
+    """nnsight, saving the output of every router; it leaves its marks on the model, so give it one of its own."""
     import nnsight  # pyright: ignore[reportMissingImports]
 
     wrapped = nnsight.NNsight(model)
@@ -177,7 +178,8 @@ def main() -> None:
         "hooks that append Python lists": lambda: with_python_lists(model, batches),
     }
     if importlib.util.find_spec("nnsight") is not None:
-        others["nnsight, every router saved"] = lambda: with_nnsight(model, batches)
+        another = copy.deepcopy(model)
+        others["nnsight, every router saved"] = lambda: with_nnsight(another, batches)
     plain(model, batches[:1])
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     print(
@@ -192,8 +194,8 @@ def main() -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     routed = sum(path.stat().st_size for path in (folder / "events").glob("*.parquet"))
     print(f"\n{size / events:.1f} bytes per event, {routed / events:.1f} of them in events")
-    ours, copy = capture_cost()
-    print(f"capture of ids and weights: {ours:.2f} ns per selected expert (a plain copy of both: {copy:.2f})")
+    ours, copied = capture_cost()
+    print(f"capture of ids and weights: {ours:.2f} ns per selected expert (a plain copy of both: {copied:.2f})")
     shutil.rmtree(folder.parent)
 
 
