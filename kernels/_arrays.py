@@ -70,8 +70,8 @@ def as_amounts(values: ArrayLike, name: str) -> np.ndarray:
         ValueError: as above; the message says where.
     """
     array = as_real(values, name).astype(np.float64, copy=False)
-    wrong = (array < 0) | np.isinf(array)
-    if wrong.any():
+    if array.min(initial=0) < 0 or array.max(initial=0) == np.inf:
+        wrong = (array < 0) | np.isinf(array)
         where = first_index(wrong)
         raise ValueError(f"{name}{where} is {array[wrong][0]}: it must be finite and not negative")
     return array

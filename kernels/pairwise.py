@@ -79,22 +79,23 @@ def _fill(
 
 def _middle(p_UNE: np.ndarray, one_Q: np.ndarray, other_Q: np.ndarray) -> np.ndarray:
     """Sum of m log m of each pair, (U, Q)."""
-    middle_UQ = np.empty((len(p_UNE), len(one_Q)))
-    above_UNE = p_UNE + TINY  # so that no sum of two is 0 under the logarithm
+    middle_QU = np.empty((len(one_Q), len(p_UNE)))
+    p_NUE = np.ascontiguousarray(p_UNE.transpose(1, 0, 2))  # so that a pair is added in one long stretch
+    above_NUE = p_NUE + TINY  # so that no sum of two is 0 under the logarithm
     most = int(np.bincount(one_Q).max(initial=0))
     # Used again for every pair: fresh memory costs as much as the logarithms.
-    room = np.empty((2, len(p_UNE) * most * p_UNE.shape[-1]))
+    room = np.empty((2, most * p_NUE[0].size if len(p_NUE) else 0))
     for first in np.flatnonzero(np.bincount(one_Q)):
         pairs = _as_slice(np.flatnonzero(one_Q == first))
-        their_UQE = p_UNE[:, _as_slice(other_Q[pairs])]
-        sum_UQE, log_UQE = room[:, : their_UQE.size].reshape(2, *their_UQE.shape)
-        np.add(above_UNE[:, first, None], their_UQE, out=sum_UQE)
-        np.log(sum_UQE, out=log_UQE)
-        middle_UQ[:, pairs] = np.vecdot(sum_UQE, log_UQE)
+        their_QUE = p_NUE[_as_slice(other_Q[pairs])]
+        sum_QUE, log_QUE = room[:, : their_QUE.size].reshape(2, *their_QUE.shape)
+        np.add(above_NUE[first], their_QUE, out=sum_QUE)
+        np.log(sum_QUE, out=log_QUE)
+        middle_QU[pairs] = np.vecdot(sum_QUE, log_QUE)
     # m log m = (s log s - s log 2) / 2 with s = p + q, and the s of a pair sum to 2.
-    middle_UQ *= 0.5
-    middle_UQ -= _LOG_2
-    return middle_UQ
+    middle_QU *= 0.5
+    middle_QU -= _LOG_2
+    return middle_QU.T
 
 
 def _as_slice(numbers: np.ndarray) -> np.ndarray | slice:

@@ -26,8 +26,9 @@ def token_overlap(counts: ArrayLike, tokens: ArrayLike) -> np.ndarray:
     counts_SE, tokens_S = as_amounts(counts, "counts"), as_amounts(tokens, "tokens")
     if counts_SE.ndim == 0 or counts_SE.shape[:-1] != tokens_S.shape:
         raise ValueError(f"counts must be (..., E) and tokens (...), got {counts_SE.shape}, {tokens_S.shape}")
-    if (counts_SE > tokens_S[..., None]).any():
+    if (counts_SE.max(-1, initial=0) > tokens_S).any():
         raise ValueError("an expert was chosen by more tokens than its sequence has")
-    shared = (counts_SE * (counts_SE - 1)).sum(-1)
-    overlap = divide(shared, counts_SE.sum(-1) * (tokens_S - 1))
+    uses_S = counts_SE.sum(-1)
+    shared_S = np.vecdot(counts_SE, counts_SE) - uses_S
+    overlap = divide(shared_S, uses_S * (tokens_S - 1))
     return np.where(tokens_S < 2, np.nan, overlap)[()]

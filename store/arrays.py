@@ -9,18 +9,22 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from .arrow import pc
 from .errors import StoreError
+from .layout import ROLLUPS_FILE
 from .rollups import PHASES
 
 CACHE_BYTES = 512 << 20
 SUMS = ("count", "weight_sum", "weight_max", "probability_sum")
 """Columns of E numbers a row: by far the largest, so that a view may ask for those that it needs."""
+ROW_COLUMNS = tuple(name for name in ROLLUPS_FILE.names if name not in (*SUMS, "layer", "stream"))
+_ROWS = "rows"
 _DENSE_CELLS = 1 << 28
 _FEW_GROUPS = 64
 _FEW_ROWS = 4
@@ -44,11 +48,11 @@ class RollupRows:
     """Expert of each cell, with `cell_rows`, where rollups are sparse; None where cells are (R, E) in
     order."""
     cell_rows: np.ndarray | None
-    count: np.ndarray | None
+    count: np.ndarray | None = None
     """(R, E), or one number a cell; None, as those below, where it was not asked for."""
-    weight_sum: np.ndarray | None
-    weight_max: np.ndarray | None
-    probability_sum: np.ndarray | None
+    weight_sum: np.ndarray | None = None
+    weight_max: np.ndarray | None = None
+    probability_sum: np.ndarray | None = None
     """(R, E)."""
 
     @property
@@ -196,16 +200,13 @@ def per_prompt(rows: RollupRows, layer: int, stream: str, wanted_R: np.ndarray) 
 def rollup_rows(
     table: pa.Table, num_experts: int, row_of_key: Callable[[np.ndarray], np.ndarray]
 ) -> RollupRows:
-    """Arrays of rollup rows as read from disk, with those of SUMS that the table has; no copies where it is in
-    one chunk."""
-    table = table.combine_chunks()
+    """Arrays of the columns of rollup rows other than SUMS; no copies where the table is in one chunk."""
     sparse = table.num_rows > 0 and table["experts"].null_count == 0
     cell_rows = cell_experts = None
     if sparse:
         lengths = np.asarray(pc.list_value_length(table["experts"]))
         cell_rows = np.repeat(np.arange(table.num_rows), lengths)
         cell_experts = _values(table, "experts")
-    width = None if sparse else num_experts
     return RollupRows(
         num_experts=num_experts,
         prompt_R=row_of_key(np.asarray(table["prompt"])),
@@ -217,11 +218,16 @@ def rollup_rows(
         entropy_sum_R=None if table["entropy_sum"].null_count else np.asarray(table["entropy_sum"]),
         cell_rows=cell_rows,
         cell_experts=cell_experts,
-        count=_optional(table, "count", width),
-        weight_sum=_optional(table, "weight_sum", width),
-        weight_max=_optional(table, "weight_max", width),
-        probability_sum=_optional(table, "probability_sum", num_experts),
     )
+
+
+def sum_values(table: pa.Table, name: str, rows: RollupRows) -> np.ndarray | None:
+    """One of SUMS as `RollupRows` has it; None where the trace lacks it (a column is there for all rows or none)."""
+    if table[name].null_count:
+        return None
+    values = _values(table, name)
+    sparse = rows.cell_experts is not None and name != "probability_sum"
+    return values if sparse else values.reshape(-1, rows.num_experts)
 
 
 def _values(table: pa.Table, name: str) -> np.ndarray:
@@ -232,42 +238,50 @@ def _values(table: pa.Table, name: str) -> np.ndarray:
     return np.asarray(lists.flatten())
 
 
-def _shaped(values: np.ndarray, width: int | None) -> np.ndarray:
-    return values if width is None else values.reshape(-1, width)
-
-
-def _optional(table: pa.Table, name: str, width: int | None) -> np.ndarray | None:
-    """A column that is there for all rows or for none."""
-    return (
-        None
-        if name not in table.column_names or table[name].null_count
-        else _shaped(_values(table, name), width)
-    )
-
-
 def _phase_codes(column: pa.ChunkedArray) -> np.ndarray:
     codes = pc.index_in(column.cast(pa.string()), value_set=pa.array(PHASES))
     return np.asarray(codes).astype(np.uint8)
 
 
 class RollupCache:
-    """Rollup rows by router number; the least recently used go when `CACHE_BYTES` are exceeded."""
+    """Rollup rows by router number, their sums apart; what was used least recently goes when `CACHE_BYTES` are
+    exceeded.
 
-    def __init__(self, load: Callable[[int, tuple[str, ...]], RollupRows]):
-        self._load = load
-        self._lock = threading.RLock()
-        self._kept: OrderedDict[tuple[int, tuple[str, ...]], RollupRows] = OrderedDict()
+    Args:
+        load: reads the named columns of a router's rows.
+    """
+
+    def __init__(
+        self, load: Callable[[int, list[str]], pa.Table], read_rows: Callable[[int, pa.Table], RollupRows]
+    ):
+        self._load, self._read_rows = load, read_rows
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, str], RollupRows | np.ndarray | None] = OrderedDict()
 
     def get(self, router: int, sums: tuple[str, ...] = SUMS) -> RollupRows:
         """Rows of a router with these of SUMS."""
-        key = router, sums
+        found = self._find(router, [_ROWS, *sums])
+        missing = [name for name in (_ROWS, *sums) if name not in found]
+        if missing:  # read outside the lock: two routers may load at once
+            columns = [name for name in missing if name != _ROWS]
+            table = self._load(router, [*(ROW_COLUMNS if _ROWS in missing else ()), *columns])
+            if _ROWS in missing:
+                found[_ROWS] = self._read_rows(router, table)
+            found |= {name: sum_values(table, name, found[_ROWS]) for name in columns}
+            self._keep(router, found)
+        return replace(found[_ROWS], **{name: found[name] for name in sums})
+
+    def _find(self, router: int, names: list[str]) -> dict[str, Any]:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        rows = self._load(router, sums)  # outside the lock: two routers may load at once
+            there = [name for name in names if (router, name) in self._kept]
+            for name in there:
+                self._kept.move_to_end((router, name))
+            return {name: self._kept[router, name] for name in there}
+
+    def _keep(self, router: int, found: dict[str, Any]) -> None:
         with self._lock:
-            self._kept[key] = rows
-            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-                self._kept.popitem(last=False)
-        return rows
+            self._kept |= {(router, name): value for name, value in found.items()}
+            used = sum(value.nbytes for value in self._kept.values() if value is not None)
+            while used > CACHE_BYTES and len(self._kept) > 1:
+                value = self._kept.popitem(last=False)[1]
+                used -= 0 if value is None else value.nbytes

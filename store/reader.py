@@ -36,7 +36,7 @@ class Trace(TracePrompts):
 
     def _use_parts(self) -> None:
         super()._use_parts()
-        self._rollups = RollupCache(self._load_rollups)
+        self._rollups = RollupCache(self._load_rollups, self._rollup_rows)
 
     # Rows of any table
 
@@ -161,10 +161,14 @@ class Trace(TracePrompts):
 
     # Rollups
 
-    def _load_rollups(self, router: int, sums: tuple[str, ...]) -> RollupRows:
-        names = [name for name in ROLLUPS_FILE.names if name not in SUMS or name in sums]
-        pieces = [read_table(self._folder, entry, "rollups", names, router=router) for entry in self.parts]
-        table = pa.concat_tables([ROLLUPS_FILE.empty_table().select(names), *pieces])
+    def _load_rollups(self, router: int, names: list[str]) -> pa.Table:
+        pieces = [
+            read_table(self._folder, entry, "rollups", names, router=router, threads=False)
+            for entry in self.parts
+        ]
+        return pa.concat_tables([ROLLUPS_FILE.empty_table().select(names), *pieces])
+
+    def _rollup_rows(self, router: int, table: pa.Table) -> RollupRows:
         return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
 
     @survives_damage
