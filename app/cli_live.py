@@ -31,6 +31,14 @@ from .cli_trace import load, model_options, steering_from
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
+@click.option("--rewire", is_flag=True, help="Learn logit vectors on the text at hand (arXiv 2510.14853).")
+@click.option(
+    "--rewire-layers", type=click.Choice(["all", "most_confident", "least_confident"]), default="all",
+    show_default=True, help="Which layers learn: all, or the half whose choices are most or least confident.",
+)  # fmt: skip
+@click.option("--renew-every", type=click.IntRange(0), default=128, show_default=True,
+              help="Generated tokens after which --rewire learns again; 0: once, on the prompt.")  # fmt: skip
+@click.option("--rewire-reset", is_flag=True, help="Learn again from zero, not from where the vectors were.")
 @click.option("--json", "as_json", is_flag=True, help="Both answers as JSON.")
 def generate_command(
     model: str, prompt: str, steer: str | None, compare: bool, as_json: bool, **options: Any
@@ -40,19 +48,24 @@ def generate_command(
     \b
     Example:
       moescope generate sample_data/model "Choose Insert" --steer off.json --compare
+      moescope generate sample_data/model "Choose Insert" --rewire --compare
     """
-    if compare and steer is None:
-        raise click.UsageError("--compare needs --steer PROFILE.json: there is nothing to compare with")
+    rewire = _rewiring(options)
+    if compare and steer is None and rewire is None:
+        raise click.UsageError(
+            "--compare needs --steer PROFILE.json or --rewire: there is nothing to compare with"
+        )
     loaded = load(model, options)
     from ..tracer.generate import generate
 
     steering = steering_from(steer, loaded.model)
-    sides = {"steered": steering} if steering is not None else {}
-    if compare or steering is None:
-        sides = {"base": None, **sides}
+    changed: dict[str, Any] = {"steering": steering, "rewire": rewire}
+    sides = {"steered": changed} if any(one is not None for one in changed.values()) else {}
+    if compare or not sides:
+        sides = {"base": {}, **sides}
     answers = {
-        side: generate(loaded.model, loaded.tokenizer, prompt, steering=one, **options)[0]
-        for side, one in sides.items()
+        side: generate(loaded.model, loaded.tokenizer, prompt, **wishes, **options)[0]
+        for side, wishes in sides.items()
     }
     if as_json:
         shown = {
@@ -74,6 +87,18 @@ def generate_command(
         else:
             first = min(len(base), len(steered)) if same is None else same
             click.echo(f"they differ from token {first + 1} on", err=True)
+
+
+def _rewiring(options: dict[str, Any]) -> Any:
+    """How vectors are learned, None where they are not. Takes its options out of `options`."""
+    layers, every, reset = (options.pop(name) for name in ("rewire_layers", "renew_every", "rewire_reset"))
+    if not options.pop("rewire"):
+        if layers != "all" or every != 128 or reset:
+            raise click.UsageError("--rewire-layers, --renew-every and --rewire-reset need --rewire")
+        return None
+    from ..tracer.rewiring import Rewiring
+
+    return Rewiring(layers=layers, renew_every=every, reset=reset)
 
 
 @click.command("serve")

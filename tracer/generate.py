@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from .batches import Batch, collate
 from .encode import Encoder
 from .prompts import PromptSet
+
+if TYPE_CHECKING:
+    from .rewiring import Rewiring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +70,30 @@ def generate(
     seed: int = 0,
     chat: bool = False,
     steering: Any = None,
+    rewire: Rewiring | None = None,
 ) -> list[Generation]:
-    """Continues one or several prompts, in one batch.
+    """Continues one or several prompts, in one batch; one after another where they are rewired.
 
     Args:
         steering: a `Steering` that is applied while it runs, and taken away afterwards.
+        rewire: learn logit vectors on each prompt and, now and then, on its answer (`rewiring`).
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    prompts = PromptSet.from_rows(texts)
-    batch = collate(
-        Encoder(tokenizer, chat=chat).prompts(list(prompts)), pad_id=pad_token_id(tokenizer), side="left"
+    encoded, pad_id = (
+        Encoder(tokenizer, chat=chat).prompts(list(PromptSet.from_rows(texts))),
+        pad_token_id(tokenizer),
     )
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with steering.applied(model) if steering is not None else nullcontext():
-        new_BN = generate_batch(model, tokenizer, batch, sampling)
+    new_BN: Iterable[Tensor]
+    if rewire is not None:
+        from .rewiring import rewired
+
+        alone = (collate([one], pad_id=pad_id, side="left") for one in encoded)
+        new_BN = [rewired(model, tokenizer, batch, sampling, rewire, steering)[0] for batch in alone]
+    else:
+        batch = collate(encoded, pad_id=pad_id, side="left")
+        with steering.applied(model) if steering is not None else nullcontext():
+            new_BN = generate_batch(model, tokenizer, batch, sampling)
     return [
         _answer(tokenizer, text, row, stop_token_ids(model)) for text, row in zip(texts, new_BN, strict=True)
     ]
