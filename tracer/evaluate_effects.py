@@ -20,7 +20,7 @@ from ..store.response_classes import Rules
 from .evaluate_finding import PROFILE, is_finding, judge
 from .evaluate_measures import Measure, measures, ratio
 from .evaluate_outcome import Outcome
-from .evaluate_units import contrast_interval, mean_interval
+from .evaluate_units import contrast_interval, mean_interval, mean_intervals
 
 __all__ = ["ALL", "PROFILE", "Evaluation", "Outcome", "is_finding"]
 
@@ -68,26 +68,31 @@ class Evaluation:
             profile finding, why (not), p_draws; these are null for controls. `change` is steered − base; of
             "perplexity" it is steered / base − 1.
         """
-        rows = []
+        masks = self._masks(by)
+        wanted: list[tuple[str, Measure, str, np.ndarray]] = []
+        rows: list[dict[str, Any]] = []
         for variant, outcome in self.variants.items():
             for measure in measures(self.base, outcome, classes):
-                for group, chosen_P in self._masks(by).items():
-                    rows += self._row(variant, measure, group, chosen_P)
+                wanted += [(variant, measure, group, chosen_P) for group, chosen_P in masks.items()]
                 if target is not None and by is not None:
                     rows += self._contrast(variant, measure, by, target)
+        rows = self._rows(wanted) + rows
+        rows.sort(key=lambda row: list(self.variants).index(row["variant"]))
         judge(rows)
         return pa.Table.from_pylist(_with_perplexity(rows), EFFECTS)
 
     def by_layer(self, by: str | None = None) -> pa.Table:
         """variant, kind, layer, stream, group, changed (share of tokens), low, high, prompts, units."""
-        rows = []
-        for variant, outcome in self.variants.items():
-            for column, (layer, stream) in enumerate(self.routers):
+        masks, rows = self._masks(by), []
+        for column, (layer, stream) in enumerate(self.routers):
+            wanted = []
+            for variant, outcome in self.variants.items():
                 none_P, changed_P = np.zeros(len(outcome.kl_P)), outcome.changed_PL[:, column]
                 share = ratio("changed", none_P, changed_P, self.base.routed_P)
-                for group, chosen_P in self._masks(by).items():
-                    for row in self._row(variant, share, group, chosen_P):
-                        rows.append({**row, "layer": layer, "stream": stream, "changed": row["change"]})
+                wanted += [(variant, share, group, chosen_P) for group, chosen_P in masks.items()]
+            for row in self._rows(wanted):
+                rows.append({**row, "layer": layer, "stream": stream, "changed": row["change"]})
+        rows.sort(key=lambda row: list(self.variants).index(row["variant"]))
         return pa.Table.from_pylist(rows, BY_LAYER)
 
     def to_json(self) -> dict[str, Any]:
@@ -137,15 +142,18 @@ class Evaluation:
             masks |= {value: column == value for value in self.values(by)}
         return masks
 
-    def _row(self, variant: str, measure: Measure, group: str, chosen_P: np.ndarray) -> list[dict[str, Any]]:
-        weights_P = measure.weights_P * chosen_P
-        if not weights_P.any():
-            return []
-        change_P, unit_P = measure.steered_P - measure.base_P, np.array(self.units)
-        interval = mean_interval(change_P, weights_P, unit_P, self.resamples)
-        means = [_mean(values_P, weights_P) for values_P in (measure.base_P, measure.steered_P)]
-        prompts = int(np.count_nonzero(weights_P))
-        return [self._as_row(variant, measure.name, group, interval, prompts, *means)]
+    def _rows(self, wanted: list[tuple[str, Measure, str, np.ndarray]]) -> list[dict[str, Any]]:
+        """Rows of (variant, measure, group, prompts in it), without those that nothing weighs in."""
+        some = [(*one, one[1].weights_P * one[3]) for one in wanted]
+        some = [one for one in some if one[-1].any()]
+        columns = [(measure.steered_P - measure.base_P, weights_P) for _, measure, _, _, weights_P in some]
+        intervals = mean_intervals(columns, np.array(self.units), self.resamples)
+        rows = []
+        for (variant, measure, group, _, weights_P), interval in zip(some, intervals, strict=True):
+            means = [_mean(values_P, weights_P) for values_P in (measure.base_P, measure.steered_P)]
+            prompts = int(np.count_nonzero(weights_P))
+            rows.append(self._as_row(variant, measure.name, group, interval, prompts, *means))
+        return rows
 
     def _contrast(self, variant: str, measure: Measure, by: str, target: str) -> list[dict[str, Any]]:
         """The target's effect minus the mean effect on the other groups."""
