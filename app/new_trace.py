@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from ..store import sample_dir
+from ..tracer.dense import looks_dense
 from ..tracer.jobs import start_trace
 from ..tracer.prompts import PromptSet, PromptSetError
 from . import prompt_template, states, words
@@ -21,8 +22,11 @@ CAPTURES = {
     "ids only": ("ids",),
     "ids and gate weights": ("ids", "weights"),
     "with router entropy": ("ids", "weights", "entropy"),
-    "everything": ("ids", "weights", "probability", "entropy", "logits"),
+    "all of the decision": ("ids", "weights", "probability", "entropy", "logits"),
+    "with what the experts put out": ("ids", "weights", "entropy", "output_norm", "similarity"),
 }
+GROUPS = 32
+"""Groups that a layer of a dense model is split into at first."""
 
 
 def draw(library: Path) -> None:
@@ -34,6 +38,7 @@ def draw(library: Path) -> None:
         placeholder="folder of a model, or its name on the hub",
         help="A folder with config.json and safetensors, a GGUF file, or a name that transformers can load.",
     )  # fmt: skip
+    groups = _emergent(model.strip())
     prompts = _prompt_file(library)
     checked = _check(prompts) if prompts else None
     left, right = st.columns(2)
@@ -54,7 +59,25 @@ def draw(library: Path) -> None:
     if st.button("Start tracing", type="primary", disabled=not ready, key="new-start") and prompts:
         options: dict[str, Any] = {"capture": CAPTURES[capture or "ids and gate weights"]}
         options |= {"max_new_tokens": int(tokens), "chat": chat, "limit": int(limit) if limit else None}
+        options |= {"experts": groups} if groups else {}
         start(library, model.strip(), prompts, name, options)
+
+
+def _emergent(model: str) -> int | None:
+    """Into how many groups to split the layers of a dense model; None to trace experts that were trained."""
+    dense = looks_dense(model) if model else None
+    if dense is False:
+        return None
+    wanted = st.toggle(
+        "emergent experts: split the feed-forward layers of a dense model into groups of neurons",
+        value=bool(dense), key=f"new-emergent-{model}",
+        help="For a model without routed experts. Nothing is trained and the model's output stays as it is.",
+    )  # fmt: skip
+    if not wanted:
+        return None
+    states.say("These groups of neurons were never trained as experts; every page of the trace will say so.")
+    return int(st.number_input("Groups in a layer", 2, 1024, GROUPS, key="new-groups",
+                               help="Must divide the number of neurons of a layer."))  # fmt: skip
 
 
 def start(library: Path, model: str, prompts: Path, name: str, options: dict[str, Any]) -> None:

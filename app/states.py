@@ -97,6 +97,8 @@ def banners(trace: Trace, url: str) -> None:
     if trace.manifest.steering:
         name = trace.manifest.steering.get("name") or "unnamed"
         note("steered", f"Steered trace. Profile “{name}” changed the routing while this was recorded.")
+    if emergent := next((spec for spec in trace.routers if spec.found_by == "adapter emergent"), None):
+        note("plain", f"Emergent experts of a dense model. {emergent.note}")
     if trace.state != "complete":
         _partial(trace, url)
     if trace.problems:

@@ -48,6 +48,12 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
     loaded = load_model(
         asked["model"], **{name: options.pop(name) for name in ("device", "dtype") if name in options}
     )
+    experts, used = options.pop("experts", None), options.pop("experts_used", None)
+    if experts is not None:
+        from .emergent import emergent_moe
+
+        log.info("splitting the feed-forward layers into %s groups of neurons each", experts)
+        emergent_moe(loaded.model, experts, top_k=used)
     profile = options.pop("steering", None)
     last = 0.0
 

@@ -35,7 +35,7 @@ from .run_writer import PART_EVENTS, PartWriter
 from .token_text import TokenTexts
 
 WEIGHT_TYPES = ("float16", "float32")
-TOKENS_AHEAD = 2_000_000
+TOKENS_AHEAD = 200_000
 """Tokens that are kept between measuring their prompts and running them; later ones are tokenised again."""
 _LENGTHS_AT_ONCE = 512
 PROBE_TOKENS = 32
