@@ -10,6 +10,7 @@ last three is shown: wall-clock and, because machines are shared, CPU millisecon
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import sys
@@ -69,7 +70,8 @@ def mean_probabilities(trace: Trace) -> None:
 def questions(trace: Trace) -> dict[str, tuple[Callable[[], object], float]]:
     """Name → what to do, and millions of selected experts that it passes over."""
     layer = trace.num_tokens * K / 1e6
-    some = trace.prompts()["prompt_id"][trace.num_prompts // 2].as_py()
+    ids = trace.prompts()["prompt_id"].to_pylist()
+    others = itertools.cycle(ids[:: max(1, len(ids) // 7)])
     found: dict[str, tuple[Callable[[], object], float]] = {
         "open": (lambda: open_trace(trace.url), 0),
         "heatmap by language": (lambda: trace.view("load", by="language"), 0),
@@ -78,7 +80,11 @@ def questions(trace: Trace) -> dict[str, tuple[Callable[[], object], float]]:
             0,
         ),
         "mean probabilities, all layers": (lambda: mean_probabilities(trace), 0),
-        "one prompt's tokens, all layers": (lambda: trace.view("prompt-tokens", prompt_id=some), 0),
+        "one prompt's tokens, all layers; another prompt each time": (
+            lambda: trace.view("prompt-tokens", prompt_id=next(others)),
+            0,
+        ),
+        "the same prompt's tokens again": (lambda: trace.view("prompt-tokens", prompt_id=ids[1]), 0),
         "50 vocabulary tokens of an expert": (lambda: trace.view("expert-tokens", layer=5, expert=7), layer),
         "50 best contexts of an expert": (lambda: trace.view("expert-contexts", layer=5, expert=7), 0),
         "counts of a layer, no special tokens": (lambda: filtered_counts(trace), layer),

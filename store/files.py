@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import zlib
@@ -115,7 +114,7 @@ _footers = _Footers()
 
 
 class _Tables:
-    """Decoded columns of whole routers that passes read last: the next question is often about the same layer."""
+    """Decoded row groups that were read last: the next question is often about the same layer, or prompt."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -140,15 +139,6 @@ class _Tables:
 _tables = _Tables()
 
 
-def read_table_kept(
-    folder: Folder, entry: PartEntry, table: str, columns: Sequence[str], router: int | None = None
-) -> pa.Table:
-    """`read_table` of all prompts, in one chunk, kept in memory for the next time."""
-    key = (str(folder.local_path or folder.url), entry.files[table].sha256, tuple(columns), router)
-    load = functools.partial(read_table, folder, entry, table, columns, router=router, threads=False)
-    return _tables.get(key, lambda: load().combine_chunks())
-
-
 def read_table(
     folder: Folder,
     entry: PartEntry,
@@ -158,6 +148,7 @@ def read_table(
     router: int | None = None,
     prompts: np.ndarray | None = None,
     threads: bool = True,
+    keep: bool = False,
 ) -> pa.Table:
     """Rows of one file of a part; row groups that can't hold what is asked for are not touched.
 
@@ -166,20 +157,29 @@ def read_table(
         router: number of a router in the manifest: rows of that router only.
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
+        keep: remember what was read for the next time (in one chunk), as memory allows.
     Raises:
         DamagedPart: the file is missing, truncated or changed.
     """
     try:
         metadata, index = _footers.get(folder, entry, table)
         groups = index.select(router, prompts)
-        with folder.open(entry.path(table)) as source:
-            file = pq.ParquetFile(
-                source,
-                metadata=metadata,
-                page_checksum_verification=True,
-                pre_buffer=folder.local_path is None,
-            )
-            found = file.read_row_groups(groups, columns=list(columns), use_threads=threads)
+
+        def read() -> pa.Table:
+            with folder.open(entry.path(table)) as source:
+                file = pq.ParquetFile(
+                    source,
+                    metadata=metadata,
+                    page_checksum_verification=True,
+                    pre_buffer=folder.local_path is None,
+                )
+                return file.read_row_groups(groups, columns=list(columns), use_threads=threads)
+
+        if keep:
+            place = (str(folder.local_path or folder.url), entry.files[table].sha256)
+            found = _tables.get((*place, *columns, *groups), lambda: read().combine_chunks())
+        else:
+            found = read()
         missing = [name for name in columns if name not in found.column_names]
         if missing:
             raise ValueError(f"it has no column {missing[0]}")

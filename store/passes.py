@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import UnknownColumn
-from .files import read_table, read_table_kept
+from .files import read_table
 from .rollups import PHASES, token_key
 from .selection import Where
 
@@ -96,10 +96,11 @@ class _Pass:
         return batch
 
     def _read(self, entry: PartEntry, table: str, columns: list[str], router: int | None) -> pa.Table:
-        if self.keys is None:
-            return read_table_kept(self.trace.folder, entry, table, columns, router)
+        whole = self.keys is None
         folder = self.trace.folder
-        return read_table(folder, entry, table, columns, router=router, prompts=self.keys, threads=False)
+        return read_table(
+            folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=whole
+        )
 
     def _tokens(self, entry: PartEntry, prompt: np.ndarray, position: np.ndarray) -> pa.Table:
         """Rows of the tokens of the events, in their order."""

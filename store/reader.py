@@ -61,7 +61,10 @@ class Trace(TracePrompts):
         router: int | None = None,
     ) -> pa.Table:
         """The same of one part. Raises DamagedPart."""
-        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
+        single = (
+            keys is not None and len(keys) == 1
+        )  # a prompt that is looked at, whose neighbours may be next
+        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys, keep=single)
         if keys is None or not len(piece):
             return piece
         prompt = np.asarray(piece["prompt"])

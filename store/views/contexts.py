@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from ..layout import TOKENS_FILE
 from ..reader import Trace
 from ..selection import Where
 
@@ -145,17 +146,17 @@ def with_context(trace: Trace, uses: pa.Table, context: int) -> pa.Table:
     rows = trace.row_of_key(np.asarray(uses["key"]))
     prompts = trace.prompts()
     ids = prompts["prompt_id"].take(pa.array(rows))
-    tokens = trace.tokens(where={"prompt_id": sorted(set(ids.to_pylist()))})
-    text = tokens["token"].to_pylist()
-    span = _spans(tokens)
+    keys = np.asarray(uses["key"])
+    token_N, prompt_N, position_N = _tokens(trace, np.unique(keys))
     before, token, after = [], [], []
-    positions = np.asarray(tokens["position"])
-    for prompt_id, position in zip(ids.to_pylist(), uses["position"].to_pylist(), strict=True):
-        start, end = span[prompt_id]
-        at = start + int(np.searchsorted(positions[start:end], position))
-        before.append("".join(t or "" for t in text[max(start, at - context) : at]))
-        token.append(text[at])
-        after.append("".join(t or "" for t in text[at + 1 : min(end, at + 1 + context)]))
+    for key, position in zip(keys, np.asarray(uses["position"]), strict=True):
+        start, end = np.searchsorted(prompt_N, [key, key + 1])
+        at = int(start + np.searchsorted(position_N[start:end], position))
+        first = max(int(start), at - context)
+        text = token_N.slice(first, min(int(end), at + 1 + context) - first).to_pylist()
+        before.append("".join(t or "" for t in text[: at - first]))
+        token.append(text[at - first])
+        after.append("".join(t or "" for t in text[at - first + 1 :]))
     weighted = "weights" in trace.manifest.capture
     return pa.table(
         {
@@ -171,8 +172,8 @@ def with_context(trace: Trace, uses: pa.Table, context: int) -> pa.Table:
     )
 
 
-def _spans(tokens: pa.Table) -> dict[str, tuple[int, int]]:
-    """First row and end of each prompt's tokens."""
-    ids = tokens["prompt_id"].to_pylist()
-    starts = [i for i, name in enumerate(ids) if i == 0 or name != ids[i - 1]]
-    return {ids[a]: (a, b) for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)}
+def _tokens(trace: Trace, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Text, prompt key and position of all tokens of some prompts, in order."""
+    empty = TOKENS_FILE.empty_table().select(["prompt", "position", "token"])
+    table = pa.concat_tables([empty, *trace.read_rows("tokens", keys, empty.column_names)]).combine_chunks()
+    return table["token"], np.asarray(table["prompt"]), np.asarray(table["position"])
