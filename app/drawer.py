@@ -11,7 +11,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ..store.arrow import pc
-from . import sentences, show, states, words
+from . import profile_link, profiles, sentences, show, states, travel, words
 from .figures.bars import share_bars
 from .figures.load import with_measure
 from .frame import Frame, remember
@@ -69,6 +69,8 @@ def draw(frame: Frame, cell: Cell) -> None:
         title = f"Layer {cell.layer}, expert {cell.expert}"
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.subheader(title, anchor=False)
+            st.button("Switch off", icon=":material/toggle_off:", type="tertiary", key="drawer-off",
+                      on_click=_switch_off, args=(cell,), help="Steer the model without this expert.")  # fmt: skip
             st.button("Close", icon=":material/close:", type="tertiary", on_click=close, key="close-drawer")
         if spec is None or cell.expert >= spec.num_experts:
             states.empty("No such expert", f"This trace has no {title.lower()} in stream {cell.stream}.")
@@ -81,6 +83,12 @@ def draw(frame: Frame, cell: Cell) -> None:
             _tokens(frame, cell)
         with states.guarded("The examples could not be read"):
             _contexts(frame, cell)
+
+
+def _switch_off(cell: Cell) -> None:
+    rules = profiles.rules_by_layer("off", [(cell.layer, cell.expert)], stream=cell.stream)
+    made = profiles.profile(f"layer {cell.layer}, expert {cell.expert} off", "", rules)
+    travel.to("steer", profile=profile_link.encode(made))
 
 
 def _shares(frame: Frame, cell: Cell) -> None:

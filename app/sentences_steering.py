@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
 
 from . import words
 from .steer_result import SIDES, Answers, Side
@@ -48,3 +51,29 @@ def strip(answers: Answers, side: Side) -> str:
     name, count = layers.most_common(1)[0]
     share = words.percent(count / len(events))
     return f"{text} Layer {name} changes most often: at {share} of the tokens."
+
+
+def board(states: Mapping[tuple[str, int, int], str], load: pa.Table) -> str:
+    """How much of the recorded routing goes to the experts that are steered.
+
+    Args:
+        load: the view `load`: stream, layer, expert, count.
+    """
+    columns = (load[name].to_pylist() for name in ("stream", "layer", "expert"))
+    cells = list(zip(*columns, strict=True))
+    steered = [cell for cell in cells if cell in states]
+    if not steered:
+        return f"No expert of {words.count(len(cells))} is steered."
+    kinds = Counter(states[cell] for cell in steered)
+    listed = words.listing((f"{count} {kind}" for kind, count in kinds.most_common()), most=6)
+    counts = dict(zip(cells, load["count"].to_pylist(), strict=True))
+    layers = {cell[:2] for cell in steered}
+    there = sum(count for cell, count in counts.items() if cell[:2] in layers)
+    share = sum(counts[cell] for cell in steered) / there if there else 0.0
+    even = len(steered) / sum(cell[:2] in layers for cell in cells)
+    one = len(steered) == 1
+    of = f"{words.count(len(steered))} of {words.count(len(cells))} experts"
+    head = f"{of} {'is' if one else 'are'} steered: {listed}."
+    where = "In its layer it takes" if one else f"In their {words.amount(len(layers), 'layer')} they take"
+    rest = f"{words.percent(share)} of the recorded routing; even routing would give {words.percent(even)}."
+    return f"{head} {where} {rest}"

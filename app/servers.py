@@ -9,12 +9,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import streamlit as st
 
 from ..store import Trace, sample_dir
-from ..tracer.client import Client, ServerCrashed, ServerError, ServerProcess
+from ..tracer.client import Client, ServerCrashed, ServerProcess
 from ..tracer.serve.token_file import TokenError, read_token
 
 State = Literal["starting", "running", "crashed"]
@@ -118,10 +118,3 @@ def sample_model() -> str | None:
     folder = sample_dir() / "model"
     return str(folder) if folder.is_dir() else None
 
-
-def describe(client: Client) -> dict[str, Any]:
-    """What the server says about its model. Raises ServerError."""
-    return client.model()
-
-
-__all__ = ["Live", "ServerError", "attach", "describe", "find", "model_of", "sample_model", "start", "stop"]

@@ -44,6 +44,11 @@ class Answers:
     def text(self, side: Side) -> str:
         return "".join(event["text"] for event in self.events[side])
 
+    def ended(self, side: Side) -> bool:
+        """Whether a side has no more to say: the sides take turns, so one that is two behind has stopped."""
+        other: Side = "base" if side == "steered" else "steered"
+        return self.done is not None or len(self.events[other]) - len(self.events[side]) > 1
+
     @property
     def identical(self) -> bool:
         """Whether both sides chose the same tokens."""

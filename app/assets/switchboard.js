@@ -278,7 +278,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     measure(board, root.clientWidth || 600);
     draw(board);
     Object.assign(board.canvas.dataset, { left: LEFT, top: TOP, cell: board.cell, step: board.step });
-    board.canvas.dataset.states = [...board.states].map((s) => STATES[s][0]).join("");
+    board.canvas.dataset.states = board.states.join("");
+    tell(root, board);
   };
   fit();
   const watch = new ResizeObserver(fit);

@@ -124,7 +124,7 @@ def _bars(strip: pa.Table, rows: int, top: float, axes: _Axes, theme: Theme) -> 
         )
     )  # fmt: skip
     note = pd.DataFrame(
-        {"x": [-0.5], "y": [base + top - 1.0], "text": [f"KL(base ‖ steered), up to {most:.3g} nats"]}
+        {"x": [-0.5], "y": [base + top - 1.0], "text": [f"KL(base || steered), up to {most:.3g} nats"]}
     )
     text = alt.Chart(note).mark_text(align="left", baseline="bottom", fontSize=11, color=theme.muted)
     return [bars, text.encode(x=axes.x("x"), y=axes.y("y"), text="text:N")]

@@ -10,7 +10,10 @@ import streamlit as st
 
 from .. import ASSETS, states
 from ..frame import Frame
-from . import steer_answers, steer_board, steer_server, steer_state
+from . import steer_answers, steer_board, steer_rules, steer_server, steer_state
+from .steer_evaluate import evaluate_tab
+
+ANSWERS, EVALUATE = "answers", "evaluate"
 
 
 def page(frame: Frame) -> None:
@@ -19,6 +22,10 @@ def page(frame: Frame) -> None:
     wrong = steer_state.take_from_address()
     with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="steer-head"):
         st.title("Steer", anchor=False, width="content")
+        kind = st.segmented_control(
+            "Show", [ANSWERS, EVALUATE], default=ANSWERS, key="steer-show", bind="query-params", required=True,
+            label_visibility="collapsed",
+        )  # fmt: skip
         served = steer_server.choose(frame)
     if wrong:
         states.card(
@@ -26,6 +33,10 @@ def page(frame: Frame) -> None:
             todo="The steering on the page is as it was. Ask for the link again, or for the profile as a file.",
         )  # fmt: skip
     steer_server.problems(served)
+    if kind == EVALUATE:
+        steer_rules.summary()
+        evaluate_tab(steer_state.profile(frame.trace.manifest.model.get("name")), served.model, served.client)
+        return
     with st.container(key="steer-halves"):
         left, right = st.columns([11, 10], gap="large")
     with left:

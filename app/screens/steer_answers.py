@@ -13,6 +13,7 @@ from ...tracer.steering_check import effective, problems_with
 from .. import sentences_steering, show, states
 from ..figures.steer import steering_strip
 from ..frame import Frame
+from ..servers import Live
 from ..steer_history import Draft
 from ..steer_result import SIDES, Answers, Side
 from ..steer_words import answer_html, differing
@@ -28,13 +29,19 @@ _RESULT = "steer result"
 @st.fragment
 def draw(frame: Frame, served: Served) -> None:
     """Draw the half."""
-    steer_prompt.draw(frame, has_chat=served.has_chat, limits=served.about.get("limits", {}))
+    with states.guarded("The prompt could not be drawn"):
+        steer_prompt.draw(frame, has_chat=served.has_chat, limits=served.about.get("limits", {}))
     _answers(frame, served)
 
 
 @st.fragment
 def _answers(frame: Frame, served: Served) -> None:
     """The button and what it brings: alone, so that nothing else is sent again before the first token."""
+    with states.guarded("The answers could not be drawn"):
+        _ask_and_show(frame, served)
+
+
+def _ask_and_show(frame: Frame, served: Served) -> None:
     request = steer_prompt.request()
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         pressed = st.button(
@@ -49,14 +56,17 @@ def _answers(frame: Frame, served: Served) -> None:
     pressed = st.session_state.pop("steer run", False) or pressed
     place = st.empty()
     if pressed and served.client is not None:
-        _generate(place, served, request)
+        if problems := problems_with(steer_state.draft().rules, served.routers):
+            states.card("Nothing was sent", problems[0], kind="error",
+                        todo="The steering does not fit this model. Undo, or remove the rule it names.")  # fmt: skip
+        else:
+            _generate(place, served, request)
     answers: Answers | None = st.session_state.get(_RESULT)
     if answers is None:
         _nothing_yet(place, served)
         return
     _show(place, answers)
-    with states.guarded("The comparison could not be drawn"):
-        _beneath(frame, served, answers)
+    _beneath(frame, served, answers)
 
 
 def _nothing_yet(place: Any, served: Served) -> None:
@@ -95,23 +105,28 @@ def _generate(place: Any, served: Served, request: steer_prompt.Request) -> None
                     shown = now
     except ServerError as error:
         st.session_state["steer failed"] = str(error)
-        if served.live is not None and served.live.state == "crashed":
+        if served.live is not None and _died(served.live):
             st.rerun()
     finally:
         answers.seconds = time.monotonic() - began
 
 
+def _died(live: Live) -> bool:
+    """Whether a process has ended; its connection breaks a moment before."""
+    until = time.monotonic() + 0.5
+    while live.state != "crashed" and time.monotonic() < until:
+        time.sleep(0.05)
+    return live.state == "crashed"
+
+
 def _show(place: Any, answers: Answers) -> None:
     """Both answers in one piece of HTML, replaced as they grow."""
-    growing = answers.done is None
-    pieces = differing(answers.text("base"), answers.text("steered"), growing=growing)
-    name = answers.draft.name or "your rules"
-    heads = {"base": "as it is", "steered": "steered" if answers.draft.rules else "steered by no rule"}
-    if answers.draft.rules:
-        heads["steered"] = f"steered · {name}"
+    pieces = differing(answers.text("base"), answers.text("steered"), growing=answers.done is None)
+    name = f"steered · {answers.draft.name or 'your rules'}" if answers.draft.rules else "steered by no rule"
+    heads = {"base": "as it is", "steered": name}
     columns = "".join(
         f'<section class="ms-side ms-{side}"><h5>{html.escape(heads[side])}</h5>'
-        f"{answer_html(own, end='ms-caret' if growing else '')}</section>"
+        f"{answer_html(own, end='' if answers.ended(side) else 'ms-caret')}</section>"
         for side, own in zip(SIDES, pieces, strict=True)
     )
     place.html(f'<div class="ms-answers">{columns}</div>')
@@ -125,7 +140,12 @@ def neutral(draft: Draft, served: Served, frame: Frame) -> bool:
 
 def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
     if failed := st.session_state.get("steer failed"):
-        states.card("The answer broke off", failed, kind="error", todo=_todo(answers, served))
+        states.card(
+            "The answer broke off",
+            failed,
+            kind="error",
+            todo="What has come so far is kept. Press Generate to ask again.",
+        )
     elif answers.done is None:
         states.note("partial", "Stopped. This is as far as the answers came.")
     if not any(answers.events[side] for side in SIDES):
@@ -150,12 +170,6 @@ def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
         say=sentences_steering.strip(answers, side), python=_snippet(answers),
     )  # fmt: skip
     _candidates(answers, side, int(points[-1]["position"]) if points else None)
-
-
-def _todo(answers: Answers, served: Served) -> str:
-    if problems_with(answers.draft.rules, served.routers):
-        return "The steering does not fit this model: see the card at the left."
-    return "What has come so far is kept. Press Generate to ask again."
 
 
 def _candidates(answers: Answers, side: Side, position: int | None) -> None:

@@ -10,8 +10,9 @@ import streamlit as st
 from ...store import RouterSpec
 from ...tracer.steering_check import problems_with
 from ...tracer.steering_rules import KINDS, Rule, Span
-from .. import states, switchboard, words
+from .. import export, sentences_steering, show, states, switchboard, words
 from ..figures.load import with_measure
+from ..figures.steer_map import switchboard_map
 from ..frame import Frame
 from ..steer_edit import Cell, cycle, layer_rules, paint
 from ..steer_edit import states as states_of
@@ -29,16 +30,16 @@ SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "genera
 @st.fragment
 def draw(frame: Frame, served: Served) -> None:
     """Draw the half."""
-    fits = steer_state.write_address(frame.trace.manifest.model.get("name"))
-    _brush()
-    _misfits(frame, served)
     with states.guarded("The switchboard could not be drawn"):
+        fits = steer_state.write_address(frame.trace.manifest.model.get("name"))
+        _brush()
+        _misfits(frame, served)
         _board(frame)
-    steer_rules.draw(frame)
-    with st.container(horizontal=True, gap="small", key="steer-more"):
-        _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
-        _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
-        _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
+        steer_rules.draw(frame)
+        with st.container(horizontal=True, gap="small", key="steer-more"):
+            _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
+            _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
+            _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
     if steer_state.edited() and st.session_state.get("steer-live"):
         st.session_state["steer run"] = True
         st.rerun()
@@ -130,10 +131,23 @@ def _board(frame: Frame) -> None:
         return
     rules = steer_state.draft().rules
     routers = frame.trace.routers
+    found = states_of(rules, routers)
     switchboard.switchboard(
-        under, states_of(rules, routers), layer_rules(rules, routers), theme=frame.theme, key=BOARD,
-        on_edit=_edit, args=(frame,),
-    )  # fmt: skip
+        under, found, layer_rules(rules, routers), theme=frame.theme, key=BOARD, on_edit=_edit, args=(frame,)
+    )
+    say = sentences_steering.board(found, frame.in_window(frame.view("load")))
+    states.say(say)
+
+    def picture() -> dict[str, Any]:
+        chart = switchboard_map(under.table, found, label=under.label, diverging=under.diverging)
+        return export.specification(chart, title="Switchboard", say=say, source=frame.source())
+
+    files: dict[str, Callable[[], bytes]] = {
+        "PNG": lambda: export.to_png(picture()),
+        "SVG": lambda: export.to_svg(picture()),
+        "HTML": lambda: export.to_html(picture(), title="Switchboard"),
+    }
+    show.actions(files | show.numbers(under.table), name="switchboard", key="switchboard")
 
 
 def load(frame: Frame) -> switchboard.Underlay:

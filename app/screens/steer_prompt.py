@@ -10,7 +10,7 @@ import streamlit as st
 
 from ...store import sample_dir
 from ...tracer.prompts import PromptSet, PromptSetError
-from .. import sources, states
+from .. import sources, states, words
 from ..frame import Frame
 from ..new_trace import UPLOADS
 from ..prompt_list import prompt_list
@@ -52,11 +52,7 @@ def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> None:
 
 
 def _sampling(most: int) -> None:
-    state = st.session_state
-    temperature = float(state.get("temperature", 0.0) or 0.0)
-    how = "greedy" if temperature == 0 else f"temperature {temperature:g}, seed {state.get('seed', 0)}"
-    label = f"{state.get('new', NEW_TOKENS)} tokens, {how}"
-    with st.popover(label, icon=":material/tune:", type="tertiary", key="steer-sampling"):
+    with st.popover(_sampling_label(), icon=":material/tune:", type="tertiary", key="steer-sampling"):
         st.number_input("Tokens to generate", 1, most, min(NEW_TOKENS, most), key="new", bind="query-params")
         temperature = st.number_input(
             "Temperature (0: the likeliest token)", 0.0, 5.0, 0.0, 0.1, key="temperature", bind="query-params"
@@ -65,6 +61,20 @@ def _sampling(most: int) -> None:
         st.number_input("top-p", 0.01, 1.0, 1.0, 0.05, key="top_p", bind="query-params", disabled=off)
         st.number_input("Seed", 0, None, 0, key="seed", bind="query-params", disabled=off)
         st.caption("Both sides draw with the same seed: where the models agree, so do their draws.")
+
+
+def _sampling_label() -> str:
+    """The settings in a few words. In the first run only the address knows them."""
+
+    def said(name: str) -> str:
+        return str(st.session_state.get(name) or st.query_params.get(name) or "")
+
+    try:
+        temperature = float(said("temperature") or 0)
+    except ValueError:
+        temperature = 0.0
+    how = f"temperature {temperature:g}, seed {said('seed') or 0}" if temperature else "greedy"
+    return words.label(f"{said('new') or NEW_TOKENS} tokens, {how}")
 
 
 def request() -> Request:

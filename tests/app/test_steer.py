@@ -262,4 +262,5 @@ def test_the_outcome_of_answers_that_agree_although_the_model_changed():
     said = outcome(answers, neutral=False)
     assert said.startswith("Both answers have the same 1 token, though the model beneath differs.")
     assert answers.parting is None
+    assert answers.ended("base")
     assert not answers.untouched

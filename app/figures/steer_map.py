@@ -1,0 +1,57 @@
+"""The switchboard as a figure for exports: the routing map with a sign on every cell that is steered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from ..theme import LIGHT, Theme
+from .look import Width
+from .routing_layout import lay_out
+from .routing_map import routing_map
+
+SIGNS = {"off": "✕", "on": "✓", "zero": "○", "low": "–", "up": "▲", "down": "▼"}
+
+
+def switchboard_map(
+    table: pa.Table,
+    states: Mapping[tuple[str, int, int], str],
+    *,
+    label: str,
+    theme: Theme = LIGHT,
+    diverging: bool = False,
+    value_format: str = ".1%",
+    width: Width = "container",
+) -> alt.LayerChart:
+    """Draw it.
+
+    Args:
+        table: stream, layer, expert, value (null: not recorded), as the board shows them.
+        states: (stream, layer, expert) → a key of SIGNS; cells that the table lacks are left out.
+    """
+    chart = routing_map(
+        table, "value", theme=theme, label=label, diverging=diverging, value_format=value_format, width=width
+    )
+    layout = lay_out(table, "value")
+    row_of = {router: row for row, router in enumerate(layout.routers)}
+    places = [
+        {"x": expert, "y": row_of[stream, layer], "sign": SIGNS[state], "fill": state == "on"}
+        for (stream, layer, expert), state in states.items()
+        if (stream, layer) in row_of
+    ]
+    if not places:
+        return chart
+    data = pd.DataFrame(places)
+    data = data.assign(x1=data.x - 0.5, x2=data.x + 0.5, y1=data.y - 0.5, y2=data.y + 0.5)
+    fill = alt.condition("datum.fill", alt.value(theme.steered), alt.value(theme.background))
+    ink = alt.condition("datum.fill", alt.value(theme.background), alt.value(theme.steered))
+    squares = alt.Chart(data).mark_rect(stroke=theme.steered, strokeWidth=1.5)
+    signs = alt.Chart(data).mark_text(fontSize=11, fontWeight="bold")
+    chart.layer += [
+        squares.encode(x="x1:Q", x2="x2:Q", y="y1:Q", y2="y2:Q", fill=fill),
+        signs.encode(x="x:Q", y="y:Q", text="sign:N", color=ink),
+    ]
+    return chart

@@ -1,0 +1,161 @@
+"""The Steer page in a real browser, with the bundled model: a click, two answers, and the way back.
+
+One app and one model process for the whole file. Skipped where Chromium is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import moescope.app
+from moescope.store import open_trace, sample_dir
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+MILLISECONDS = 90_000
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed, nor named in MOESCOPE_CHROMIUM"),
+    pytest.mark.timeout(400),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a running app that knows the bundled trace alone."""
+    folder = tmp_path_factory.mktemp("steer")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    main = Path(moescope.app.__file__).parent / "main.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
+    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
+    with (folder / "log.txt").open("wb") as log:
+        environment = os.environ | {"MOESCOPE_LIBRARY": str(folder / "library")}
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(address, process)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_for(address: str, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the app did not start")
+
+
+@pytest.fixture
+def page(server: str) -> Iterator:
+    """A fresh session that may talk to the app alone."""
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = chromium.new_context(base_url=server, viewport={"width": 1440, "height": 1100})
+        context.set_default_timeout(MILLISECONDS)
+        tab = context.new_page()
+        outside: list[str] = []
+        inside = (server, "data:", "blob:", server.replace("http", "ws"))
+        tab.on("request", lambda r: None if r.url.startswith(inside) else outside.append(r.url))
+        yield tab
+        assert not outside, f"the page asked for {outside}"
+        assert tab.get_by_test_id("stException").count() == 0
+        chromium.close()
+
+
+def board(page):
+    return page.locator(".ms-board-scroll canvas")
+
+
+def at(page, layer: int, expert: int) -> tuple[float, float]:
+    """Where a cell of the switchboard stands on the screen."""
+    canvas = board(page)
+    data, box = canvas.evaluate("e => ({...e.dataset})"), canvas.bounding_box()
+    left, top, cell, step = (float(data[name]) for name in ("left", "top", "cell", "step"))
+    x = box["x"] + left + (expert + 0.5) * cell
+    return x, box["y"] + top + (LAYERS - 1 - layer + 0.5) * step
+
+
+def states(page, expected: str) -> None:
+    """Wait until the board shows these states, a digit a cell from layer 0 on: neutral, off, on."""
+    page.locator(f'.ms-board-scroll canvas[data-states="{expected}"]').wait_for()
+
+
+def drawn(*cells: tuple[int, int], state: str = "1") -> str:
+    digits = ["0"] * (LAYERS * EXPERTS)
+    for layer, expert in cells:
+        digits[layer * EXPERTS + expert] = state
+    return "".join(digits)
+
+
+_ROUTERS = open_trace(str(sample_dir() / "trace")).routers if CHROMIUM else []
+LAYERS, EXPERTS = len(_ROUTERS), max((router.num_experts for router in _ROUTERS), default=0)
+
+
+def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_back(page):
+    page.goto("/steer?trace=sample&ask=All+human+beings+are+born+free+and&new=16")
+    board(page).wait_for()
+    page.mouse.click(*at(page, 5, 3))
+    page.get_by_text("off: layer 5: 3").wait_for()
+    states(page, drawn((5, 3)))
+
+    middle, most = LAYERS // 2, EXPERTS * 3 // 4
+    page.mouse.move(*at(page, middle - 1, 0))
+    page.mouse.down()
+    page.mouse.move(*at(page, middle + 1, most - 1), steps=4)
+    page.mouse.up()
+    boxed = {(layer, expert) for layer in range(middle - 1, middle + 2) for expert in range(most)}
+    states(page, drawn(*boxed, (5, 3)))
+    page.wait_for_url(re.compile("profile="))
+
+    page.locator(".ms-server.ms-running").wait_for()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("The answers part at token").wait_for()
+    assert page.locator(".ms-answer mark").count() > 0
+    assert page.locator(".ms-caret").count() == 0
+    shared = page.url
+
+    page.get_by_role("button", name="Undo").click()
+    states(page, drawn((5, 3)))
+    page.get_by_text("The steering has changed since").wait_for(state="attached")
+
+    page.goto("about:blank")
+    page.goto(shared)
+    board(page).wait_for()
+    states(page, drawn(*boxed, (5, 3)))
+
+
+def test_a_second_click_turns_on_a_third_leaves_alone_and_both_answers_are_identical(page):
+    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to&new=8")
+    board(page).wait_for()
+    for state in "120":
+        page.mouse.click(*at(page, 2, 7))
+        states(page, drawn((2, 7), state=state))
+    page.locator(".ms-server.ms-running").wait_for()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("both answers are identical").wait_for()
+    assert page.locator(".ms-answer mark").count() == 0
