@@ -12,7 +12,6 @@ segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,9 @@ from ..store.schema import RouterSpec
 from .batches import Batch
 from .errors import CaptureError
 from .outputs import OUTPUTS
-from .run_arena import Arena, Slot
-from .run_captured import CapturedBatch, Key, Stored, id_type, prompt_segments
+from .run_arena import Slot
+from .run_captured import CapturedBatch, Key, Stored, prompt_segments
+from .run_shelf import Shelf
 from .run_sums import SegmentSums, score
 
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
@@ -60,11 +60,10 @@ class Capture:
         self.routers = list(routers)
         self._keys = {(spec.layer, spec.stream) for spec in self.routers}
         self._capture = set(capture)
-        self._weight_type = torch.float16 if weight_type == "float16" else torch.float32
         self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
         self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
         self._ids_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._arenas: dict[torch.device, Arena] = {}
+        self._shelf = Shelf(capture, torch.float16 if weight_type == "float16" else torch.float32)
         self._batch: Batch | None = None
 
     @property
@@ -87,8 +86,7 @@ class Capture:
         self._special: list[Slot] = []
         self._running: Tensor | None = None
         self._rows: dict[torch.device, tuple[Tensor, Tensor, int]] = {}
-        for arena in self._arenas.values():
-            arena.to_host()
+        self._shelf.clear()
 
     def routed(
         self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
@@ -115,7 +113,7 @@ class Capture:
             stored = next(stored for stored in self._prefill if stored.routers == [spec])
             keep_T, _, _ = self._rows_on(stored.device)
             values = [None if value is None else value.unsqueeze(0) for value in self._outputs[key]]
-            self._keep_outputs(stored, values, keep_T)
+            self._shelf.store_outputs(stored, values, keep_T)
             self._outputs[key] = (None, None)
 
     def end_prefill(self) -> None:
@@ -138,7 +136,7 @@ class Capture:
             self._running = self._running.to(fed_B.device)
         stop_ids, special_ids = self._known_ids(fed_B.device)
         self._running = self._running & ~torch.isin(fed_B, stop_ids)
-        arena = self._arena(fed_B.device)
+        arena = self._shelf.arena(fed_B.device)
         self._alive.append(arena.put(self._running.unsqueeze(0), torch.bool))
         self._fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
         special_B = torch.isin(fed_B, special_ids)
@@ -155,9 +153,9 @@ class Capture:
         """Everything recorded since `begin`, on its way to the host."""
         assert self._batch is not None
         batch, self._batch = self._batch, None
-        sums = [self._store_sums(phase, specs, sums) for phase, specs, sums in self._sums]
+        sums = [self._shelf.store_sums(phase, specs, sums) for phase, specs, sums in self._sums]
         home = self._running.device if self._running is not None else torch.device("cpu")
-        hosts = {device: arena.to_host() for device, arena in self._arenas.items()}
+        hosts = self._shelf.to_hosts()
         steps = (self._alive, self._fed, self._special)
         return CapturedBatch(batch, self._prefill, self._steps, sums, hosts, *steps, home)
 
@@ -178,11 +176,6 @@ class Capture:
             if self._capture & set(OUTPUTS) and (spec.layer, spec.stream) not in self._outputs:
                 raise CaptureError(f"{spec.experts} did not run after a routing decision")
 
-    def _arena(self, device: torch.device) -> Arena:
-        if device not in self._arenas:
-            self._arenas[device] = Arena(device)
-        return self._arenas[device]
-
     def _store_prompt(self, routed: Routed) -> None:
         spec, ids_TK, weights_TK, logits_TE = routed
         keep_T, segment_N, segments = self._rows_on(ids_TK.device)
@@ -199,7 +192,7 @@ class Capture:
         weights_GNK = None if weights_TK is None else weights_TK.unsqueeze(0)
         logits_GNE = None if logits_TE is None else logits_TE.unsqueeze(0)
         self._prefill.append(
-            self._store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
+            self._shelf.store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
         )
 
     def _store_step(self, group: list[Routed], segment_B: Tensor) -> Stored:
@@ -218,53 +211,12 @@ class Capture:
                 self._step_sums[keys] = SegmentSums(*shape, ids_GBK.device)
                 self._sums.append(("decode", specs, self._step_sums[keys]))
             self._step_sums[keys].add(scores, segment_B.to(ids_GBK.device))
-        stored = self._store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
+        stored = self._shelf.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
         if self._outputs:
             outputs = [self._outputs[spec.layer, spec.stream] for spec in specs]
-            self._keep_outputs(stored, [_stacked([output[i] for output in outputs]) for i in (0, 1)], None)
-        return stored
-
-    def _keep_outputs(self, stored: Stored, values: Sequence[Tensor | None], rows: Tensor | None) -> None:
-        for name, value in zip(OUTPUTS, values, strict=True):
-            if value is not None:
-                self._keep(stored, name, value, torch.float32, rows)
-
-    def _keep(
-        self, stored: Stored, name: str, values: Tensor, dtype: torch.dtype, rows: Tensor | None
-    ) -> None:
-        arena = self._arena(stored.device)
-        stored.slots[name] = arena.put(values, dtype) if rows is None else arena.put_rows(values, dtype, rows)
-
-    def _store(
-        self,
-        specs: list[RouterSpec],
-        ids_GNK: Tensor,
-        weights_GNK: Tensor | None,
-        logits_GNE: Tensor | None,
-        scores: Any,
-        rows: Tensor | None,
-    ) -> Stored:
-        stored = Stored(specs, ids_GNK.device)
-        keep = partial(self._keep, stored, rows=rows)
-        keep("ids", ids_GNK, id_type(specs[0].num_experts))
-        if weights_GNK is not None and "weights" in self._capture:
-            keep("weights", weights_GNK, self._weight_type)
-        if logits_GNE is not None and "logits" in self._capture:
-            keep("logits", logits_GNE, torch.float32)
-        if scores is not None and "entropy" in self._capture:
-            keep("entropy", scores.entropy_GN.masked_fill(scores.nan_GN, torch.nan), torch.float32)
-        if scores is not None and "probability" in self._capture:
-            chosen_GNK = scores.probability_GNE.gather(-1, ids_GNK.long().clamp_min(0))
-            keep("probability", chosen_GNK.masked_fill(scores.nan_GN.unsqueeze(-1), torch.nan), torch.float32)
-        return stored
-
-    def _store_sums(self, phase: str, specs: list[RouterSpec], sums: SegmentSums) -> Stored:
-        device = sums.probability_GRE.device
-        arena = self._arena(device)
-        stored = Stored(specs, device)
-        for name, values in (("probability_sum", sums.probability_GRE), ("entropy_sum", sums.entropy_GR)):
-            stored.slots[f"{phase} {name}"] = arena.put(values[:, :-1], torch.float32)
-        stored.slots[f"{phase} nan_tokens"] = arena.put(sums.nan_GR[:, :-1], torch.int32)
+            self._shelf.store_outputs(
+                stored, [_stacked([output[i] for output in outputs]) for i in (0, 1)], None
+            )
         return stored
 
     def _rows_on(self, device: torch.device) -> tuple[Tensor, Tensor, int]:
