@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import pandas as pd
 import pyarrow as pa
 
 from .. import words
-from ..theme import LIGHT, Theme, vega_config
+from ..theme import LIGHT, Theme
+from .look import Width, finish
 from .palette import expert_color, language_color
+from .routing_map import map_legend
 
-Width = int | Literal["container"]
-Figure = alt.LayerChart | alt.FacetChart
 LEGEND_ROWS = 10
 UNKNOWN = "unknown"
 BRUSH = "window"
@@ -36,7 +36,7 @@ def by_layer(
     legend: bool = True,
     height: int = 320,
     width: Width = "container",
-) -> Figure:
+) -> alt.LayerChart:
     """A line a language over layers, with its 95 % band.
 
     Args:
@@ -56,8 +56,7 @@ def by_layer(
     names = data.drop_duplicates("language").sort_values("name")
     color, legend_pick = _color(data, names, theme, colors, scores, classes)
     if not legend:
-        color, legend_pick = color.copy(), None
-        color.legend = None
+        color, legend_pick = _without_legend(color), None
     scale = alt.Scale(domain=list(domain), zero=False, clamp=True) if domain else alt.Scale(zero=False)
     x = alt.X("layer:Q", title="layer (input at the left)",
               axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
@@ -99,7 +98,7 @@ def by_layer(
     if chance is not None:
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
         parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
-    return alt.layer(*parts).properties(width=width, height=height).configure(**vega_config(theme))
+    return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
 
 
 def _color(
@@ -109,14 +108,18 @@ def _color(
     colors: Mapping[str, str] | None,
     scores: tuple[str, Mapping[str, float]] | None,
     classes: tuple[str, Mapping[str, str | None]] | None,
-) -> tuple[alt.Color, alt.Parameter | None]:
+) -> tuple[Any, alt.Parameter | None]:
     if classes is not None:
         return _color_by_class(data, theme, *classes)
     if scores is not None:
         title, score_of = scores
         data["score"] = [score_of.get(code) for code in data["language"]]
+        # Vega-Lite drops marks whose colour is null; languages without a score are to stay, in grey.
+        data["shade"] = data["score"].fillna(min(score_of.values(), default=0.0))
+        data["scored"] = data["score"].notna()
         scale = alt.Scale(range=list(theme.sequential[2:]))
-        return alt.Color("score:Q", title=title, scale=scale), None
+        shade = alt.Color("shade:Q", title=title, scale=scale)
+        return alt.condition("datum.scored", shade, alt.value(theme.missing)), None
     given = colors or {code: language_color(code, theme) for code in names["language"]}
     scale = alt.Scale(domain=list(names["name"]), range=[given[code] for code in names["language"]])
     legend = alt.Legend(
@@ -128,6 +131,15 @@ def _color(
     )
     pick = alt.selection_point(name="language", fields=["name"], bind="legend")
     return alt.Color("name:N", scale=scale, legend=legend), pick
+
+
+def _without_legend(color: Any) -> Any:
+    if isinstance(color, alt.Color):
+        plain = color.copy()
+        plain.legend = None
+        return plain
+    condition = color["condition"]
+    return color | {"condition": {**condition, "legend": None}}
 
 
 def _color_by_class(
@@ -165,7 +177,7 @@ def _ticks(layers: list[int]) -> list[int]:
     return layers[::step]
 
 
-def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> Figure:
+def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.LayerChart:
     """Divergence between every two languages, similar ones side by side.
 
     Args:
@@ -181,14 +193,17 @@ def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container")
     )
     size = max(220, 19 * len(order))
     axis = alt.Axis(ticks=False, domain=False, labelLimit=110)
+    # Codes across, since names would have to stand aslant; the names are at the left, in the same order.
+    codes = list(data.drop_duplicates("language_a").sort_values("order_a")["language_a"])
+    across = alt.Axis(ticks=False, domain=False, labelAngle=0, labelOverlap="greedy")
     base = alt.Chart(data).encode(
-        x=alt.X("name_b:N", sort=order, title=None, axis=axis.copy() if len(order) < 6 else _slanted(axis)),
+        x=alt.X("language_b:N", sort=codes, title=None, axis=across),
         y=alt.Y("name_a:N", sort=order, title=None, axis=axis),
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
             "divergence:Q",
-            title="divergence",
+            legend=map_legend("divergence", ".2f"),
             scale=alt.Scale(domain=[0, largest], range=list(theme.sequential)),
         ),
         tooltip=[
@@ -208,18 +223,12 @@ def matrix(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container")
         layers.append(
             base.mark_text(fontSize=10).encode(text=alt.Text("divergence:Q", format=".2f"), color=ink)
         )
-    return alt.layer(*layers).properties(width=width, height=size).configure(**vega_config(theme))
-
-
-def _slanted(axis: alt.Axis) -> alt.Axis:
-    slanted = axis.copy()
-    slanted.labelAngle = -45
-    return slanted
+    return finish(alt.LayerChart(layer=layers), theme, width=width, height=size)
 
 
 def scatter(
     table: pa.Table, *, score_label: str = "score", theme: Theme = LIGHT, width: Width = "container"
-) -> Figure:
+) -> alt.LayerChart:
     """Score of each language against its mean divergence, with its 95 % interval.
 
     Args:
@@ -243,9 +252,7 @@ def scatter(
     spans = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q")
     points = base.mark_circle(size=70, opacity=1).encode(x=x, tooltip=tooltip)
     labels = base.mark_text(align="left", dx=7, dy=-5, fontSize=11).encode(x=x, text="language:N")
-    return (
-        alt.layer(spans, points, labels).properties(width=width, height=320).configure(**vega_config(theme))
-    )
+    return finish(alt.LayerChart(layer=[spans, points, labels]), theme, width=width, height=320)
 
 
 def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.Chart:
@@ -257,7 +264,7 @@ def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
     data = pd.DataFrame({name: table[name].to_pylist() for name in ("layer", "kind", "experts", "of")})
     kinds = ["language-specific", "multilingual", "shared", "task"]
     shades = [theme.sequential[2], theme.sequential[3], theme.sequential[4], theme.diverging[-2]]
-    return (
+    chart = (
         alt.Chart(data)
         .mark_bar()
         .encode(
@@ -267,6 +274,5 @@ def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
             order=alt.Order("kind:N"),
             tooltip=["layer:O", "kind:N", "experts:Q", alt.Tooltip("of:Q", title="of")],
         )
-        .properties(width=width, height=220)
-        .configure(**vega_config(theme))
     )
+    return finish(chart, theme, width=width, height=220)

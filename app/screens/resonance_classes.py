@@ -23,9 +23,10 @@ def choose(frame: Frame) -> tuple[dict[str, Any], list[str]] | None:
     Returns:
         The parameters of views (`rules` or `classes`) and the classes that occur; None where there are none.
     """
-    given = st.file_uploader(
-        "Classes from a table prompt_id,class (instead of rules)", type=["csv"], key="classes file"
-    )
+    with st.popover("Classes from a table", icon=":material/upload:", width=230):
+        given = st.file_uploader(
+            "A CSV with columns prompt_id and class, instead of rules", type=["csv"], key="classes file"
+        )
     if given is not None:
         return _from_table(frame, given.getvalue())
     generated = frame.trace.prompts(dict(frame.where))["generated"]
@@ -118,9 +119,9 @@ def _matched(found: pa.Table) -> None:
         [
             {
                 "class": row["class"],
-                "matched": row["matched"],
+                "matched": row["matched"] or "",
                 "answer": excerpt(row["generated"] or "", 200),
-                "rule": row["pattern"],
+                "rule": row["pattern"] or "",
                 "prompt": row["prompt_id"],
             }
             for row in rows

@@ -28,7 +28,7 @@ def choose(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
     side_of = {one: side for side, ids in picked.items() for one in ids}
     rows = pa.table(
         {
-            "side": pa.array([side_of.get(one) for one in listed], pa.string()),
+            "side": pa.array([side_of.get(one, "") for one in listed], pa.string()),
             "prompt": listed,
             "language": pa.array([prompts.language(one) for one in listed], pa.string()),
             "text": [excerpt(prompts.about[one][2], 160) for one in listed],

@@ -1,0 +1,132 @@
+"""Makes the pictures of docs/app.md: `python docs/screenshots.py [PAGE ...]`, with Chromium on the PATH.
+
+Starts the app on the bundled sample, opens each page in a headless browser, and writes docs/img/PAGE.png with few
+colours, so that each stays below 250 kB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+import moescope.app
+
+PAGES = {
+    "library": "/?trace=sample",
+    "heatmap": "/heatmap?trace=sample",
+    "tokens": "/tokens?trace=sample&prompt=udhr-01/en&beneath=ja",
+    "alignment": "/alignment?trace=sample&lines=script",
+    "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+(ja)",
+    "data": "/data?trace=sample",
+}
+"""Name of the picture → address of the page."""
+SIZES = {"resonance": (1200, 1180), "library": (1200, 900), "alignment": (1200, 900)}
+SIZE = (1200, 820)
+LARGEST = 250_000
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+IMAGES = Path(__file__).parent / "img"
+PATIENCE = 120
+
+
+@contextmanager
+def served(library: Path) -> Iterator[str]:
+    """Address of the app with a library that holds the sample alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = Path(moescope.app.__path__[0])
+    command = [sys.executable, "-m", "streamlit", "run", str(app / "main.py"), "--server.port", str(port)]
+    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
+    environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
+    process = subprocess.Popen(command, env=environment, cwd=app, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + PATIENCE
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit("the app did not start")
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def settle(page: Page) -> None:
+    """Wait until the page computes no more."""
+    page.wait_for_selector("h1", timeout=PATIENCE * 1000)
+    until = time.monotonic() + PATIENCE
+    quiet = 0
+    while quiet < 4 and time.monotonic() < until:
+        busy = page.get_by_test_id("stSkeleton").count() + page.get_by_test_id("stStatusWidget").count()
+        quiet = 0 if busy else quiet + 1
+        time.sleep(0.5)
+
+
+def _show_template(page: Page) -> None:
+    """The form with a template, and a model's name in place of a path of this machine."""
+    page.get_by_role("radio", name="a template with slots").click()
+    model = page.get_by_role("textbox", name="Model")
+    model.fill("allenai/OLMoE-1B-7B-0924")
+    model.press("Enter")
+    settle(page)
+
+
+def small(png: bytes) -> bytes:
+    """The picture in as many colours as keep it below the limit."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    for colors in (255, 128, 64):
+        buffer = io.BytesIO()
+        image.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= LARGEST:
+            break
+    return buffer.getvalue()
+
+
+def main(names: list[str]) -> None:
+    """Take the named pictures, or all."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("no Chromium on the PATH")
+    with (
+        tempfile.TemporaryDirectory() as library,
+        served(Path(library)) as address,
+        sync_playwright() as play,
+    ):
+        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
+        for name in names or list(PAGES):
+            width, height = SIZES.get(name, SIZE)
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.goto(address + PAGES[name])
+            settle(page)
+            if name == "library":
+                _show_template(page)
+            data = small(page.screenshot())
+            (IMAGES / f"{name}.png").write_bytes(data)
+            print(f"docs/img/{name}.png  {len(data) / 1000:.0f} kB")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
