@@ -117,4 +117,3 @@ def sample_model() -> str | None:
     """The bundled sample model, where it is there."""
     folder = sample_dir() / "model"
     return str(folder) if folder.is_dir() else None
-
