@@ -109,10 +109,7 @@ def _rewiring(options: dict[str, Any]) -> Any:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any free one.")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Holds the token; made with mode 600 where it does not exist.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
-@click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository.")
+@model_options
 def serve_command(model: str, **options: Any) -> None:
     """Hold a model in a process; prints one JSON line with url and token file when it is ready.
 
@@ -120,6 +117,8 @@ def serve_command(model: str, **options: Any) -> None:
     Example:
       moescope serve sample_data/model --port 8700
     """
+    if options["experts_used"] is not None and options["experts"] is None:
+        raise click.UsageError("--experts-used needs --experts")
     from ..tracer.serve.server import ServeError, run_server
 
     try:

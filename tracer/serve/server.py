@@ -42,6 +42,8 @@ def run_server(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
+    experts: int | None = None,
+    experts_used: int | None = None,
     limits: Limits | None = None,
     out: TextIO | None = None,
 ) -> None:
@@ -52,6 +54,8 @@ def run_server(
         port: 0 for any free one.
         token_file: a file that holds the token; it is made (mode 600) where it does not exist. By default a
             random token in a new file of the user's state folder, removed at the end.
+        experts, experts_used: view a dense model as this many emergent experts a layer, of which a token uses so
+            many (all, left as they are, by default).
         out: where the JSON line goes; stdout by default.
     Raises:
         ServeError: host refused, port taken, token file unusable, or model not loadable.
@@ -64,6 +68,10 @@ def run_server(
         loaded = load_model(
             model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, gguf_file=gguf_file
         )
+        if experts is not None:
+            from ..emergent import emergent_moe
+
+            emergent_moe(loaded.model, experts, top_k=experts_used)
         return Served.of(loaded.model, loaded.tokenizer, dict(loaded.card))
 
     sock = bind(host, port, explicit_token=token_file is not None)
