@@ -101,7 +101,7 @@ class Capture:
         self._called[key] = (spec, expert_ids_TK, weights_TK, logits_TE)
         if self._running is None:
             self._store_prompt(self._called[key])
-            self._called[key] = (spec, expert_ids_TK[:0], None, None)
+            self._called[key] = (spec, expert_ids_TK, None, None)
 
     def put_out(self, spec: RouterSpec, norms_TK: Tensor | None, similarity_T: Tensor | None) -> None:
         """What the experts of the last decision put out, for the captures of `OUTPUTS`."""
@@ -135,7 +135,7 @@ class Capture:
         if self._running.device != fed_B.device:
             self._running = self._running.to(fed_B.device)
         stop_ids, special_ids = self._known_ids(fed_B.device)
-        self._running = self._running & ~torch.isin(fed_B, stop_ids)
+        self._running = self._running & torch.isin(fed_B, stop_ids, invert=True)
         arena = self._shelf.arena(fed_B.device)
         self._alive.append(arena.put(self._running.unsqueeze(0), torch.bool))
         self._fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
