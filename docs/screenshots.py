@@ -29,7 +29,7 @@ PAGES = {
     "heatmap": "/heatmap?trace=sample",
     "tokens": "/tokens?trace=sample&prompt=udhr-01/en&beneath=ja",
     "alignment": "/alignment?trace=sample&lines=script",
-    "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+(ja)",
+    "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+%28ja%29",
     "data": "/data?trace=sample",
 }
 """Name of the picture → address of the page."""

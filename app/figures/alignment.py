@@ -253,26 +253,3 @@ def scatter(
     points = base.mark_circle(size=70, opacity=1).encode(x=x, tooltip=tooltip)
     labels = base.mark_text(align="left", dx=7, dy=-5, fontSize=11).encode(x=x, text="language:N")
     return finish(alt.LayerChart(layer=[spans, points, labels]), theme, width=width, height=320)
-
-
-def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.Chart:
-    """How many experts of each layer are specialised, by kind.
-
-    Args:
-        table: of the view `specialised-counts`, rows of one tau.
-    """
-    data = pd.DataFrame({name: table[name].to_pylist() for name in ("layer", "kind", "experts", "of")})
-    kinds = ["language-specific", "multilingual", "shared", "task"]
-    shades = [theme.sequential[2], theme.sequential[3], theme.sequential[4], theme.diverging[-2]]
-    chart = (
-        alt.Chart(data)
-        .mark_bar()
-        .encode(
-            x=alt.X("layer:O", title="layer (input at the left)", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("experts:Q", title="specialised experts", axis=alt.Axis(tickMinStep=1)),
-            color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shades)),
-            order=alt.Order("kind:N"),
-            tooltip=["layer:O", "kind:N", "experts:Q", alt.Tooltip("of:Q", title="of")],
-        )
-    )
-    return finish(chart, theme, width=width, height=220)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ...store.arrow import pc
 from .. import drawer, sentences_alignment, show, states, steering_link, words
-from ..figures import alignment as figures
+from ..figures import specialised as figures
 from ..figures.routing_map import Hover, routing_map
 from ..frame import Frame
 
@@ -57,8 +57,12 @@ def _controls(frame: Frame, params: dict[str, Any]) -> tuple[float, dict[str, An
 
 def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> None:
     grid = strongest(frame, experts)
+    by_kind = st.segmented_control(
+        "Cells coloured by", ["kind", "difference"], default="kind", key="cells", bind="query-params", required=True,
+        label_visibility="collapsed",
+    ) != "difference"  # fmt: skip
     points = show.chart(
-        lambda theme: routing_map(
+        lambda theme: figures.kinds_map(grid, theme=theme) if by_kind else routing_map(
             grid, "delta", theme=theme, label="largest difference of frequency", value_format=".0%", hover=HOVER
         ),
         experts, name="specialised-experts", title=f"Specialised experts, τ = {tau}", select="cell",

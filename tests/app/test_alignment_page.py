@@ -7,7 +7,9 @@ from streamlit.testing.v1 import AppTest
 
 from moescope.app import profile_link
 from moescope.app.figures.alignment import by_layer, common_domain
-from moescope.app.screens.alignment_experts import promoted
+from moescope.app.figures.specialised import kinds_map
+from moescope.app.frame import Frame
+from moescope.app.screens.alignment_experts import promoted, strongest
 from moescope.app.screens.alignment_tables import LanguageTable
 from moescope.store import open_trace
 from moescope.store.scripts import script_of
@@ -148,6 +150,23 @@ def test_the_task_is_promoted_before_the_others():
     rows.append({"layer": 4, "expert": 5, "language": None})
     assert promoted(pa.Table.from_pylist(rows), (0, 2)) == ({(1, 3)}, True)
     assert promoted(pa.Table.from_pylist(rows[:1]), (0, 2)) == ({(1, 2)}, False)
+
+
+def test_the_map_has_the_kind_of_every_cell(library):
+    trace = open_trace(library / "first")
+    experts = trace.view("specialised-experts", tau=0.2, resamples=20)
+    frame = Frame(url=str(library / "first"), name="first", trace=trace)
+    chart = kinds_map(strongest(frame, experts)).to_dict()
+    (data,) = chart["datasets"].values()
+    assert len(data) == 3 * 8
+    rows = experts.to_pylist()
+    for cell in data:
+        mine = [row for row in rows if (row["layer"], row["expert"]) == (cell["layer"], cell["expert"])]
+        assert cell["kind"] == (
+            "none" if not mine else "language-specific" if len(mine) == 1 else "multilingual"
+        )
+        assert cell["delta"] == max((row["delta"] for row in mine), default=0.0)
+    assert {cell["kind"] for cell in data} == {"none", "language-specific", "multilingual"}
 
 
 def test_one_axis_holds_every_band():

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 from moescope.app import export, profiles, sentences_alignment
 from moescope.app.figures import alignment as alignment_figures
 from moescope.app.figures import resonance as resonance_figures
+from moescope.app.figures.specialised import kinds_by_layer
 from moescope.app.screens.alignment_tables import read_table
 from moescope.app.theme import DARK, LIGHT
 from moescope.store import StoreError, open_trace
@@ -87,7 +88,7 @@ def test_figures_render_to_pictures(folder, theme):
             trace.view("alignment-scores", scores={"de": 0.5, "fr": 0.4, "es": 0.6}, resamples=50),
             theme=theme,
         ),
-        alignment_figures.kinds_by_layer(trace.view("specialised-counts").slice(0, 12), theme=theme),
+        kinds_by_layer(trace.view("specialised-counts").slice(0, 12), theme=theme),
         resonance_figures.volcano(scan, theme=theme),
         resonance_figures.by_layer(scan, theme=theme),
     ]
