@@ -3,7 +3,8 @@
     python benchmarks/trace_memory.py [--prompts 1000 50000] [--words 6] [--model FOLDER]
 
 Each number of short prompts is traced by a process of its own, so that peaks don't hide each other. Beside the peak:
-what the process held before the first batch (interpreter, model, and the prompt set itself, which is in memory).
+what the process held before the first batch (interpreter, model, and the prompt set itself, which is in memory), and
+after the batches of the first, second and last third of the prompts (medians): whatever is kept per prompt would grow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,7 +39,7 @@ WORDS = (
     "in",
     "rain",
 )
-HEAD = "| prompts | tokens | before the first batch | peak | above | on disk | seconds |"
+HEAD = "| prompts | tokens | before | in the first, second, last third | peak | on disk | seconds |"
 
 
 def rows(number: int, words: int) -> list[dict[str, Any]]:
@@ -69,11 +71,18 @@ def trace(number: int, words: int, model: str) -> dict[str, Any]:
     loaded = load_model(model, dtype="float32")
     prompts = PromptSet.from_rows(rows(number, words))
     before = resident()
+    held: list[tuple[float, int]] = []
+
+    def note(progress: Any) -> None:
+        held.append((progress.prompts / progress.total_prompts, resident()))
+
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        summary = trace_prompts(loaded.model, loaded.tokenizer, prompts, f"{folder}/trace")
+        summary = trace_prompts(loaded.model, loaded.tokenizer, prompts, f"{folder}/trace", progress=note)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+    thirds = [[now for done, now in held if low < done <= low + 1 / 3] for low in (0, 1 / 3, 2 / 3)]
     return {
+        "thirds": [statistics.median(third) if third else before for third in thirds],
         "prompts": summary.prompts, "tokens": summary.tokens, "before": before, "peak": peak(),
         "seconds": time.perf_counter() - start, "disk": size,
     }  # fmt: skip
@@ -98,9 +107,12 @@ def main() -> None:
             [*command, "--model", options.model], check=True, capture_output=True, text=True
         )
         took = json.loads(done.stdout.splitlines()[-1])
-        sizes = [took["before"], took["peak"], took["peak"] - took["before"], took["disk"]]
-        cells = " | ".join(f"{size / MB:,.0f} MB" for size in sizes)
-        print(f"| {took['prompts']:,} | {took['tokens']:,} | {cells} | {took['seconds']:.0f} |")
+        before, top, disk = (f"{took[name] / MB:,.0f} MB" for name in ("before", "peak", "disk"))
+        thirds = ", ".join(f"{size / MB:,.0f}" for size in took["thirds"])
+        print(
+            f"| {took['prompts']:,} | {took['tokens']:,} | {before} | {thirds} MB | {top} | {disk} "
+            f"| {took['seconds']:.0f} |"
+        )
 
 
 if __name__ == "__main__":

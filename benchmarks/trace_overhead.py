@@ -168,11 +168,13 @@ def main() -> None:
     batches = inputs(tokenizer, prompts, options.batch_tokens, model.device)
     folder = Path(tempfile.mkdtemp()) / "trace"
 
-    def traced() -> None:
+    def traced(*more: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        trace_prompts(model, tokenizer, prompts, folder, batch_tokens=options.batch_tokens)
+        capture = ("ids", "weights", *more)
+        trace_prompts(model, tokenizer, prompts, folder, capture=capture, batch_tokens=options.batch_tokens)
 
     others: dict[str, Callable[[], Any]] = {
+        "moescope, with what experts put out": lambda: traced("output_norm", "similarity"),
         "moescope, traced and written": traced,
         "output_router_logits, top-k, NumPy": lambda: with_router_logits(model, batches),
         "hooks that append Python lists": lambda: with_python_lists(model, batches),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny import character_tokenizer, family, tiny_olmoe
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from zoo import build, discover
 
 from moescope.store import open_trace
+from moescope.store.export import export_trace
 from moescope.tracer import PromptSet, Steering, emergent_moe, find_routers, trace_prompts
 from moescope.tracer.errors import CaptureError
 
@@ -228,3 +230,11 @@ def test_outputs_come_back_through_sql_export_and_the_python_face(tmp_path):
     batch = next(trace.iter_router(0, columns=("experts", "output_norm", "similarity")))
     assert batch.columns["output_norm"].shape == batch.experts.shape
     assert batch.columns["similarity"].shape == batch.position_N.shape
+    prompt = trace.view("prompt-tokens", prompt_id="p0", layer=1)
+    own = trace.events(prompt_id="p0", layer=1)
+    assert prompt["output_norm"].to_pylist() == own["output_norm"].to_pylist()
+    assert prompt["similarity"].to_pylist() == own["similarity"].to_pylist()
+    export_trace(trace, tmp_path / "exported", "parquet")
+    written = pq.read_table(next((tmp_path / "exported").rglob("*events*.parquet")))
+    assert sorted(written["similarity"].to_pylist()) == sorted(table["similarity"].to_pylist())
+    assert sorted(written["output_norm"].to_pylist()) == sorted(table["output_norm"].to_pylist())
