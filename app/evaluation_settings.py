@@ -98,7 +98,7 @@ def draw(profile: Mapping[str, Any]) -> Settings | None:
         )  # fmt: skip
     dose, doses = _dose(profile)
     classes, new = _classes()
-    if doses is None or classes is False:
+    if doses is None or classes is None:
         return None
     return Settings(
         prompts=first_of_each(prompts, by, int(most)), by=by, target=target, draws=int(draws), new_tokens=new,
@@ -179,7 +179,7 @@ def _dose(profile: Mapping[str, Any]) -> tuple[str, list[float] | None]:
     return dose, doses
 
 
-def _classes() -> tuple[dict[str, list[str]] | bool | None, int]:
+def _classes() -> tuple[dict[str, list[str]] | None, int]:
     with st.expander("Behaviour: what the answers are"):
         new = st.number_input(
             "tokens to generate after each prompt (0: none)", 0, 512, 0, key="evaluate-tokens", width=300
@@ -190,12 +190,12 @@ def _classes() -> tuple[dict[str, list[str]] | bool | None, int]:
             help="The first that is found decides. They are only run here, never on the server.",
         )  # fmt: skip
     if not new:
-        return None, 0
+        return {}, 0
     return _read_classes(typed), int(new)
 
 
-def _read_classes(text: str) -> dict[str, list[str]] | bool:
-    """Classes from lines of `name: expression`; False (and a note) where a line is none."""
+def _read_classes(text: str) -> dict[str, list[str]] | None:
+    """Classes from lines of `name: expression`; None (and a note) where a line is none."""
     found: dict[str, list[str]] = {}
     for line in filter(str.strip, text.splitlines()):
         name, colon, pattern = line.partition(":")
@@ -203,9 +203,9 @@ def _read_classes(text: str) -> dict[str, list[str]] | bool:
             re.compile(pattern.strip())
         except re.error as error:
             states.note("error", f"{pattern.strip()!r} is no regular expression: {error}")
-            return False
+            return None
         if not colon or not pattern.strip():
             states.note("error", f"{line!r}: a class is written name: expression")
-            return False
+            return None
         found.setdefault(name.strip(), []).append(pattern.strip())
     return found

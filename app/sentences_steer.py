@@ -20,7 +20,7 @@ def effect(table: pa.Table, measure: str, by: str | None, target: str | None) ->
     """One sentence on the effect that matters most, one on what may be said of it."""
     rows = [row for row in table.to_pylist() if row["measure"] == measure]
     own = {row["group"]: row for row in rows if row["kind"] == "profile"}
-    group = target if target in own else "all"
+    group = target if target is not None and target in own else "all"
     row = own.get(group)
     if row is None:
         return "Nothing was measured."

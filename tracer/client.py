@@ -177,6 +177,7 @@ class Generation(Iterator[Event]):
     def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         self._connection = connection
         self._response = response
+        self._ended = False
 
     def __next__(self) -> Event:
         try:
@@ -184,19 +185,26 @@ class Generation(Iterator[Event]):
                 if line.startswith(b"data: "):
                     return self._event(json.loads(line[6:]))
         except (OSError, ValueError, http.client.HTTPException) as error:
+            if self._ended:  # closed by its reader
+                raise StopIteration from None
             self.close()
             raise ServerError(0, f"the server broke off: {error}") from error
+        whole, self._ended = self._ended, True
         self.close()
+        if not whole:
+            raise ServerError(0, "the server broke off: its answer has no end")
         raise StopIteration
 
     def _event(self, event: Event) -> Event:
         if "error" in event:
             self.close()
             raise ServerError(event["error"]["status"], event["error"]["message"])
+        self._ended = bool(event.get("done"))
         return event
 
     def close(self) -> None:
         """Stop generating; may be called more than once."""
+        self._ended = True
         self._response.close()
         self._connection.close()
 

@@ -74,7 +74,7 @@ def make_controls(
         notes.append(note)
     turned = [opposite(rule) for rule in rules]
     without = sorted({rule["rule"] for rule, other in zip(rules, turned, strict=True) if other is None})
-    used = {spec.layer: spec.top_k for spec in routers if spec.stream == "decoder"}
+    used = {spec.layer: spec.top_k or spec.num_experts for spec in routers if spec.stream == "decoder"}
     opposites, note = _at_most_k_on([rule for rule in turned if rule is not None], used)
     add("opposite", "opposite", f"there is none of {', '.join(without)}" if without else opposites)
     if note and not without:

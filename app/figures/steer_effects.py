@@ -88,7 +88,7 @@ def effects_chart(
         ),
         base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
     ]  # fmt: skip
-    return finish(alt.layer(*layers), theme, width=width, height=ROW_PIXELS * len(groups))
+    return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))
 
 
 def _place(row: dict[str, Any], by: str | None) -> dict[str, Any]:
@@ -167,4 +167,4 @@ def _panel(
         own.mark_area(color=color, opacity=0.18).encode(y=alt.Y("low:Q", title="change", scale=scale), y2="high:Q"),
         own.mark_line(color=color, point=alt.OverlayMarkDef(color=color, size=40)).encode(y=y),
     ]  # fmt: skip
-    return alt.layer(*layers).properties(width=width, height=PANEL_PIXELS, title=title)
+    return alt.LayerChart(layer=layers).properties(width=width, height=PANEL_PIXELS, title=title)

@@ -27,7 +27,7 @@ def files(tmp_path_factory):
     return folder
 
 
-def call(capsys, files, *words, steer="off.json"):
+def call(capsys, files, *words, steer: str | None = "off.json"):
     """Exit code, stdout and stderr."""
     options = ["--steer", files / steer] if steer else []
     command = [

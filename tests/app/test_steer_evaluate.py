@@ -48,7 +48,7 @@ def found():
         for code, texts in TEXTS.items()
         for n, t in enumerate(texts)
     ]
-    return evaluate(*loaded, PromptSet.from_rows(rows), Steering(PROFILE["rules"]))
+    return evaluate(loaded.model, loaded.tokenizer, PromptSet.from_rows(rows), Steering(PROFILE["rules"]))
 
 
 def script(profile: str, url: str, token: str) -> None:

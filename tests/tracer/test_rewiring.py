@@ -14,16 +14,17 @@ from moescope.tracer.rewiring import Rewiring
 
 PROMPT = "Where is the library?"
 OFF = Steering([{"rule": "off", "layers": [1], "experts": [2]}])
+Setting = tuple[Any, Any]
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[Any, Any]:
+def setting() -> Setting:
     model = tiny_olmoe()
     model.generation_config.eos_token_id = None
     return model, character_tokenizer()
 
 
-def rewired(setting, new=12, prompt=PROMPT, **how):
+def rewired(setting: Setting, new=12, prompt=PROMPT, **how):
     """The answer, and what was learned after how many tokens."""
     seen: list[tuple[int, Steering]] = []
     steering = how.pop("steering", None)
@@ -32,13 +33,13 @@ def rewired(setting, new=12, prompt=PROMPT, **how):
     return answer, seen
 
 
-def test_no_steps_give_the_same_tokens(setting):
+def test_no_steps_give_the_same_tokens(setting: Setting):
     answer, seen = rewired(setting, steps=0, renew_every=5)
     assert seen == []
     assert answer == generate(*setting, PROMPT, max_new_tokens=12)[0]
 
 
-def test_once_is_generation_under_the_vector_of_the_prompt(setting):
+def test_once_is_generation_under_the_vector_of_the_prompt(setting: Setting):
     answer, seen = rewired(setting, lr=5.0, renew_every=0)
     assert [done for done, _ in seen] == [0]
     vectors = learn_vector(setting[0], PROMPT, tokenizer=setting[1], lr=5.0)
@@ -48,7 +49,7 @@ def test_once_is_generation_under_the_vector_of_the_prompt(setting):
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_renewal_learns_on_all_that_was_written_since(setting, reset):
+def test_renewal_learns_on_all_that_was_written_since(setting: Setting, reset):
     model, tokenizer = setting
     answer, seen = rewired(setting, lr=5.0, renew_every=5, reset=reset)
     assert [done for done, _ in seen] == [0, 5, 10]
@@ -62,7 +63,7 @@ def test_renewal_learns_on_all_that_was_written_since(setting, reset):
         before = vectors
 
 
-def test_prompts_do_not_share_vectors_and_nothing_stays(setting):
+def test_prompts_do_not_share_vectors_and_nothing_stays(setting: Setting):
     other = "~~{}~~ 0123"
     how = Rewiring(lr=5.0, renew_every=5)
     both = generate(*setting, [PROMPT, other], max_new_tokens=8, rewire=how)
@@ -73,7 +74,7 @@ def test_prompts_do_not_share_vectors_and_nothing_stays(setting):
     assert len(find_routers(setting[0])) == 3
 
 
-def test_a_steering_acts_while_vectors_are_learned(setting):
+def test_a_steering_acts_while_vectors_are_learned(setting: Setting):
     answer, seen = rewired(setting, lr=5.0, renew_every=0, steering=OFF)
     with OFF.applied(setting[0]):
         vectors = learn_vector(setting[0], PROMPT, tokenizer=setting[1], lr=5.0)
@@ -81,7 +82,7 @@ def test_a_steering_acts_while_vectors_are_learned(setting):
     assert answer == generate(*setting, PROMPT, max_new_tokens=12, steering=OFF + vectors)[0]
 
 
-def test_an_answer_that_ends_is_not_learned_on(setting):
+def test_an_answer_that_ends_is_not_learned_on(setting: Setting):
     model = setting[0]
     ids = generate(*setting, PROMPT, max_new_tokens=4)[0].token_ids
     model.generation_config.eos_token_id = ids[2]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
+import time
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -198,6 +202,34 @@ def test_unknown_paths_and_methods(address):
     status, answer, headers = ask(address, "GET", "/v1/generate")
     assert (status, headers["Allow"]) == (405, "POST")
     assert answer["error"]["status"] == 405
+
+
+def test_more_connections_than_allowed_are_503():
+    limits = Limits(connections=2)
+    with serve_in_background(lambda: Served.of(tiny_olmoe(), character_tokenizer()), limits=limits) as small:
+        assert small.engine.wait_ready(60)
+        parts = urlsplit(small.url)
+        held = [socket.create_connection((parts.hostname or "", parts.port or 0)) for _ in range(3)]
+        time.sleep(0.2)
+        assert ask(small, "GET", "/health")[0] == 503
+        for one in held:
+            one.close()
+        deadline = time.monotonic() + 5
+        while ask(small, "GET", "/health")[0] != 200 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert ask(small, "GET", "/health")[0] == 200
+
+
+def test_the_page_on_serving_names_every_path_and_every_limit(address):
+    page = (Path(__file__).parent.parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    _, described, _ = ask(address, "GET", "/openapi.json")
+    for path, operations in described["paths"].items():
+        for method in operations:
+            if method in ("get", "post", "delete") and path != "/openapi.json":
+                assert f"`{method.upper()} {path}`" in page, f"{method} {path}"
+    for limit in fields(Limits):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{limit.name}`"))
+        assert f"{limit.default:,.0f}" in row
 
 
 def test_a_full_queue_is_429_with_retry_after(address):

@@ -220,6 +220,18 @@ def test_too_many_jobs_are_429(client, address, library):
     assert {job.wait(0.01)["state"] for job in jobs} == {"cancelled"}
 
 
+def test_a_request_that_has_ended_steers_nothing_any_more():
+    model = tiny_olmoe()
+    ids = torch.tensor([[1, 20, 30, 40]])
+    with torch.no_grad(), serve_in_background(lambda: Served.of(model, character_tokenizer())) as address:
+        plain = tiny_olmoe()(ids).logits
+        address.engine.wait_ready(30)
+        client = connect(address.url, address.token)
+        for _ in range(5):
+            assert list(client.generate("a", steering=OFF, compare=True, max_new_tokens=3))
+            assert torch.equal(model(ids).logits, plain)
+
+
 def test_nothing_stays_on_the_model_when_the_server_has_gone():
     model = tiny_olmoe()
     with serve_in_background(lambda: Served.of(model, character_tokenizer())) as address:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tiny import character_tokenizer, tiny_olmoe
 
-from moescope.tracer.client import ServerCrashed, connect, start_server
+from moescope.tracer.client import ServerCrashed, ServerError, connect, start_server
 from moescope.tracer.serve import token_file
 from moescope.tracer.serve.process import PARENT_VARIABLE
 from moescope.tracer.serve.server import ServeError, bind, is_loopback, run_server, token_for, url_of
@@ -50,6 +50,22 @@ def test_a_server_process_lives_crashes_and_restarts(folder):
         assert server.state == "running"
         assert server.url != first
         assert connect(server.url, server.token).health()["status"] == "ready"
+
+
+def test_a_crash_in_the_middle_of_an_answer_is_told_to_the_client(folder):
+    with start_server(str(folder), **OPTIONS) as server:
+        client = connect(server.url, server.token)
+        events = client.generate("Hello", max_new_tokens=200, temperature=2.0)
+        next(events)
+        os.kill(server._process.pid, signal.SIGKILL)
+        with pytest.raises(ServerError) as broken:
+            list(events)
+        assert broken.value.status == 0
+        server._process.wait()
+        assert server.state == "crashed"
+        with pytest.raises(ServerError, match="does not answer") as gone:
+            client.model()
+        assert gone.value.status == 0
 
 
 def test_the_line_and_the_token_file(folder, tmp_path):

@@ -2,7 +2,8 @@
 
 A request is a generator that does one forward pass (or a few) between two yields, and yields events. Every pass
 goes through the one `LiveModel`, which puts exactly that request's steering in force and no other's. A request that
-is cancelled is closed in the worker thread before its next step.
+is cancelled is closed in the worker thread before its next step. When the last request has ended the model is left
+as it was loaded, before that request hears of its end.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Engine:
     """Loads a model in its worker thread, then serves it step by step.
 
     Args:
-        load: returns what the requests' `make` functions receive; its `close`, if it has one, is called at the end.
+        load: returns what the requests' `make` functions receive; its `rest`, if it has one, is called
+            when the last request has ended, its `close` at the end.
     """
 
     def __init__(self, load: Callable[[], Any], limits: Limits | None = None) -> None:
@@ -176,10 +178,13 @@ class Engine:
     def _finish(self, ticket: Ticket, message: Message) -> None:
         with self._changed:
             self._queue.remove(ticket)
+            idle = len(self._queue) == 0
         close = getattr(ticket.steps, "close", None)
         if close is not None:
             close()
         ticket.steps = None
+        if idle and hasattr(self.loaded, "rest"):
+            self.loaded.rest()
         ticket.sink(message)
 
     def _fail(self, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from ..errors import SteeringError
@@ -20,6 +21,8 @@ from .limits import Limits
 from .scoring import BATCH_TOKENS, encode
 from .served import Served
 
+WAIT_S = 0.01
+"""How long others wait for their turn while the result is being computed."""
 Prepared = tuple[Callable[[Served], Steps], Event]
 
 
@@ -88,7 +91,7 @@ def _check_columns(prompts: PromptSet, request: dict[str, Any]) -> None:
 
 def _steps(
     served: Served, prompts: PromptSet, variants: Variants, notes: list[str], request: dict[str, Any]
-) -> Generator[Event, None, None]:
+) -> Generator[Event | None, None, None]:
     evaluation = yield from evaluate_steps(
         served.live,
         served.tokenizer,
@@ -99,7 +102,21 @@ def _steps(
         max_new_tokens=int(request["max_new_tokens"]),
         batch_tokens=BATCH_TOKENS,
     )
-    yield {"result": result_of(evaluation, request["by"], request["target"])}
+    result = yield from _aside(lambda: result_of(evaluation, request["by"], request["target"]))
+    yield {"result": result}
+
+
+def _aside(work: Callable[[], Event]) -> Generator[None, None, Event]:
+    """Arithmetic on many prompts in a thread of its own, while others go on using the model."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work)
+    try:
+        while not future.done():
+            wait([future], timeout=WAIT_S)
+            yield
+        return future.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 def result_of(evaluation: Evaluation, by: str | None, target: str | None) -> Event:

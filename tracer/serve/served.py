@@ -36,6 +36,10 @@ class Served:
         live = LiveModel(model.eval())
         return cls(model, tokenizer, dict(card or {}), live.routers, live, frozenset(stop_token_ids(model)))
 
+    def rest(self) -> None:
+        """Let no steering be in force."""
+        self.live.rest()
+
     def close(self) -> None:
         """Leave the model as it was loaded."""
         self.live.close()
