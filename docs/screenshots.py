@@ -1,7 +1,7 @@
 """Makes the pictures of docs/app.md: `python docs/screenshots.py [PAGE ...]`, with Chromium on the PATH.
 
-Starts the app on the bundled sample, opens each page in a headless browser, and writes docs/img/PAGE.png with few
-colours, so that each stays below 250 kB.
+Starts the app on the bundled sample, opens each page in a headless browser, and writes docs/img/PAGE.png,
+each below 250 kB.
 """
 
 from __future__ import annotations
@@ -93,13 +93,15 @@ def _show_template(page: Page) -> None:
 
 
 def small(png: bytes) -> bytes:
-    """The picture in as many colours as keep it below the limit."""
+    """The picture, in fewer colours where it would be above the limit."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
     for colors in (255, 128, 64):
-        buffer = io.BytesIO()
-        image.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         if buffer.tell() <= LARGEST:
             break
+        buffer = io.BytesIO()
+        image.quantize(colors, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

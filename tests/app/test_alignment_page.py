@@ -1,5 +1,10 @@
 """Each control of the Alignment page against numbers computed from the trace by hand."""
 
+# The types that pandas declares for groupby and itertuples do not know their columns.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportReturnType=false, reportCallIssue=false
+# pyright: reportOptionalSubscript=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 import numpy as np
 import pandas as pd
 import pytest

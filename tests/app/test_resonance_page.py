@@ -1,5 +1,10 @@
 """Each control of the Resonance page against numbers that plain pandas gets from the events."""
 
+# The types that pandas declares for groupby and itertuples do not know their columns.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportReturnType=false, reportCallIssue=false
+# pyright: reportOptionalSubscript=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 import io
 import json
 

@@ -1,5 +1,10 @@
 """What a contrast is made of: tokens, single prompts, running scans, classes; against single events."""
 
+# The types that pandas declares for groupby and itertuples do not know their columns.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportReturnType=false, reportCallIssue=false
+# pyright: reportOptionalSubscript=false, reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
+
 import numpy as np
 import pytest
 
