@@ -105,9 +105,9 @@ class RollupRows:
 
 
 def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: type) -> np.ndarray:
-    """(G, ...) sums of rows by group; group -1 is left out. Exact for whole numbers below 2^53."""
+    """(G, ...) sums of rows by group; group -1 is left out. Whole numbers are exact."""
     if values.ndim == 2 and num_groups <= _FEW_GROUPS < len(values):
-        return _sum_into_few(values, group_R, num_groups).astype(kind)
+        return _sum_into_few(values, group_R, num_groups, kind)
     kept = np.flatnonzero(group_R >= 0)
     out = np.zeros((num_groups, *values.shape[1:]), kind)
     if len(kept) == 0:
@@ -132,13 +132,13 @@ def sum_rows(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: typ
     return out
 
 
-def _sum_into_few(values: np.ndarray, group_R: np.ndarray, num_groups: int) -> np.ndarray:
-    """The same as a product with the matrix of who is in which group, in pieces that stay in cache."""
-    sums = np.zeros((num_groups, values.shape[1]))
-    numbers_G = np.arange(num_groups)[:, None]
-    for start in range(0, len(values), 1024):
-        piece = slice(start, start + 1024)
-        sums += (group_R[piece] == numbers_G).astype(np.float64) @ values[piece].astype(np.float64)
+def _sum_into_few(values: np.ndarray, group_R: np.ndarray, num_groups: int, kind: type) -> np.ndarray:
+    """The same group by group: a few long sums are faster than reduceat, and need no threads as a product would."""
+    order = np.argsort(group_R.astype(np.int16), kind="stable")
+    bounds = np.searchsorted(group_R[order], np.arange(num_groups + 1))
+    sums = np.zeros((num_groups, values.shape[1]), kind)
+    for group in np.flatnonzero(bounds[1:] > bounds[:-1]):
+        values[order[bounds[group] : bounds[group + 1]]].sum(0, dtype=kind, out=sums[group])
     return sums
 
 

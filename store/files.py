@@ -157,7 +157,7 @@ def read_table(
         router: number of a router in the manifest: rows of that router only.
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
-        keep: remember what was read for the next time (in one chunk), as memory allows.
+        keep: remember what was read for the next time, as memory allows; all prompts in one chunk.
     Raises:
         DamagedPart: the file is missing, truncated or changed.
     """
@@ -177,7 +177,10 @@ def read_table(
 
         if keep:
             place = (str(folder.local_path or folder.url), entry.files[table].sha256)
-            found = _tables.get((*place, *columns, *groups), lambda: read().combine_chunks())
+            whole = prompts is None
+            found = _tables.get(
+                (*place, *columns, *groups), lambda: read().combine_chunks() if whole else read()
+            )
         else:
             found = read()
         missing = [name for name in columns if name not in found.column_names]

@@ -3,7 +3,7 @@
 Rows of `events` and `rollups` are sorted by (router, prompt, position), rows of `tokens` by (prompt,
 position). A row group holds whole prompts of one router, about `ROWS_PER_GROUP` rows. The footer's key-value
 metadata has an index of the row groups (router, first and last prompt), so a reader takes one prompt, or one
-layer, without touching the rest. Why these encodings: docs/trace-format.md and benchmarks/store_layout.py.
+layer, without touching the rest. Why these encodings: docs/performance.md and benchmarks/store_layout.py.
 """
 
 from __future__ import annotations

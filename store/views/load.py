@@ -11,8 +11,9 @@ import pyarrow as pa
 from ...kernels.counting import load_imbalance
 from ..arrays import sum_rows
 from ..reader import Trace
-from ..selection import Where
+from ..selection import Groups, Where
 from . import view
+from ._units import Span
 
 
 def _group_sums(
@@ -24,24 +25,32 @@ def _group_sums(
     tokens_of: tuple[bool, str | None, bool | None],
 ) -> tuple[list[str | None], dict[str, np.ndarray | None]]:
     """Names of the groups that have tokens at a router, and their sums: tokens (G,), count (G, E), ..."""
-    rows = trace.rollups(layer, stream)
+    special, phase, completion = tokens_of
+    span = Span(where=where, special=special, phase=phase, completion=completion)
     groups = trace.groups(by)
-    wanted = rows.mask(*tokens_of)
-    if where is not None:
-        wanted &= trace.prompt_mask(where)[rows.prompt_R]
-    group_R = np.where(wanted, groups.group_P[rows.prompt_R], -1)
-    total = len(groups.names)
-    tokens = sum_rows(rows.tokens_R, group_R, total, np.int64)
-    sums: dict[str, np.ndarray | None] = {
-        "tokens": tokens,
-        "nan_tokens": sum_rows(rows.nan_tokens_R, group_R, total, np.int64),
-        "count": rows.grouped("count", group_R, total),
-        "weight_sum": rows.grouped("weight_sum", group_R, total),
-        "probability_sum": rows.grouped("probability_sum", group_R, total),
-    }
-    there = np.flatnonzero(tokens) if by is not None else np.arange(total)
+    key = ("load", layer, stream, by, span.key)
+    found = trace.memo.get(key, lambda: _sums(trace, layer, stream, span, groups))
+    sums = dict(zip(("tokens", "nan_tokens", "count", "weight_sum", "probability_sum"), found, strict=True))
+    tokens = found[0]
+    there = np.flatnonzero(tokens) if by is not None else np.arange(len(groups.names))
     names = [groups.names[i] for i in there]
     return names, {name: None if values is None else values[there] for name, values in sums.items()}
+
+
+def _sums(
+    trace: Trace, layer: int, stream: str, span: Span, groups: Groups
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Over the groups: tokens (G,), tokens with NaN (G,), count, weight and probability sums (G, E)."""
+    rows = trace.rollups(layer, stream, sums=("count", "weight_sum", "probability_sum"))
+    group_R = np.where(span.rows(trace, rows), groups.group_P[rows.prompt_R], -1)
+    total = len(groups.names)
+    return (
+        sum_rows(rows.tokens_R, group_R, total, np.int64),
+        sum_rows(rows.nan_tokens_R, group_R, total, np.int64),
+        rows.grouped("count", group_R, total),
+        rows.grouped("weight_sum", group_R, total),
+        rows.grouped("probability_sum", group_R, total),
+    )
 
 
 def counts_table(

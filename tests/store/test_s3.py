@@ -11,7 +11,9 @@ from moescope.store import TraceWriter, open_trace
 from moescope.store.folder import open_folder
 from moescope.store.synthetic import Synthetic, synthetic_parts, write_synthetic
 
-moto_server = pytest.importorskip("moto.server", exc_type=ImportError)
+moto_server = pytest.importorskip(
+    "moto.server", reason="no local S3: pip install '.[test-s3]'", exc_type=ImportError
+)
 
 PLAN = Synthetic(prompts=10, tokens_per_prompt=8, layers=2, experts=6, top_k=2, part_tokens=30)
 

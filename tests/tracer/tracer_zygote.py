@@ -35,8 +35,8 @@ WORDS = [
 
 
 def prompts() -> PromptSet:
-    """48 prompts of very different lengths, so that batches take them out of order."""
-    texts = [" ".join(WORDS[n % 5 : n % 5 + 1 + (7 * n) % 12]) for n in range(48)]
+    """32 prompts of very different lengths, so that batches take them out of order."""
+    texts = [" ".join(WORDS[n % 5 : n % 5 + 1 + (7 * n) % 12]) for n in range(32)]
     return PromptSet.from_rows(
         [{"id": f"p{n}", "text": text, "language": "ab"[n % 2]} for n, text in enumerate(texts)]
     )
@@ -50,7 +50,7 @@ def trace_into(folder: str) -> None:
         tell(1, f"committed {len(self.committed_prompts)}\n".encode())
 
     TraceWriter.write = told
-    trace_prompts(MODEL, TOKENIZER, PROMPTS, folder, resume=True, batch_tokens=256, part_events=300)
+    trace_prompts(MODEL, TOKENIZER, PROMPTS, folder, resume=True, batch_tokens=160, part_events=200)
     tell(1, b"done\n")
 
 
