@@ -135,9 +135,7 @@ def _color(
 
 def _without_legend(color: Any) -> Any:
     if isinstance(color, alt.Color):
-        plain = color.copy()
-        plain.legend = None
-        return plain
+        return alt.Color.from_dict({**color.to_dict(), "legend": None})
     condition = color["condition"]
     return color | {"condition": {**condition, "legend": None}}
 

@@ -58,7 +58,7 @@ def kinds_map(grid: pa.Table, *, theme: Theme = LIGHT, width: Width = "container
     """
     names = ("layer", "stream", "expert", "kind", "languages", "delta")
     data = pd.DataFrame({name: grid[name].to_pylist() for name in names})
-    rows = data["layer"].nunique()
+    rows = len(set(grid["layer"].to_pylist()))
     step = min(max(MAP_PIXELS / rows, ROW_PIXELS[0]), ROW_PIXELS[1])
     shades = _shades(theme) | {NONE: theme.surface}
     scale = alt.Scale(domain=list(shades), range=list(shades.values()))

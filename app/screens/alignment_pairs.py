@@ -19,7 +19,7 @@ FEWEST = 3
 def matrix(frame: Frame, params: dict[str, Any], window: tuple[int, int]) -> None:
     """Divergence between every two languages."""
     st.subheader("Between languages", anchor=False)
-    asked = params | {"layers": _range(window)}
+    asked: dict[str, Any] = params | {"layers": _range(window)}
     with states.loading(height=360):
         table = frame.view("alignment-matrix", **asked)
     show.chart(
