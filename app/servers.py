@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -17,23 +17,43 @@ from ..store import Trace, sample_dir
 from ..tracer.client import Client, ServerCrashed, ServerProcess
 from ..tracer.serve.token_file import TokenError, read_token
 
+EMERGENT = "adapter emergent"
+"""`RouterSpec.found_by` of emergent experts."""
 State = Literal["starting", "running", "crashed"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a process is started with."""
+
+    model: str
+    """A folder, or a name on the hub."""
+    experts: int | None = None
+    """View a dense model as this many emergent experts a layer."""
+    used: int | None = None
+    """Of those a token uses so many; None: all, as the model itself does."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `moescope serve`."""
+        asked = {"experts": self.experts, "experts_used": self.used if self.experts else None}
+        return {name: value for name, value in asked.items() if value}
 
 
 @dataclass
 class Live:
     """A `moescope serve` process of this app."""
 
-    model: str
+    source: Source
     process: ServerProcess
     began: float = field(default_factory=time.monotonic)
     reason: str = ""
     """Why it ended, in one line, where it did."""
 
     @classmethod
-    def start(cls, model: str) -> Live:
+    def start(cls, source: Source) -> Live:
         """Start the process; returns at once. Raises OSError."""
-        live = cls(model, ServerProcess(model, {}))
+        live = cls(source, ServerProcess(source.model, source.options))
         threading.Thread(target=live._wait, name="moescope-serve-wait", daemon=True).start()
         return live
 
@@ -62,28 +82,28 @@ class Live:
 
 
 @st.cache_resource(show_spinner=False)
-def _started() -> dict[str, Live]:
+def _started() -> dict[Source, Live]:
     return {}
 
 
-def find(model: str) -> Live | None:
-    """The process that was started for a model, also where it has ended."""
-    return _started().get(model)
+def find(source: Source) -> Live | None:
+    """The process that was started with this, also where it has ended."""
+    return _started().get(source)
 
 
-def start(model: str) -> Live:
-    """A running process for a model, started anew where there is none or where it has ended."""
-    live = find(model)
+def start(source: Source) -> Live:
+    """A running process, started anew where there is none or where it has ended."""
+    live = find(source)
     if live is None or live.state == "crashed":
         if live is not None:
             live.process.stop()
-        live = _started()[model] = Live.start(model)
+        live = _started()[source] = Live.start(source)
     return live
 
 
-def stop(model: str) -> None:
-    """End the process of a model and forget it."""
-    live = _started().pop(model, None)
+def stop(source: Source) -> None:
+    """End a process and forget it."""
+    live = _started().pop(source, None)
     if live is not None:
         live.process.stop()
 
@@ -102,6 +122,15 @@ def attach(url: str, token_file: str, name: str) -> Client:
     client = Client(url.strip(), token, name=name)
     client.model()
     return client
+
+
+def source_of(trace: Trace) -> Source:
+    """The model of a trace, with the emergent experts that it was traced with."""
+    emergent = next((router for router in trace.routers if router.found_by == EMERGENT), None)
+    if emergent is None:
+        return Source(model_of(trace))
+    fewer = emergent.top_k is not None and emergent.top_k < emergent.num_experts
+    return Source(model_of(trace), emergent.num_experts, emergent.top_k if fewer else None)
 
 
 def model_of(trace: Trace) -> str:

@@ -26,6 +26,8 @@ class Served:
     """None until it answers."""
     about: dict[str, Any] = field(default_factory=dict)
     """What /v1/model says."""
+    source: servers.Source | None = None
+    """What a process of this app is started with."""
     live: servers.Live | None = None
     """The process, where it is one of this app."""
     why: str = ""
@@ -43,8 +45,8 @@ class Served:
 
 def choose(frame: Frame) -> Served:
     """The line that names the model and its state, with the choice of another behind it."""
-    model = st.session_state.get(f"steer-model {frame.url}") or servers.model_of(frame.trace)
-    served = _attached() or _own(model)
+    source = st.session_state.get(f"steer-source {frame.url}") or servers.source_of(frame.trace)
+    served = _attached() or _own(source)
     _status(served)
     with st.popover("Model", icon=":material/memory:", type="tertiary", key="steer-model"):
         _menu(frame, served)
@@ -61,32 +63,32 @@ def problems(served: Served) -> None:
             st.button("Try again", key="steer-again")
             st.button("Run the model here", on_click=_detach, key="steer-detach-card")
     elif live is None and not served.attached:
-        _offer(served.model)
+        _offer(served)
     elif live is not None and live.state == "starting":
-        _watch(served.model)
+        _watch(live.source)
     elif live is not None and live.state == "crashed":
         states.card("The model process has ended", live.why, kind="error",
                     todo="Your steering and your prompt are kept. Restart it, or choose another model.")  # fmt: skip
         st.button("Restart", icon=":material/restart_alt:", type="primary", key="steer-restart",
-                  on_click=servers.start, args=(served.model,))  # fmt: skip
+                  on_click=servers.start, args=(served.source,))  # fmt: skip
         with st.expander("Log"):
             st.code(live.process.log_tail or "no message", language=None, wrap_lines=True)
 
 
-def _own(model: str) -> Served:
-    live = servers.find(model)
-    stopped = st.session_state.get("steer stopped") == model
+def _own(source: servers.Source) -> Served:
+    model, live = source.model, servers.find(source)
+    stopped = st.session_state.get("steer stopped") == source
     if live is None and model and model == servers.sample_model() and not stopped:
         # It is small, and someone who opens this page wants it.
-        live = servers.start(model)
+        live = servers.start(source)
     if live is None or live.state != "running":
-        return Served(model=model, live=live)
+        return Served(model=model, source=source, live=live)
     client = live.client(_me())
     try:
-        return Served(model=model, live=live, client=client, about=_about(client))
+        return Served(model=model, source=source, live=live, client=client, about=_about(client))
     except ServerError as error:
         live.reason = str(error)
-        return Served(model=model, live=live)
+        return Served(model=model, source=source, live=live)
 
 
 def _attached() -> Served | None:
@@ -145,17 +147,24 @@ def _menu(frame: Frame, served: Served) -> None:
     st.text_input(
         "Model: a folder, or a name on the hub", value=served.model if not served.attached else "", key=key
     )
+    now = served.source or servers.Source("")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.number_input(
+            "Emergent experts", 0, 1024, now.experts or 0, key="steer-experts", width=170,
+            help="Views the layers of a dense model as so many groups of neurons each. 0: it has routers.",
+        )  # fmt: skip
+        st.number_input(
+            "of which a token uses", 0, 1024, now.used or 0, key="steer-used", width=170, help="0: all."
+        )
     with st.container(horizontal=True):
         st.button("Start", type="primary", key="steer-start", on_click=_start, args=(frame.url, key))
         running = served.live is not None and served.live.state != "crashed"
-        st.button("Stop", key="steer-stop", on_click=_stop, args=(served.model,), disabled=not running)
+        st.button("Stop", key="steer-stop", on_click=_stop, args=(served.source,), disabled=not running)
         sample = servers.sample_model()
         if sample and served.model != sample:
-            st.button("Sample model", key="steer-sample", on_click=_use, args=(frame.url, sample))
-    st.caption(
-        "The model needs routers. Emergent experts of a dense model can be steered from Python (docs/steering.md), "
-        "not yet here."
-    )
+            st.button(
+                "Sample model", key="steer-sample", on_click=_use, args=(frame.url, servers.Source(sample))
+            )
     st.divider()
     st.text_input(
         "Or a server that runs already: its url", key="steer-url", placeholder="http://127.0.0.1:8700"
@@ -166,20 +175,22 @@ def _menu(frame: Frame, served: Served) -> None:
         st.button("Detach", key="steer-detach", on_click=_detach, disabled=not served.attached)
 
 
-def _use(url: str, model: str) -> None:
+def _use(url: str, source: servers.Source) -> None:
     _detach()
-    st.session_state[f"steer-model {url}"] = model.strip()
-    if model.strip():
-        servers.start(model.strip())
+    st.session_state[f"steer-source {url}"] = source
+    if source.model:
+        servers.start(source)
 
 
 def _start(url: str, key: str) -> None:
-    _use(url, st.session_state.get(key) or "")
+    state = st.session_state
+    experts, used = int(state.get("steer-experts") or 0), int(state.get("steer-used") or 0)
+    _use(url, servers.Source((state.get(key) or "").strip(), experts or None, (experts and used) or None))
 
 
-def _stop(model: str) -> None:
-    servers.stop(model)
-    st.session_state["steer stopped"] = model
+def _stop(source: servers.Source) -> None:
+    servers.stop(source)
+    st.session_state["steer stopped"] = source
 
 
 def _attach() -> None:
@@ -193,7 +204,8 @@ def _detach() -> None:
     st.session_state.pop("steer-attached", None)
 
 
-def _offer(model: str) -> None:
+def _offer(served: Served) -> None:
+    model, source = served.model, served.source
     if not model:
         states.empty("No model to steer", "The trace does not say which model it was made with.",
                      todo="Give the model's folder or name under Model.")  # fmt: skip
@@ -206,13 +218,13 @@ def _offer(model: str) -> None:
     )
     states.empty("The model is not running", f"{model} answers once it is loaded. {place}",
                  todo="Start it, or choose another under Model. The switchboard works meanwhile.")  # fmt: skip
-    st.button("Start the model", type="primary", key="steer-offer", on_click=servers.start, args=(model,))
+    st.button("Start the model", type="primary", key="steer-offer", on_click=servers.start, args=(source,))
 
 
 @st.fragment(run_every=0.4)
-def _watch(model: str) -> None:
+def _watch(source: servers.Source) -> None:
     """Look again until the process has started or ended."""
-    live = servers.find(model)
+    live = servers.find(source)
     if live is None or live.state != "starting":
         st.rerun()
-    states.note("partial", f"{short(model)} is being loaded: {words.duration(live.seconds)} so far.")
+    states.note("partial", f"{short(source.model)} is being loaded: {words.duration(live.seconds)} so far.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from moescope.app import profile_link, servers
 from moescope.app.sentences_steering import outcome
 from moescope.app.steer_history import Draft
 from moescope.app.steer_result import Answers
-from moescope.store import RouterSpec
+from moescope.store import RouterSpec, open_trace
 from moescope.tracer.client import ServerError
 from moescope.tracer.steering_read import read_rules
 
@@ -63,7 +65,7 @@ class Playing:
     def __init__(self, events: list[dict[str, Any]] | ServerError, state: str = "running") -> None:
         self.events, self.state = events, state
         self.why, self.seconds, self.reason, self.url = "out of <b>memory</b>", 3.0, "", "http://played"
-        self.process = self
+        self.process, self.source = self, servers.Source("hand <b>made</b>")
         self.log_tail = "line one\nout of <b>memory</b>"
         self.asked: list[dict[str, Any]] = []
 
@@ -189,7 +191,7 @@ def test_a_dead_model_says_why_and_offers_to_restart(play, monkeypatch: pytest.M
     assert "out of &lt;b&gt;memory&lt;/b&gt;" in text
     assert "line one\nout of <b>memory</b>" in [code.value for code in app.code]
     app.button(key="steer-restart").click().run()
-    assert started == ["hand <b>made</b>"]
+    assert started == [servers.Source("hand <b>made</b>")]
 
 
 def test_a_refused_request_says_what_the_server_said(play):
@@ -264,3 +266,12 @@ def test_the_outcome_of_answers_that_agree_although_the_model_changed():
     assert answers.parting is None
     assert answers.ended("base")
     assert not answers.untouched
+
+
+def test_a_trace_of_emergent_experts_asks_for_the_same_view_of_the_model(hand_library):
+    trace = open_trace(str(hand_library / "hand"))
+    assert servers.source_of(trace) == servers.Source("hand <b>made</b>")
+    found = [replace(router, found_by="adapter emergent") for router in trace.routers]
+    source = servers.source_of(SimpleNamespace(routers=found, manifest=trace.manifest))  # type: ignore[arg-type]
+    assert source.options == {"experts": EXPERTS, "experts_used": 2}
+    assert servers.Source("m", used=2).options == {}
