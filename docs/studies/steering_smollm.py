@@ -51,7 +51,7 @@ def find(model: Any, tokenizer: Any) -> list[tuple[int, int]]:
         "resonance", by="group", target="list", measure="weight_rate", ranking="target", top=TOP
     ).to_pylist()  # fmt: skip
     found = [row for row in rows if row["q"] < 0.05]
-    print(f"{len(found)} of {len(rows)} groups have q < .05")
+    print(f"of the {len(rows)} strongest groups {len(found)} have q < .05")
     for row in rows[:TOP]:
         where = f"layer {row['layer']}, group {row['expert']}"
         print(f"{where}: {row['score']:+.4f}, q {row['q']:.2g}, {row['stability']:.0%}")
