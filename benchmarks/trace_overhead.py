@@ -197,7 +197,9 @@ def main() -> None:
     routed = sum(path.stat().st_size for path in (folder / "events").glob("*.parquet"))
     print(f"\n{size / events:.1f} bytes per event, {routed / events:.1f} of them in events")
     ours, copied = capture_cost()
-    print(f"capture of ids and weights: {ours:.2f} ns per selected expert (a plain copy of both: {copied:.2f})")
+    print(
+        f"capture of ids and weights: {ours:.2f} ns per selected expert (a plain copy of both: {copied:.2f})"
+    )
     shutil.rmtree(folder.parent)
 
 

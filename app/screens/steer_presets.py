@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import streamlit as st
 
@@ -89,7 +90,9 @@ def _specialised(frame: Frame) -> Callable[[], Made] | None:
 
     def make() -> Made:
         what, _, value = whose.partition(" ")
-        ask = {"tau": tau, "pivot": pivot, "resamples": 200} | ({"task": value} if what == "task" else {})
+        ask: dict[str, Any] = {"tau": tau, "pivot": pivot, "resamples": 200} | (
+            {"task": value} if what == "task" else {}
+        )
         table = frame.in_window(frame.view("specialised-experts", **ask))
         cells = presets.specialised_for(table, value if what == "language" else None)
         return f"{rule}: {_whose(whose)}, τ {tau:g}", presets.on_cells(rule, cells, amount)

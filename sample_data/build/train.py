@@ -16,6 +16,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,8 @@ class Run:
         self.recipe, self.work = recipe, work
         self.device = torch.device(device)
         self.checkpoint = work / "checkpoint.pt"
-        self.model = new_model(recipe).to(self.device)
+        model: Any = new_model(recipe)
+        self.model: OlmoeForCausalLM = model.to(self.device)
         use_for(self.model)
         self.optimizers = make_optimizers(self.model, recipe.training)
         self.base_rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]

@@ -31,7 +31,7 @@ def rules(*values: dict) -> tuple[Rule, ...]:
 
 def test_a_click_goes_from_neutral_to_off_to_on_and_back():
     cell = ("decoder", 3, 2)
-    seen = [()]
+    seen: list[tuple[Rule, ...]] = [()]
     for _ in range(3):
         seen.append(cycle(seen[-1], [cell], ROUTERS))
     assert [states(step, ROUTERS).get(cell) for step in seen] == [None, "off", "on", None]
@@ -40,8 +40,15 @@ def test_a_click_goes_from_neutral_to_off_to_on_and_back():
 
 
 @settings(max_examples=60, deadline=None)
-@given(some.lists(some.tuples(some.sampled_from(["off", "on", "zero", "cycle", "erase"]),
-                              some.lists(some.sampled_from(CELLS), min_size=1, max_size=4, unique=True)), max_size=12))  # fmt: skip
+@given(
+    some.lists(
+        some.tuples(
+            some.sampled_from(["off", "on", "zero", "cycle", "erase"]),
+            some.lists(some.sampled_from(CELLS), min_size=1, max_size=4, unique=True),
+        ),
+        max_size=12,
+    )
+)
 def test_the_board_shows_what_every_cell_was_last_set_to(steps):
     now, expected = (), {}
     for name, cells in steps:
@@ -119,7 +126,8 @@ def test_undo_and_redo_walk_the_same_way():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\xff\xfe{", "not JSON"), ("[" * 200_000, "not JSON"), ("3", "list called rules"), ('{"rules": {}}', "list called rules"),
+        (b"\xff\xfe{", "not JSON"), ("[" * 200_000, "not JSON"), ("3", "list called rules"),
+        ('{"rules": {}}', "list called rules"),
         ('{"rules": [{"rule": "explode"}]}', "no rule 'explode'"), ('{"version": 9, "rules": []}', "version 9"),
         ('{"rules": [{"rule": "off", "experts": [-1]}]}', "whole number from 0"),
     ],

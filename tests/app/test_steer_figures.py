@@ -8,6 +8,7 @@ import pytest
 from moescope.app.figures.steer import steering_strip
 from moescope.app.figures.steer_map import SIGNS, switchboard_map
 from moescope.app.sentences_steering import board, strip
+from moescope.app.steer_edit import Cell, State
 from moescope.app.steer_history import Draft
 from moescope.app.steer_result import Answers
 from moescope.app.switchboard import STATES, Underlay, payload
@@ -85,7 +86,7 @@ def test_the_browser_gets_values_and_states_row_after_row_from_the_input():
     import numpy as np
 
     table = load().select(["stream", "layer", "expert", "value"])
-    states = {("decoder", 5, 2): "up", ("decoder", 2, 1): "off", ("decoder", 5, 99): "off"}
+    states: dict[Cell, State] = {("decoder", 5, 2): "up", ("decoder", 2, 1): "off", ("decoder", 5, 99): "off"}
     data = payload(Underlay(table=table, label="share"), states, {("decoder", 5): ["top_k"]}, LIGHT)
     assert [(row["layer"], row["start"], row["experts"], row["rules"]) for row in data["rows"]] == [
         (2, 0, 3, []), (5, 3, 3, ["top_k"]),
