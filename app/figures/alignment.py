@@ -135,7 +135,8 @@ def _color(
 
 def _without_legend(color: Any) -> Any:
     if isinstance(color, alt.Color):
-        return alt.Color.from_dict({**color.to_dict(), "legend": None})
+        plain: Any = color.to_dict()
+        return alt.Color.from_dict(plain | {"legend": None})
     condition = color["condition"]
     return color | {"condition": {**condition, "legend": None}}
 
