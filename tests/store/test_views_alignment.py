@@ -204,3 +204,30 @@ def test_errors_say_what_there_is(trace):
         trace.view("alignment", layers="9")
     with pytest.raises(StoreError, match="no accuracies"):
         trace.view("alignment-correlation")
+
+
+def test_lines_are_the_same_whether_all_pairs_are_worked_out_or_the_pivots_only(trace, monkeypatch):
+    every = {pivot: trace.view("alignment", pivot=pivot, resamples=50) for pivot in ("en", "fr")}
+    monkeypatch.setattr("moescope.store.views._divergences.EVERY_PAIR", 0)
+    for pivot, table in every.items():
+        alone = open_trace(trace.url).view("alignment", pivot=pivot, resamples=50)
+        for name in ("language", "layer", "units"):
+            assert alone[name] == table[name]
+        for name in ("divergence", "low", "high"):
+            np.testing.assert_allclose(alone[name], table[name], rtol=1e-12)
+
+
+def test_what_is_remembered_for_one_choice_of_prompts_and_tokens_is_not_told_for_another(trace):
+    choices = [
+        {},
+        {"special": False},
+        {"where": {"language": ["en", "de"]}},
+        {"where": {"language": ["en", "fr"]}},
+        {"where": {"seen": "yes"}},
+    ]
+    for name in ("alignment", "routing-entropy", "routing-consistency", "specialised-counts", "load"):
+        params = {"by": "language"} if name == "load" else {}
+        for choice in choices:
+            fresh = open_trace(trace.url).view(name, **params, **choice)
+            assert trace.view(name, **params, **choice).equals(fresh), (name, choice)
+            assert trace.view(name, **params, **choice).equals(fresh), (name, choice)
