@@ -40,8 +40,10 @@ def draw(frame: Frame, served: Served) -> None:
             _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
             _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
             _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
-    if steer_state.edited() and st.session_state.get("steer-live"):
-        st.session_state["steer run"] = True
+    live = bool(st.session_state.get("steer-live"))
+    if steer_state.edited() and (live or st.session_state.get("steer result")):
+        # The other half must answer anew, or say that its answers are of an earlier steering.
+        st.session_state["steer run"] = live
         st.rerun()
 
 
