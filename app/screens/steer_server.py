@@ -70,7 +70,7 @@ def problems(served: Served) -> None:
         states.card("The model process has ended", live.why, kind="error",
                     todo="Your steering and your prompt are kept. Restart it, or choose another model.")  # fmt: skip
         st.button("Restart", icon=":material/restart_alt:", type="primary", key="steer-restart",
-                  on_click=servers.start, args=(served.source,))  # fmt: skip
+                  on_click=_start, args=(served.source,))  # fmt: skip
         with st.expander("Log"):
             st.code(live.process.log_tail or "no message", language=None, wrap_lines=True)
 
@@ -218,7 +218,7 @@ def _offer(served: Served) -> None:
     )
     states.empty("The model is not running", f"{model} answers once it is loaded. {place}",
                  todo="Start it, or choose another under Model. The switchboard works meanwhile.")  # fmt: skip
-    st.button("Start the model", type="primary", key="steer-offer", on_click=servers.start, args=(source,))
+    st.button("Start the model", type="primary", key="steer-offer", on_click=_start, args=(source,))
 
 
 @st.fragment(run_every=0.4)
@@ -228,3 +228,7 @@ def _watch(source: servers.Source) -> None:
     if live is None or live.state != "starting":
         st.rerun()
     states.note("partial", f"{short(source.model)} is being loaded: {words.duration(live.seconds)} so far.")
+
+
+def _start(source: Source) -> None:
+    servers.start(source)
