@@ -70,7 +70,7 @@ def problems(served: Served) -> None:
         states.card("The model process has ended", live.why, kind="error",
                     todo="Your steering and your prompt are kept. Restart it, or choose another model.")  # fmt: skip
         st.button("Restart", icon=":material/restart_alt:", type="primary", key="steer-restart",
-                  on_click=_start, args=(served.source,))  # fmt: skip
+                  on_click=_restart, args=(served.source,))  # fmt: skip
         with st.expander("Log"):
             st.code(live.process.log_tail or "no message", language=None, wrap_lines=True)
 
@@ -188,6 +188,10 @@ def _start(url: str, key: str) -> None:
     _use(url, servers.Source((state.get(key) or "").strip(), experts or None, (experts and used) or None))
 
 
+def _restart(source: servers.Source) -> None:
+    servers.start(source)
+
+
 def _stop(source: servers.Source) -> None:
     servers.stop(source)
     st.session_state["steer stopped"] = source
@@ -218,7 +222,7 @@ def _offer(served: Served) -> None:
     )
     states.empty("The model is not running", f"{model} answers once it is loaded. {place}",
                  todo="Start it, or choose another under Model. The switchboard works meanwhile.")  # fmt: skip
-    st.button("Start the model", type="primary", key="steer-offer", on_click=_start, args=(source,))
+    st.button("Start the model", type="primary", key="steer-offer", on_click=_restart, args=(source,))
 
 
 @st.fragment(run_every=0.4)
@@ -228,7 +232,3 @@ def _watch(source: servers.Source) -> None:
     if live is None or live.state != "starting":
         st.rerun()
     states.note("partial", f"{short(source.model)} is being loaded: {words.duration(live.seconds)} so far.")
-
-
-def _start(source: Source) -> None:
-    servers.start(source)
