@@ -8,9 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ._arrays import divide
-
-TINY = 1e-300
-"""Stands in for 0 under a logarithm that is multiplied by 0."""
+from ._log_sums import TINY
 
 _CANCELLED = 1e-5
 """Sums below this have lost more than five digits."""

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import to_numpy
-from ._entropies import TINY, js_and_rest_of, normalised_divergence, sum_x_log_x
+from ._entropies import js_and_rest_of, normalised_divergence
+from ._log_sums import pair_log_sums
 from .divergence import SUM_TOLERANCE, normalised, rounding_step
 
 _LOG_2 = float(np.log(2.0))
@@ -66,41 +67,15 @@ def _checked(q_UNE: np.ndarray, present_UN: np.ndarray, tolerance: float, start:
 def _fill(
     result_UQ: np.ndarray, p_UNE: np.ndarray, one_Q: np.ndarray, other_Q: np.ndarray, nothing: float
 ) -> None:
-    log_UN = sum_x_log_x(p_UNE)
+    each = np.arange(p_UNE.shape[1])
+    # x log x = (s log s - s log 2) / 2 with s = 2 x, and the s of a distribution, or of a pair, sum to 2.
+    log_UN = 0.5 * pair_log_sums(p_UNE, each, each) - _LOG_2
     mean_UQ = 0.5 * (log_UN[:, one_Q] + log_UN[:, other_Q])
+    middle_UQ = 0.5 * pair_log_sums(p_UNE, one_Q, other_Q) - _LOG_2
 
     def rows(chosen_UQ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         unit, pair = np.nonzero(chosen_UQ)
         return p_UNE[unit, one_Q[pair]], p_UNE[unit, other_Q[pair]]
 
-    js_UQ, rest_UQ = js_and_rest_of(rows, p_UNE.shape[-1], mean_UQ, _middle(p_UNE, one_Q, other_Q))
+    js_UQ, rest_UQ = js_and_rest_of(rows, p_UNE.shape[-1], mean_UQ, middle_UQ)
     result_UQ[:] = normalised_divergence(js_UQ, rest_UQ, nothing)
-
-
-def _middle(p_UNE: np.ndarray, one_Q: np.ndarray, other_Q: np.ndarray) -> np.ndarray:
-    """Sum of m log m of each pair, (U, Q)."""
-    middle_QU = np.empty((len(one_Q), len(p_UNE)))
-    p_NUE = np.ascontiguousarray(p_UNE.transpose(1, 0, 2))  # so that a pair is added in one long stretch
-    above_NUE = p_NUE + TINY  # so that no sum of two is 0 under the logarithm
-    most = int(np.bincount(one_Q).max(initial=0))
-    # Used again for every pair: fresh memory costs as much as the logarithms.
-    room = np.empty((2, most * p_NUE[0].size if len(p_NUE) else 0))
-    for first in np.flatnonzero(np.bincount(one_Q)):
-        pairs = _as_slice(np.flatnonzero(one_Q == first))
-        their_QUE = p_NUE[_as_slice(other_Q[pairs])]
-        sum_QUE, log_QUE = room[:, : their_QUE.size].reshape(2, *their_QUE.shape)
-        np.add(above_NUE[first], their_QUE, out=sum_QUE)
-        np.log(sum_QUE, out=log_QUE)
-        middle_QU[pairs] = np.vecdot(sum_QUE, log_QUE)
-    # m log m = (s log s - s log 2) / 2 with s = p + q, and the s of a pair sum to 2.
-    middle_QU *= 0.5
-    middle_QU -= _LOG_2
-    return middle_QU.T
-
-
-def _as_slice(numbers: np.ndarray) -> np.ndarray | slice:
-    """Consecutive numbers as a slice, which needs no copy."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last - first == len(numbers) - 1 and (numbers[1:] - numbers[:-1] == 1).all():
-        return slice(first, last + 1)
-    return numbers

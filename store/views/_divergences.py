@@ -65,8 +65,11 @@ def _remembered(
     other_Q: np.ndarray,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     def of(layer: int) -> tuple[np.ndarray, np.ndarray]:
-        q_UNE, present_UN = unit_distributions(trace, units, layer, stream, span)
-        return pairwise_divergence(q_UNE, one_Q, other_Q, present_UN), present_UN
+        divergence_UQ, present_UN = np.zeros((units.shape[0], len(one_Q))), np.zeros(units.shape, bool)
+        for here, q_UNE, there_UN in unit_distributions(trace, units, layer, stream, span):
+            divergence_UQ[here] = pairwise_divergence(q_UNE, one_Q, other_Q, there_UN)
+            present_UN[here] = there_UN
+        return divergence_UQ, present_UN
 
     key = ("divergence", which, stream, span.key, units.key)
     return trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)

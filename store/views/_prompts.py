@@ -5,7 +5,7 @@ Shape legend: P prompts that have tokens of the span, U parallel units, N langua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from ..arrays import RollupRows, sum_rows
 from ..errors import StoreError
 from ..reader import Trace
 from ._units import Span, Units, by_unit
+
+_BLOCK = 1 << 16
+"""Probabilities scaled at once; as many as `pairwise_divergence` takes at once."""
 
 
 def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
@@ -27,25 +30,42 @@ def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np
     prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
     sum_PE = rows.grouped("probability_sum", group_R, len(prompts_P))
     assert sum_PE is not None
-    total = sum_PE.sum(1, keepdims=True)
-    q_PE = np.divide(sum_PE, total, out=sum_PE, where=total > 0)
-    q_PE[total[:, 0] <= 0] = np.nan
-    return prompts_P, q_PE
+    sum_PE[_scale(sum_PE) <= 0] = np.nan
+    return prompts_P, sum_PE
 
 
 def unit_distributions(
     trace: Trace, units: Units, layer: int, stream: str, span: Span
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same in the grid of units: (U, N, E), 0 where a language lacks the unit, and present (U, N)."""
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """The same in the grid of units, some units at a time: arrays of a whole layer would not stay in the caches.
+
+    Yields:
+        which units; (some, N, E), 0 where a language lacks the unit; present (some, N).
+    """
     if not units.single:
-        return by_unit(units, *distributions(trace, layer, stream, span))
+        yield slice(0, units.shape[0]), *by_unit(units, *distributions(trace, layer, stream, span))
+        return
     rows = _probabilities(trace, layer, stream)
+    assert rows.probability_sum is not None
+    languages = units.shape[1]
     cell_R = np.where(span.rows(trace, rows), units.cell_P[rows.prompt_R], -1)
-    sum_CE = rows.grouped("probability_sum", cell_R, units.shape[0] * units.shape[1])
-    assert sum_CE is not None
-    total = sum_CE.sum(1, keepdims=True)
-    q_CE = np.divide(sum_CE, total, out=sum_CE, where=total > 0)
-    return q_CE.reshape(*units.shape, -1), (total > 0).reshape(units.shape)
+    order = np.argsort(cell_R, kind="stable")
+    step = max(1, _BLOCK // (languages * rows.num_experts))
+    for first in range(0, units.shape[0], step):
+        here = slice(first, min(first + step, units.shape[0]))
+        cells = (here.stop - here.start) * languages
+        low, high = np.searchsorted(cell_R, [first * languages, here.stop * languages], sorter=order)
+        at = order[low:high]
+        q_CE = sum_rows(rows.probability_sum[at], cell_R[at] - first * languages, cells, np.float64)
+        total = _scale(q_CE)
+        yield here, q_CE.reshape(-1, languages, rows.num_experts), (total > 0).reshape(-1, languages)
+
+
+def _scale(sums_XE: np.ndarray) -> np.ndarray:
+    """Scale rows in place to sum to 1, all that are not 0; returns what they summed to, (X,)."""
+    total = sums_XE.sum(1)
+    np.divide(sums_XE, total[:, None], out=sums_XE, where=total[:, None] > 0)
+    return total
 
 
 def rates(

@@ -1,12 +1,16 @@
 """Compiled twins give what the plain versions give, and are only used when they are worth it."""
 
+import math
+
 import numpy as np
 import pytest
 
+from moescope.kernels import _log_sums
 from moescope.kernels import compiled as compiled_module
 from moescope.kernels.compiled import compiled, twin
 from moescope.kernels.consistency import hit_curve, segment_hit_curve
 from moescope.kernels.counting import co_activation, transitions
+from moescope.kernels.pairwise import pairwise_divergence
 
 rng = np.random.default_rng(0)
 IDS = [
@@ -61,3 +65,38 @@ def test_small_work_adds_up_until_a_compiler_is_worth_it(monkeypatch):
 def test_without_numba_the_plain_version_runs(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "numba", None)
     assert compiled.__wrapped__(results_of) is None
+
+
+def test_logarithms_of_the_twin_are_those_of_numpy():
+    pytest.importorskip("numba")
+    p = np.concatenate(
+        [
+            rng.dirichlet(np.full(37, 0.05), (40, 6)),
+            10.0 ** rng.uniform(-320, 0, (40, 6, 37)),  # subnormal ones too
+            1 + rng.uniform(-1e-9, 1e-9, (40, 6, 37)),
+        ]
+    )
+    p[0, :2], p[1, 0, 3] = 0, 0
+    one, other = np.triu_indices(6)
+    found = np.empty((len(p), len(one)))
+    fast = compiled(_log_sums._loop, any_order=True)
+    assert fast is not None
+    fast(found, p, one, other)
+    np.testing.assert_allclose(found, _log_sums.plain_pair_log_sums(p, one, other), rtol=1e-13, atol=1e-14)
+    s = p[:, one] + p[:, other]
+    exact = [[math.fsum(x * math.log(x) for x in row if x) for row in unit] for unit in s.tolist()]
+    np.testing.assert_allclose(found, exact, rtol=1e-13, atol=1e-14)
+
+
+def test_divergences_of_pairs_are_the_same_with_and_without_a_compiler(monkeypatch):
+    pytest.importorskip("numba")
+    q = rng.dirichlet(np.full(16, 0.1), (30, 5)).astype(np.float32)
+    q[3], q[4, 1] = 1 / 16, q[4, 0]
+    one, other = np.triu_indices(5, 1)
+    found = {}
+    for worth in (0, float("inf")):
+        monkeypatch.setattr(compiled_module, "WORTH_COMPILING", worth)
+        found[worth] = pairwise_divergence(q, one, other)
+    np.testing.assert_allclose(found[0], found[float("inf")], rtol=1e-9, atol=1e-15)
+    assert (found[0][3] == 0).all()
+    assert found[0][4, 0] == 0
