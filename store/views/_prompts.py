@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ...kernels.alignment import entropy
 from ..arrays import RollupRows, sum_rows
 from ..errors import StoreError
 from ..reader import Trace
@@ -46,19 +47,37 @@ def unit_distributions(
         yield slice(0, units.shape[0]), *by_unit(units, *distributions(trace, layer, stream, span))
         return
     rows = _probabilities(trace, layer, stream)
-    assert rows.probability_sum is not None
     languages = units.shape[1]
     cell_R = np.where(span.rows(trace, rows), units.cell_P[rows.prompt_R], -1)
-    order = np.argsort(cell_R, kind="stable")
-    step = max(1, _BLOCK // (languages * rows.num_experts))
-    for first in range(0, units.shape[0], step):
-        here = slice(first, min(first + step, units.shape[0]))
-        cells = (here.stop - here.start) * languages
-        low, high = np.searchsorted(cell_R, [first * languages, here.stop * languages], sorter=order)
-        at = order[low:high]
-        q_CE = sum_rows(rows.probability_sum[at], cell_R[at] - first * languages, cells, np.float64)
-        total = _scale(q_CE)
-        yield here, q_CE.reshape(-1, languages, rows.num_experts), (total > 0).reshape(-1, languages)
+    for cells, q_CE, total_C in _scaled_blocks(rows, cell_R, units.shape[0], languages):
+        here = slice(cells.start // languages, cells.stop // languages)
+        yield here, q_CE.reshape(-1, languages, rows.num_experts), (total_C > 0).reshape(-1, languages)
+
+
+def entropies(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the prompts as `distributions` has them (P,), and the entropy of their distributions (P,)."""
+    rows = _probabilities(trace, layer, stream)
+    prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
+    values_P = np.full(len(prompts_P), np.nan)
+    for here, q_PE, total_P in _scaled_blocks(rows, group_R, len(prompts_P), 1):
+        if (valid := total_P > 0).any():
+            values_P[here][valid] = entropy(q_PE if valid.all() else q_PE[valid])
+    return prompts_P, values_P
+
+
+def _scaled_blocks(
+    rows: RollupRows, group_R: np.ndarray, times: int, together: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Distributions of `times` * `together` groups of rows, those of `together` groups never torn apart: which
+    groups, (some, E) scaled to sum to 1 or 0, and what they summed to, (some,)."""
+    assert rows.probability_sum is not None
+    order = np.argsort(group_R, kind="stable")
+    step = max(1, _BLOCK // (together * rows.num_experts)) * together
+    for first in range(0, times * together, step):
+        here = slice(first, min(first + step, times * together))
+        at = order[slice(*np.searchsorted(group_R, [here.start, here.stop], sorter=order))]
+        q_GE = sum_rows(rows.probability_sum[at], group_R[at] - first, here.stop - first, np.float64)
+        yield here, q_GE, _scale(q_GE)
 
 
 def _scale(sums_XE: np.ndarray) -> np.ndarray:

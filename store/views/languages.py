@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.alignment import bootstrap_interval, entropy
+from ...kernels.alignment import bootstrap_interval
 from ...kernels.token_overlap import token_overlap
 from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
-from ._prompts import counts, distributions
+from ._prompts import counts, entropies
 from ._units import Span, layers_of
 from .alignment import RESAMPLES
 
@@ -53,10 +53,7 @@ def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: S
 
     def of(layer: int) -> tuple[np.ndarray]:
         if name == "entropy":
-            prompts, q_PE = distributions(trace, layer, stream, span)
-            valid_P = np.isfinite(q_PE[:, 0])
-            values = np.full(len(q_PE), np.nan)
-            values[valid_P] = entropy(q_PE if valid_P.all() else q_PE[valid_P]) if valid_P.any() else 0.0
+            prompts, values = entropies(trace, layer, stream, span)
         else:
             prompts, tokens_P, count_PE = counts(trace, layer, stream, span)
             values = token_overlap(count_PE, tokens_P)
