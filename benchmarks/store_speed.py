@@ -72,6 +72,7 @@ def questions(trace: Trace) -> dict[str, tuple[Callable[[], object], float]]:
     layer = trace.num_tokens * K / 1e6
     ids = trace.prompts()["prompt_id"].to_pylist()
     others = itertools.cycle(ids[:: max(1, len(ids) // 7)])
+    experts = itertools.cycle(range(7, 64, 9))
     found: dict[str, tuple[Callable[[], object], float]] = {
         "open": (lambda: open_trace(trace.url), 0),
         "heatmap by language": (lambda: trace.view("load", by="language"), 0),
@@ -86,7 +87,10 @@ def questions(trace: Trace) -> dict[str, tuple[Callable[[], object], float]]:
         ),
         "the same prompt's tokens again": (lambda: trace.view("prompt-tokens", prompt_id=ids[1]), 0),
         "50 vocabulary tokens of an expert": (lambda: trace.view("expert-tokens", layer=5, expert=7), layer),
-        "50 best contexts of an expert": (lambda: trace.view("expert-contexts", layer=5, expert=7), 0),
+        "50 best contexts of an expert; another expert each time": (
+            lambda: trace.view("expert-contexts", layer=5, expert=next(experts)),
+            0,
+        ),
         "counts of a layer, no special tokens": (lambda: filtered_counts(trace), layer),
         "gate weights of a layer": (lambda: ids_and_weights(trace), layer),
         "co-activation of a layer": (lambda: trace.view("co-activation", layer=5), layer),

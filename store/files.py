@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import zlib
@@ -157,7 +158,8 @@ def read_table(
         router: number of a router in the manifest: rows of that router only.
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
-        keep: remember what was read for the next time, as memory allows; all prompts in one chunk.
+        keep: remember what was read for the next time, as memory allows: all prompts in one chunk, and without
+            `threads` each row group by itself.
     Raises:
         DamagedPart: the file is missing, truncated or changed.
     """
@@ -165,7 +167,7 @@ def read_table(
         metadata, index = _footers.get(folder, entry, table)
         groups = index.select(router, prompts)
 
-        def read() -> pa.Table:
+        def read(groups: list[int]) -> pa.Table:
             with folder.open(entry.path(table)) as source:
                 file = pq.ParquetFile(
                     source,
@@ -177,12 +179,15 @@ def read_table(
 
         if keep:
             place = (str(folder.local_path or folder.url), entry.files[table].sha256)
-            whole = prompts is None
-            found = _tables.get(
-                (*place, *columns, *groups), lambda: read().combine_chunks() if whole else read()
-            )
+            if prompts is None:
+                found = _tables.get((*place, *columns, *groups), lambda: read(groups).combine_chunks())
+            elif threads:
+                found = _tables.get((*place, *columns, *groups), lambda: read(groups))
+            else:
+                pieces = [_tables.get((*place, *columns, at), functools.partial(read, [at])) for at in groups]
+                found = pa.concat_tables(pieces) if pieces else read([])
         else:
-            found = read()
+            found = read(groups)
         missing = [name for name in columns if name not in found.column_names]
         if missing:
             raise ValueError(f"it has no column {missing[0]}")

@@ -1,9 +1,10 @@
 """How a part lies on disk: columns, encodings and row groups of its four Parquet files.
 
 Rows of `events` and `rollups` are sorted by (router, prompt, position), rows of `tokens` by (prompt,
-position). A row group holds whole prompts of one router, about `ROWS_PER_GROUP` rows. The footer's key-value
-metadata has an index of the row groups (router, first and last prompt), so a reader takes one prompt, or one
-layer, without touching the rest. Why these encodings: docs/performance.md and benchmarks/store_layout.py.
+position). A row group holds whole prompts of one router, about `ROWS_PER_GROUP` rows (`TOKENS_PER_GROUP` of
+`tokens`). The footer's key-value metadata has an index of the row groups (router, first and last prompt), so a
+reader takes one prompt, or one layer, without touching the rest. Why these encodings: docs/performance.md and
+benchmarks/store_layout.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 from .schema import CAPTURES, PROMPTS, RouterSpec
 
 ROWS_PER_GROUP = 16384
+TOKENS_PER_GROUP = 4096
+"""Tokens are read a prompt at a time, and are few beside the events: small groups cost little there."""
 INDEX_KEY = b"moescope.row_groups"
 _PAGE_BYTES = 1 << 23
 

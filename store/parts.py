@@ -16,7 +16,9 @@ from .layout import (
     EVENT_SCALARS,
     PROMPTS_FILE,
     ROLLUPS_FILE,
+    ROWS_PER_GROUP,
     TOKENS_FILE,
+    TOKENS_PER_GROUP,
     PartFile,
     events_schema,
     expert_type,
@@ -70,7 +72,9 @@ class PartBuilder:
             _add_keyed(rollups, number, rollup, first_prompt)
         files = {
             "prompts": _whole(PROMPTS_FILE, prompts, np.arange(prompts.num_rows), first_prompt),
-            "tokens": _whole(TOKENS_FILE, tokens, np.asarray(tokens["prompt"]), first_prompt),
+            "tokens": _whole(
+                TOKENS_FILE, tokens, np.asarray(tokens["prompt"]), first_prompt, TOKENS_PER_GROUP
+            ),
             "events": events,
             "rollups": rollups,
         }
@@ -262,24 +266,32 @@ def _coded_phase(phase: pa.ChunkedArray) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes, pa.array(PHASES))
 
 
-def _add_keyed(file: PartFile, router: int, table: pa.Table, first_prompt: int) -> None:
+def _add_keyed(
+    file: PartFile, router: int, table: pa.Table, first_prompt: int, rows_per_group: int = ROWS_PER_GROUP
+) -> None:
     """Append rows sorted by `prompt`, turning row numbers within the part into keys of the trace."""
     prompt = np.asarray(table["prompt"])
-    for rows in prompt_chunks(prompt):
+    for rows in prompt_chunks(prompt, rows_per_group):
         piece = table.slice(rows.start, rows.stop - rows.start)
         keys = pa.array(prompt[rows] + np.int32(first_prompt), pa.int32())
         piece = piece.set_column(0, file.schema.field("prompt"), keys).cast(file.schema)
         file.add(piece, router=router, first=keys[0].as_py(), last=keys[-1].as_py())
 
 
-def _whole(schema: pa.Schema, table: pa.Table, prompt: np.ndarray, first_prompt: int) -> PartFile:
+def _whole(
+    schema: pa.Schema,
+    table: pa.Table,
+    prompt: np.ndarray,
+    first_prompt: int,
+    rows_per_group: int = ROWS_PER_GROUP,
+) -> PartFile:
     file = PartFile(schema)
     keys = pa.array(prompt.astype(np.int32))
     if "prompt" in table.column_names:
         table = table.set_column(0, "prompt", keys)
     else:
         table = table.add_column(0, "prompt", keys)
-    _add_keyed(file, -1, table, first_prompt)
+    _add_keyed(file, -1, table, first_prompt, rows_per_group)
     return file
 
 

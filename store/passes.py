@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .reader import Trace
 
 READERS = 2
+_FEW_PROMPTS = 64
+"""What is read for so few prompts is kept: the same neighbours may be asked for next."""
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,10 @@ class _Pass:
         return batch
 
     def _read(self, entry: PartEntry, table: str, columns: list[str], router: int | None) -> pa.Table:
-        whole = self.keys is None
+        keep = self.keys is None or len(self.keys) <= _FEW_PROMPTS
         folder = self.trace.folder
         return read_table(
-            folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=whole
+            folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=keep
         )
 
     def _tokens(self, entry: PartEntry, prompt: np.ndarray, position: np.ndarray) -> pa.Table:
@@ -138,6 +142,35 @@ def iter_router(
     completion: bool | None = None,
 ) -> Iterator[EventBatch]:
     """See `Trace.iter_router`."""
+    yield from map_router(
+        trace,
+        lambda batch: batch,
+        layer,
+        stream,
+        columns=columns,
+        token_columns=token_columns,
+        where=where,
+        special=special,
+        phase=phase,
+        completion=completion,
+    )
+
+
+def map_router(
+    trace: Trace,
+    work: Callable[[EventBatch], Made],
+    layer: int,
+    stream: str = "decoder",
+    *,
+    columns: Sequence[str] = ("experts",),
+    token_columns: Sequence[str] = (),
+    where: Where | None = None,
+    special: bool = True,
+    phase: str | None = None,
+    completion: bool | None = None,
+) -> Iterator[Made]:
+    """`work` of each batch of `iter_router`, in order, done in the threads that read: for kernels that take longer
+    than reading."""
     extra = [name for name in columns if name != "experts"]
     missing = [name for name in extra if name not in trace.manifest.capture]
     if missing:
@@ -155,13 +188,11 @@ def iter_router(
         phase=phase,
         completion=completion,
     )
-    yield from _read_ahead(trace.parts_with(keys), plan.load)
+    yield from _read_ahead(trace.parts_with(keys), lambda entry: work(plan.load(entry)))
 
 
-def _read_ahead(
-    entries: Sequence[PartEntry], load: Callable[[PartEntry], EventBatch]
-) -> Iterator[EventBatch]:
-    waiting: deque[Future[EventBatch]] = deque()
+def _read_ahead(entries: Sequence[PartEntry], load: Callable[[PartEntry], Made]) -> Iterator[Made]:
+    waiting: deque[Future[Made]] = deque()
     left = iter(entries)
     with ThreadPoolExecutor(READERS) as pool:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..layout import TOKENS_FILE
+from ..manifest import PartEntry
 from ..reader import Trace
 from ..selection import Where
 
@@ -61,7 +62,7 @@ def _prompts_by_bound(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts that use the expert, in falling order of the largest weight (or number of uses) they can
     have."""
-    rows = trace.rollups(layer, stream)
+    rows = trace.rollups(layer, stream, sums=("count", "weight_max") if weighted else ("count",))
     wanted = rows.mask(special, phase, None) & trace.prompt_mask(where)[rows.prompt_R]
     assert rows.count is not None
     count_R = _column(rows.count, rows, expert)
@@ -175,5 +176,9 @@ def with_context(trace: Trace, uses: pa.Table, context: int) -> pa.Table:
 def _tokens(trace: Trace, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """Text, prompt key and position of all tokens of some prompts, in order."""
     empty = TOKENS_FILE.empty_table().select(["prompt", "position", "token"])
-    table = pa.concat_tables([empty, *trace.read_rows("tokens", keys, empty.column_names)]).combine_chunks()
+
+    def read(entry: PartEntry) -> pa.Table:
+        return trace.read_part(entry, "tokens", keys, empty.column_names)
+
+    table = pa.concat_tables([empty, *trace.in_threads(read, trace.parts_with(keys))]).combine_chunks()
     return table["token"], np.asarray(table["prompt"]), np.asarray(table["position"])

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ...kernels.counting import co_activation, transitions
 from ..errors import StoreError
-from ..passes import EventBatch
+from ..passes import EventBatch, map_router
 from ..reader import Trace
 from ..rollups import token_key
 from ..selection import Where
@@ -37,9 +37,13 @@ def co_activation_view(
     experts = _checked(trace, layer, stream)
     both = np.zeros((experts, experts), np.int64)
     total = 0
-    for batch in trace.iter_router(layer, stream, where=where, special=special, phase=phase):
-        both += co_activation(batch.padded(), experts)
-        total += len(batch.prompt_N)
+
+    def count(batch: EventBatch) -> tuple[np.ndarray, int]:
+        return co_activation(batch.padded(), experts), len(batch.prompt_N)
+
+    for more, tokens in map_router(trace, count, layer, stream, where=where, special=special, phase=phase):
+        both += more
+        total += tokens
     a, b = np.triu_indices(experts, 1)
     uses = np.diagonal(both)
     chance = uses[a].astype(np.float64) * uses[b]
