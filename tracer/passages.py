@@ -29,6 +29,8 @@ class Call:
     """The module's forward without what others put around it; `module.forward` where left out."""
     rows: tuple[int, ...] = field(default=(), init=False)
     """Leading dimensions of the decision as it was handed over, for writing it back in the same shape."""
+    places: tuple[int | None, int | None] = field(default=(None, None), init=False)
+    """Where the ids and the weights were found among the arguments."""
 
 
 class Passage:
@@ -37,6 +39,8 @@ class Passage:
     at: Literal["experts", "router", "output"] = "experts"
     """`experts`: in the arguments of the experts module; `router`: in the output of the router; `output`: in
     what the experts module makes of them."""
+    empties: bool = True
+    """Whether `read` may find empty slots."""
     scores_TE: Tensor | None = None
     """Logits that only the passage knows, steering included."""
 
@@ -74,13 +78,14 @@ class ExpertsCall(Passage):
     """
 
     no_outputs = ""
+    empties = False
 
     def __init__(self, slots: int = 1) -> None:
         self._slots = slots
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         values = [*call.args, *call.kwargs.values()]
-        ids_at, weights_at = _decision_in(values)
+        call.places = ids_at, weights_at = _decision_in(values)
         if ids_at is None:
             raise CaptureError(
                 f"{type(call.module).__name__} was called without a tensor of expert ids; declare this "
@@ -91,7 +96,7 @@ class ExpertsCall(Passage):
 
     def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
         values = [*call.args, *call.kwargs.values()]
-        for at, new in zip(_decision_in(values), (ids_TK, weights_TK), strict=True):
+        for at, new in zip(call.places, (ids_TK, weights_TK), strict=True):
             if at is not None and new is not None:
                 values[at] = new.reshape(*call.rows, new.shape[-1]).to(values[at].dtype)
         count = len(call.args)

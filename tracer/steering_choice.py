@@ -42,6 +42,10 @@ class Choice(TorchFunctionMode):
         """Logits, masked and forced experts, once the logits were edited."""
         self._rules = [(program, rule) for program, rule in programs if rule.rule != "null_experts"]
         self._experts = site.spec.num_experts
+        self._open = self._experts - len(_ever_masked(self._rules, self._experts))
+        """Experts that no rule masks, whatever the row."""
+        self.safe_ids: Tensor | None = None
+        """What was chosen last, where a masked expert can't be among it."""
         self._watching = False
         self._entered = False
         self._places: Tensor | None = None
@@ -49,7 +53,7 @@ class Choice(TorchFunctionMode):
 
     def begin(self) -> None:
         """The router's forward begins."""
-        self.state, self._places = None, None
+        self.state, self._places, self.safe_ids = None, None, None
         self._watching = self._entered = True
         self.__enter__()
 
@@ -72,6 +76,7 @@ class Choice(TorchFunctionMode):
             return self._before_edit(func, args, kwargs)
         if func in TOPK and self._are_scores(args[0]):
             _, ids = func(self._guarded(args[0]), *args[1:], **kwargs)
+            self.safe_ids = ids if ids.shape[-1] <= self._open else None
             return torch.return_types.topk((args[0].gather(-1, ids), ids))
         if func in ARGMAX and self._are_scores(args[0]):
             return func(self._guarded(args[0]), *args[1:], **kwargs)
@@ -104,15 +109,17 @@ class Choice(TorchFunctionMode):
 
     def _edited(self, logits: Tensor) -> Tensor:
         """The logits (..., E or more) after all rules at the logits."""
-        own = logits[..., : self._experts]
-        state = LogitState.of(flat(own) if own.dim() > 1 else own.unsqueeze(0))
+        wider = logits.shape[-1] > self._experts
+        own = logits[..., : self._experts] if wider else logits
+        state = LogitState(flat(own) if own.dim() > 1 else own.unsqueeze(0))
         for program, rule in self._rules:
-            rows_T = program.rows_of(rule, len(state.logits_TE), self.site.spec.router)
-            state.apply(rule, self.site.spec.layer, rows_T)
+            rows = program.rows_of(rule, len(state.logits_TE), self.site.spec.router)
+            state.apply(rule, self.site.spec.layer, rows)
         self.state = state
+        # Without masks the choice among the edited logits is the router's own affair.
+        self._watching = state.masked is not None or state.forced is not None
         edited = state.logits_TE.reshape(own.shape)
-        rest = logits[..., self._experts :]
-        return torch.cat([edited, rest], -1) if rest.shape[-1] else edited
+        return torch.cat([edited, logits[..., self._experts :]], -1) if wider else edited
 
     def _choose_scored(self, scores: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
         """Edit scores (..., E) where they are chosen from; `_places` says whose score stands where."""
@@ -136,23 +143,36 @@ class Choice(TorchFunctionMode):
 
     def _guarded(self, scores: Tensor) -> Tensor:
         """Scores (..., E) as a choice among them must see them, float32."""
-        masked, forced = self._masks_like(scores)
         # Scores that the router itself set to -inf (closed groups) still come before masked experts.
         guarded = scores.float().clamp(min=torch.finfo(torch.float32).min)
-        return guarded.masked_fill(masked, -torch.inf).masked_fill(forced, torch.inf)
+        return self._filled(guarded, torch.inf)
 
     def _guarded_groups(self, scores: Tensor) -> Tensor:
         """Scores (..., groups, E / groups) as a choice among groups must see them."""
-        masked, forced = self._masks_like(scores)
-        return scores.masked_fill(masked, -GROUP_STEP).masked_fill(forced, GROUP_STEP)
+        return self._filled(scores, GROUP_STEP)
 
-    def _masks_like(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _filled(self, scores: Tensor, step: float) -> Tensor:
+        """Scores with -step for masked experts and step for forced ones."""
         assert self.state is not None
-        rows = scores.numel() // self._experts
-        masked, forced = (
-            m.expand(rows, -1).reshape(scores.shape) for m in (self.state.masked, self.state.forced)
-        )
-        return masked, forced
+        for mask, value in ((self.state.masked, -step), (self.state.forced, step)):
+            if mask is not None:
+                scores = scores.masked_fill(self._mask_like(mask, scores), value)
+        return scores
+
+    def _mask_like(self, mask: Tensor, scores: Tensor) -> Tensor:
+        if mask.shape == scores.shape:
+            return mask
+        return mask.expand(scores.numel() // self._experts, -1).reshape(scores.shape)
+
+
+def _ever_masked(rules: Sequence[tuple[Program, Rule]], experts: int) -> set[int]:
+    """All experts that some rule masks in some row."""
+    masked: set[int] = set()
+    for _, rule in rules:
+        named = set(range(experts) if rule.experts is None else rule.experts)
+        if rule.rule in ("off", "keep_only"):
+            masked |= named if rule.rule == "off" else set(range(experts)) - named
+    return masked
 
 
 def _has_rival(site: Site) -> bool:

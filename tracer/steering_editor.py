@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .errors import SteeringError
 from .sites import Site
 from .steering_choice import Choice
-from .steering_rows import Program
+from .steering_rows import Program, Rows
 from .steering_rules import Rule
 from .steering_selection import apply_selection, emptied, with_null_experts
 
@@ -42,12 +42,15 @@ class RouterEditor:
         rules = [(program, rule) for program in programs for rule in program.rules]
         at_logits = [pair for pair in rules if pair[1].kind.point == "logits"]
         self.choice = Choice(site, at_logits) if at_logits else None
-        self._masks = any(rule.rule in ("off", "keep_only") for _, rule in at_logits)
         self._selecting = [
             (program, rule)
             for program, rule in rules
             if rule.kind.point == "selection" or rule.rule == "null_experts"
         ]
+        self._chooses = any(rule.rule == "null_experts" for _, rule in self._selecting)
+        self._empties = site.passage.empties or any(
+            rule.rule not in ("zero", "scale") for _, rule in self._selecting
+        )
 
     def decide(self, ids_TK: Tensor, weights_TK: Tensor | None) -> Decision | None:
         """The decision after all rules, or None where there is nothing to change."""
@@ -57,20 +60,31 @@ class RouterEditor:
                 f"the logits of {self.site.spec.router} could not be edited: no linear operation with "
                 f"{self.site.spec.num_experts} outputs ran inside it (is its layer quantised or replaced?)"
             )
-        if weights_TK is None or not (self._selecting or self._masks):
+        masked = self._masked_still(ids_TK)
+        if weights_TK is None or not (self._selecting or masked is not None):
             return None
         selection = (ids_TK, weights_TK)
         for program, rule in self._selecting:
-            rows_T = program.rows_of(rule, len(ids_TK), self.site.spec.router)
-            selection = _merged(rows_T, self._select(rule, selection), selection)
+            rows = program.rows_of(rule, len(ids_TK), self.site.spec.router)
+            if rows is not False or rule.rule == "null_experts":
+                selection = _merged(rows, self._select(rule, selection), selection)
         ids_TK, weights_TK = selection
-        if state is not None and self._masks:
-            masked_TK = state.masked.expand(len(ids_TK), -1).gather(-1, ids_TK.clamp(min=0)) & (ids_TK >= 0)
+        if masked is not None:
+            masked_TK = masked.expand(len(ids_TK), -1).gather(-1, ids_TK.clamp(min=0)) & (ids_TK >= 0)
             ids_TK, weights_TK = emptied(ids_TK, weights_TK, masked_TK, renormalise=self.site.normalises)
+        elif not self._empties:
+            return Decision(ids_TK, weights_TK, ids_TK)
         # An empty slot is computed with weight 0, for its row's best expert.
         best_T1 = weights_TK.masked_fill(ids_TK < 0, -torch.inf).argmax(-1, keepdim=True)
         best_T1 = ids_TK.gather(-1, best_T1).clamp(min=0)
         return Decision(torch.where(ids_TK < 0, best_T1, ids_TK), weights_TK, ids_TK)
+
+    def _masked_still(self, ids_TK: Tensor) -> Tensor | None:
+        """The masked experts, where some of them may be among these ids."""
+        if self.choice is None or self.choice.state is None:
+            return None
+        safe = ids_TK is self.choice.safe_ids and not self._chooses
+        return None if safe else self.choice.state.masked
 
     def _select(self, rule: Rule, selection: Selection) -> Selection:
         spec = self.site.spec
@@ -82,13 +96,13 @@ class RouterEditor:
         return with_null_experts(rule, *selection, logits_TE, spec.scoring, normalises=self.site.normalises)
 
 
-def _merged(rows_T: Tensor | None, new: Selection, old: Selection) -> Selection:
-    """The new selection where `rows_T`, the old one elsewhere; a narrower one gets empty slots at its end."""
+def _merged(rows: Rows, new: Selection, old: Selection) -> Selection:
+    """The new selection in these rows, the old one elsewhere; a narrower one gets empty slots at its end."""
     width = max(new[0].shape[-1], old[0].shape[-1])
     new, old = _widened(*new, width), _widened(*old, width)
-    if rows_T is None:
-        return new
-    rows_T1 = rows_T.unsqueeze(-1)
+    if not isinstance(rows, Tensor):
+        return new if rows else old
+    rows_T1 = rows.unsqueeze(-1)
     return torch.where(rows_T1, new[0], old[0]), torch.where(rows_T1, new[1], old[1])
 
 

@@ -1,6 +1,7 @@
 """What rules do to the logits of a router, before it chooses.
 
-Shapes: T token rows, E experts. A mask has shape (1, E) where it holds for all rows, else (T, E).
+Shapes: T token rows, E experts. A mask has shape (1, E) where it holds for all rows, else (T, E); None is a mask
+of no expert, which costs nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .steering_rows import Rows
 from .steering_rules import Rule
 
 
@@ -20,45 +22,47 @@ class LogitState:
     them: an expert that is masked is never chosen, one that is forced always."""
 
     logits_TE: Tensor
-    masked: Tensor
-    forced: Tensor
+    masked: Tensor | None = None
+    forced: Tensor | None = None
 
-    @classmethod
-    def of(cls, logits_TE: Tensor) -> LogitState:
-        none = torch.zeros(1, logits_TE.shape[-1], dtype=torch.bool, device=logits_TE.device)
-        return cls(logits_TE, none, none)
-
-    def apply(self, rule: Rule, layer: int, rows_T: Tensor | None) -> None:
-        """One rule on all rows, or on those where `rows_T` (T,) is true."""
-        experts_E = experts_mask(rule, self.logits_TE)
-        logits_TE, masked, forced = self._changed(rule, layer, experts_E)
-        if rows_T is None:
-            self.logits_TE, self.masked, self.forced = logits_TE, masked, forced
+    def apply(self, rule: Rule, layer: int, rows: Rows = True) -> None:
+        """One rule on the rows that `rows` names."""
+        if rows is False:
             return
-        rows_T1 = rows_T.unsqueeze(-1)
-        self.logits_TE = torch.where(rows_T1, logits_TE, self.logits_TE)
-        self.masked = torch.where(rows_T1, masked, self.masked)
-        self.forced = torch.where(rows_T1, forced, self.forced)
+        logits_TE, masked, forced = self._changed(rule, layer)
+        if isinstance(rows, Tensor):
+            rows_T1 = rows.unsqueeze(-1)
+            logits_TE = torch.where(rows_T1, logits_TE, self.logits_TE)
+            masked = _in_rows(rows_T1, masked, self.masked)
+            forced = _in_rows(rows_T1, forced, self.forced)
+        self.logits_TE, self.masked, self.forced = logits_TE, masked, forced
 
-    def _changed(self, rule: Rule, layer: int, experts_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _changed(self, rule: Rule, layer: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         z_TE, masked, forced = self.logits_TE, self.masked, self.forced
+        experts = experts_mask(rule.experts, z_TE.shape[-1], z_TE.device)
         amount = rule.amount_in(layer)
         match rule.rule:
             case "off":
-                return z_TE.masked_fill(experts_E, -torch.inf), masked | experts_E, forced & ~experts_E
+                return (
+                    z_TE.masked_fill(experts, -torch.inf),
+                    _with(masked, experts),
+                    _without(forced, experts),
+                )
             case "keep_only":
-                return z_TE.masked_fill(~experts_E, -torch.inf), masked | ~experts_E, forced & experts_E
+                others = ~experts
+                return z_TE.masked_fill(others, -torch.inf), _with(masked, others), _without(forced, others)
             case "on":
                 assert amount is not None
-                top_T1 = z_TE.masked_fill(masked, -torch.inf).amax(-1, keepdim=True) + amount
-                return torch.where(experts_E, top_T1, z_TE), masked & ~experts_E, forced | experts_E
+                top_T1 = _filled(z_TE, masked, -torch.inf).amax(-1, keepdim=True) + amount
+                return torch.where(experts, top_T1, z_TE), _without(masked, experts), _with(forced, experts)
             case "low":
-                low_T1 = z_TE.masked_fill(masked, torch.inf).amin(-1, keepdim=True)
-                return torch.where(experts_E & ~masked, low_T1, z_TE), masked, forced
+                low_T1 = _filled(z_TE, masked, torch.inf).amin(-1, keepdim=True)
+                named = experts if masked is None else experts & ~masked
+                return torch.where(named, low_T1, z_TE), masked, forced
             case "bias":
                 assert amount is not None
                 step = amount if rule.options["absolute"] else amount * self._std().to(z_TE.dtype)
-                return torch.where(experts_E, z_TE + step, z_TE), masked, forced
+                return torch.where(experts, z_TE + step, z_TE), masked, forced
             case "temperature":
                 assert amount is not None
                 return z_TE / amount, masked, forced
@@ -69,23 +73,48 @@ class LogitState:
     def _std(self) -> Tensor:
         """Population standard deviation (T, 1), float32, of each row's logits, masked experts left out."""
         z_TE = self.logits_TE.float()
-        count = (~self.masked).sum(-1, keepdim=True)
-        mean_T1 = z_TE.masked_fill(self.masked, 0).sum(-1, keepdim=True) / count
-        return ((z_TE - mean_T1).masked_fill(self.masked, 0).square().sum(-1, keepdim=True) / count).sqrt()
+        masked = self.masked
+        count = _count(z_TE.shape[-1], z_TE.device) if masked is None else (~masked).sum(-1, keepdim=True)
+        mean_T1 = _filled(z_TE, masked, 0).sum(-1, keepdim=True) / count
+        return (_filled(z_TE - mean_T1, masked, 0).square().sum(-1, keepdim=True) / count).sqrt()
 
 
-def experts_mask(rule: Rule, like: Tensor) -> Tensor:
-    """(E,) bool: the experts that a rule names, E the last dimension of `like`."""
-    return _mask(rule.experts, like.shape[-1], like.device)
+def _with(mask: Tensor | None, experts: Tensor) -> Tensor:
+    return experts if mask is None else mask | experts
+
+
+def _without(mask: Tensor | None, experts: Tensor) -> Tensor | None:
+    return None if mask is None else mask & ~experts
+
+
+def _filled(values_TE: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return values_TE if mask is None else values_TE.masked_fill(mask, value)
+
+
+def _in_rows(rows_T1: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | None:
+    """The new mask in some rows, the old one in the others."""
+    if new is None or new is old:
+        return old
+    return rows_T1 & new if old is None else torch.where(rows_T1, new, old)
+
+
+# A tensor made in inference mode could not take part in a later backward pass, so cached ones are made outside.
 
 
 @lru_cache(maxsize=4096)
-def _mask(experts: tuple[int, ...] | None, width: int, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not take part in a later backward pass.
+def experts_mask(experts: tuple[int, ...] | None, width: int, device: torch.device) -> Tensor:
+    """(1, E) bool: the experts that a rule names, of `width` experts."""
     with torch.inference_mode(False):
-        mask = torch.zeros(width, dtype=torch.bool)
-        mask[list(range(width) if experts is None else experts)] = True
+        mask = torch.zeros(1, width, dtype=torch.bool)
+        mask[:, list(range(width) if experts is None else experts)] = True
         return mask.to(device)
+
+
+@lru_cache(maxsize=256)
+def _count(width: int, device: torch.device) -> Tensor:
+    """(1, 1): the number of experts. A tensor, as CUDA rounds a division by a number in another way."""
+    with torch.inference_mode(False):
+        return torch.full((1, 1), width, device=device)
 
 
 def vector_for(rule: Rule, layer: int, logits_TE: Tensor) -> Tensor:
@@ -93,4 +122,10 @@ def vector_for(rule: Rule, layer: int, logits_TE: Tensor) -> Tensor:
     vector = rule.vector_in(layer)
     if isinstance(vector, Tensor):
         return vector.to(logits_TE)
-    return torch.tensor(vector, dtype=logits_TE.dtype, device=logits_TE.device)
+    return _vector(tuple(vector), logits_TE.dtype, logits_TE.device)
+
+
+@lru_cache(maxsize=1024)
+def _vector(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)

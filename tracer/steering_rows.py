@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from .errors import SteeringError
 from .steering_rules import Rule, Span
 
+Rows = Tensor | bool
+"""Rows that a rule acts on: True for all, False for none, else (T,) bool."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -28,7 +31,7 @@ class Program:
     sequences: tuple[bool, ...] | None = None
     """Which sequences of the batch (None: all)."""
 
-    def rows_of(self, rule: Rule, count: int, router: str) -> Tensor | None:
+    def rows_of(self, rule: Rule, count: int, router: str) -> Rows:
         """As `RowMap.rows`, for one of the rules."""
         return self.rows.rows(rule.span, self.sequences, count, router)
 
@@ -43,7 +46,7 @@ class RowMap:
         self._mask: Tensor | None = None
         self._position_ids: Tensor | None = None
         self._device = torch.device("cpu")
-        self._rows: dict[tuple[Any, ...], Tensor] = {}
+        self._rows: dict[tuple[Any, ...], Rows] = {}
 
     def watch(self, stack: nn.Module):
         """Start noting the calls of a stack of layers; returns the handle that ends it."""
@@ -70,10 +73,10 @@ class RowMap:
             return max(self._mask.shape[1] - self.shape[1], 0)
         return int(length)
 
-    def rows(self, span: Span, sequences: tuple[bool, ...] | None, count: int, router: str) -> Tensor | None:
-        """(T,) bool, rows that lie in the span and in the sequences (all: None); None for all rows."""
+    def rows(self, span: Span, sequences: tuple[bool, ...] | None, count: int, router: str) -> Rows:
+        """Rows that lie in the span and in the sequences (None: all)."""
         if span.everywhere and sequences is None:
-            return None
+            return True
         batch, length = self.shape
         if count != batch * length:
             raise SteeringError(
@@ -82,11 +85,22 @@ class RowMap:
             )
         key = (span, sequences)
         if key not in self._rows:
-            rows_BS = self._in_span(span)
-            if sequences is not None:
-                rows_BS = rows_BS & self._chosen(sequences)
-            self._rows[key] = rows_BS.expand(batch, length).reshape(-1)
+            self._rows[key] = self._found(span, sequences)
         return self._rows[key]
+
+    def _found(self, span: Span, sequences: tuple[bool, ...] | None) -> Rows:
+        if self._misses(span):
+            return False
+        rows_BS = self._in_span(span)
+        if sequences is not None:
+            rows_BS = rows_BS & self._chosen(sequences)
+        return rows_BS.expand(self.shape).reshape(-1)
+
+    def _misses(self, span: Span) -> bool:
+        """Whether no token of this call lies in a span, where that is known without a look at positions."""
+        if span.phase == "all" or self.prompt_lengths is not None:
+            return False
+        return (self._past == 0) == (span.phase == "generation")
 
     def _in_span(self, span: Span) -> Tensor:
         if span.everywhere:

@@ -131,7 +131,7 @@ class Span:
 
     @property
     def everywhere(self) -> bool:
-        return self == Span()
+        return self.phase == "all" and self.start == 0 and self.stop is None
 
 
 @dataclass(frozen=True)

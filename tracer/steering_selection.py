@@ -67,8 +67,8 @@ def _named(rule: Rule, ids_TK: Tensor, num_experts: int) -> Tensor:
     """Slots whose expert the rule names."""
     if rule.experts is None:
         return ids_TK >= 0
-    mask_E = experts_mask(rule, ids_TK.new_empty(1, num_experts))
-    return mask_E[ids_TK.clamp(min=0)] & (ids_TK >= 0)
+    mask = experts_mask(rule.experts, num_experts, ids_TK.device)
+    return mask.take(ids_TK.clamp(min=0).long()) & (ids_TK >= 0)
 
 
 def with_null_experts(

@@ -93,7 +93,8 @@ class Tap:
         if choice is not None and scope is not None:
             self._scope_handles = [
                 scope.register_forward_pre_hook(lambda *_: choice.begin()),
-                scope.register_forward_hook(lambda *_: choice.end(), always_call=True),
+                # First of the hooks, as all that runs while a choice is open costs more.
+                scope.register_forward_hook(lambda *_: choice.end(), always_call=True, prepend=True),
             ]
 
     @property

@@ -260,6 +260,17 @@ def test_positions_count_without_padding(model, side):
     )
 
 
+def test_padding_is_no_part_of_the_prompt(model):
+    mask = MASK.clone()
+    mask[0, :3] = 0
+    _, base = run(model, mask=mask)
+    padding = ~mask.flatten().bool()
+    often = int(base.ids(0)[padding].flatten().mode().values)
+    _, steered = run(model, steer(model, off(often, layers=[0], span="prompt")), mask=mask)
+    assert (steered.ids(0)[~padding] != often).all()
+    assert torch.equal(steered.ids(0)[padding], base.ids(0)[padding])
+
+
 def test_prompt_and_generation_are_told_apart_while_generating(model):
     ids, mask = IDS.clone(), MASK.clone()
     ids[0, :3], mask[0, :3] = 0, 0

@@ -27,9 +27,9 @@ def rule(**fields):
 
 
 def after(rows, *rules, layer=0):
-    state = LogitState.of(torch.tensor(rows))
+    state = LogitState(torch.tensor(rows))
     for one in rules:
-        state.apply(one, layer, None)
+        state.apply(one, layer)
     return state
 
 
@@ -75,8 +75,8 @@ def test_logit_rules_equal_their_definition(case, name, amount, absolute):
 
 def test_untouched_logits_keep_their_bits():
     rows = torch.randn(5, 6).bfloat16()
-    state = LogitState.of(rows)
-    state.apply(rule(rule="bias", experts=[2], amount=0.7), 0, None)
+    state = LogitState(rows)
+    state.apply(rule(rule="bias", experts=[2], amount=0.7), 0)
     others = [0, 1, 3, 4, 5]
     assert torch.equal(state.logits_TE[:, others], rows[:, others])
     assert state.logits_TE.dtype == torch.bfloat16
@@ -88,6 +88,8 @@ def test_rules_act_in_their_order():
     assert after(z, on, off).logits_TE.tolist() == [[0.0, -math.inf, 3.0]]
     back = after(z, off, on)
     assert back.logits_TE.tolist() == [[0.0, 5.0, 3.0]]
+    assert back.masked is not None
+    assert back.forced is not None
     assert not back.masked.any()
     assert back.forced.tolist() == [[False, True, False]]
 
@@ -103,10 +105,11 @@ def test_spread_and_extremes_leave_masked_experts_out():
 
 def test_rows_outside_the_span_keep_everything():
     z = torch.randn(4, 5)
-    state = LogitState.of(z)
+    state = LogitState(z)
     rows_T = torch.tensor([True, False, False, True])
     state.apply(rule(rule="off", experts=[0, 2]), 0, rows_T)
     assert torch.equal(state.logits_TE[1:3], z[1:3])
+    assert state.masked is not None
     assert state.masked.sum(-1).tolist() == [2, 0, 0, 2]
 
 
