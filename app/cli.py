@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -63,6 +64,7 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sys.exit(run(argv))
 
 

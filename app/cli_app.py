@@ -16,6 +16,8 @@ SETTINGS = {
     "server.enableCORS": "true",
     "client.toolbarMode": "minimal",
     "server.showEmailPrompt": "false",
+    # With it goes a card of Streamlit's that would lie over the page's upper right corner.
+    "logger.hideWelcomeMessage": "true",
 }
 
 

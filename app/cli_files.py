@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .cli_output import open_told
+
 EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
 IMPORTS = ("neutral", "vllm", "sglang")
 
@@ -40,10 +42,9 @@ def export_command(trace: str, form: str, out: Path, exact: bool) -> None:
     Example:
       moescope export my-trace --format duckdb --out my-trace.duckdb
     """
-    from ..store import open_trace
     from ..store.export import export_trace
 
-    click.echo(f"→ {export_trace(open_trace(trace), out, form, spreadsheet_safe=not exact)}")
+    click.echo(f"→ {export_trace(open_told(trace), out, form, spreadsheet_safe=not exact)}")
 
 
 @click.command("import")

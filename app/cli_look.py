@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .cli_output import FORMATS, as_text, json_ready, write_table
+from .cli_output import FORMATS, as_text, json_ready, open_told, write_table
 
 FORM = click.option("--format", "form", type=click.Choice(FORMATS), help="How to write it; by FILE's ending.")
 OUT = click.option(
@@ -116,7 +116,7 @@ def view_command(
       moescope view my-trace alignment --pivot en --where language=ja,ko,en
       moescope view my-trace alignment --help
     """
-    from ..store import open_trace, views
+    from ..store import views
     from ..store.notes import notes_of
 
     if wants_help or trace is None or view is None:
@@ -126,7 +126,7 @@ def view_command(
         return
     if view not in views.names():
         raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
-    table = open_trace(trace).view(view, **_parse(params, views.parameters(view)))
+    table = open_told(trace).view(view, **_parse(params, views.parameters(view)))
     write_table(table, form, out)
     for note in notes_of(table):
         click.echo(f"note: {note}", err=True)
@@ -232,11 +232,10 @@ def sql_command(
     Example:
       moescope sql my-trace "SELECT expert, count(*) FROM selections WHERE layer = 3 GROUP BY 1 ORDER BY 2 DESC"
     """
-    from ..store import open_trace
     from ..store.sql import TRUNCATED
 
     limits = {name: value for name, value in (("seconds", seconds), ("rows", rows)) if value is not None}
-    table = open_trace(trace).sql(query, **limits)
+    table = open_told(trace).sql(query, **limits)
     write_table(table, form, out)
     cut = (table.schema.metadata or {}).get(TRUNCATED)
     if cut:

@@ -6,13 +6,26 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pyarrow as pa
 
+if TYPE_CHECKING:
+    from ..store import Trace
+
 FORMATS = ("table", "json", "csv", "parquet")
 ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def open_told(trace: str) -> Trace:
+    """The trace at a path or URL; what is left out of it, because it is damaged, is said on stderr."""
+    from ..store import open_trace
+
+    found = open_trace(trace)
+    for problem in found.problems:
+        click.echo(f"warning: left out: {problem}", err=True)
+    return found
 
 
 def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:

@@ -184,6 +184,8 @@ def open_folder(url: str | os.PathLike[str], *, create: bool = False) -> Folder:
         StoreError: no such file system, or the folder can't be made.
     """
     text = os.fspath(url)
+    if not text:
+        raise NotATrace("no folder was named")
     if "://" in text and not text.startswith("file://"):
         return RemoteFolder(text)
     path = Path(text.removeprefix("file://"))

@@ -20,7 +20,7 @@ from typing import Any, Self
 from .errors import BadPart, NotATrace, ResumeRefused, StoreError, TraceExists, plain_os_errors
 from .folder import Folder, open_folder
 from .lock import acquire_lock
-from .manifest import TABLES, Manifest, PartEntry, current_versions
+from .manifest import MANIFEST_NAME, TABLES, Manifest, PartEntry, current_versions
 from .parts import PartBuilder
 from .schema import CAPTURES, DEFAULT_CAPTURE, Part, RouterSpec
 
@@ -42,7 +42,7 @@ class TraceWriter:
         resume: go on with a trace that is there. A fresh folder is fine too.
         weight_type: gate weights are rounded to float16, or kept as float32.
     Raises:
-        TraceExists: a trace is there and `resume` is off.
+        TraceExists: a trace is there and `resume` is off, or the folder holds other files.
         ResumeRefused: a trace is there that was made otherwise; the message says how.
         TraceLocked: another writer is at work.
         StoreError: the folder can't be written.
@@ -73,6 +73,7 @@ class TraceWriter:
             routers=list(routers),
         )
         self._write_lock = threading.Lock()
+        self._added = False
         self._folder = open_folder(url, create=True)
         self._lock = acquire_lock(self._folder)
         try:
@@ -111,13 +112,16 @@ class TraceWriter:
                 for table, data in files.items():
                     self._folder.put(entry.path(table), data)
             self._commit(entry)
+            self._added = True
             self._committed |= ids
 
     def finish(self, **summary: Any) -> None:
-        """Mark the trace complete; `summary` (plain JSON) is kept in the manifest."""
+        """Mark the trace complete; `summary` (plain JSON) is kept in the manifest, unless nothing was added to a
+        trace that has one."""
         with self._write_lock:
             self._manifest.state = "complete"
-            self._manifest.summary = _plain(summary)
+            if self._added or not self._manifest.summary:
+                self._manifest.summary = _plain(summary)
             self._save()
 
     def close(self) -> None:
@@ -143,12 +147,23 @@ class TraceWriter:
         try:
             found = Manifest.load(self._folder)
         except NotATrace:
+            self._refuse_strangers()
             return wanted
         if not resume:
             raise TraceExists(f"{self.url} already holds a trace: resume it, or choose another folder")
         _check_same(self._folder, found, wanted)
         found.state = "running"
         return found
+
+    def _refuse_strangers(self) -> None:
+        """Files that lie where a new trace should be belong to somebody: leftovers always have a manifest."""
+        names = [f"{table}/{name}" for table in TABLES for name in self._folder.sizes(table)]
+        if self._folder.local_path is not None:
+            names += [name for name in self._folder.sizes("") if not name.startswith((".", MANIFEST_NAME))]
+        if names:
+            raise TraceExists(
+                f"{self.url} holds other files ({min(names)}) and no trace: choose an empty or a new folder"
+            )
 
     def _committed_ids(self) -> set[str]:
         from .files import read_table

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,24 @@ def test_sql_answers_with_the_chosen_experts(capsys, trace):
     code, out, _ = call(capsys, "sql", trace, "SELECT count(*) AS n FROM selections", "--format", "json")
     assert code == 0
     assert json.loads(out) == [{"n": open_trace(trace).num_events * 2}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["view", "load"],
+        ["sql", "SELECT count(*) FROM prompts"],
+        ["export", "--format", "csv", "--out", "OUT"],
+    ],
+)
+def test_what_is_left_out_of_a_damaged_trace_is_said(capsys, trace, tmp_path, words):
+    damaged = shutil.copytree(trace, tmp_path / "damaged")
+    file = next((damaged / "rollups").glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:100])
+    command, *rest = [str(tmp_path / "out") if word == "OUT" else word for word in words]
+    _, _, err = call(capsys, command, damaged, *rest)
+    assert err.startswith("warning: left out: ")
+    assert file.name in err.splitlines()[0]
 
 
 def test_python_dash_m_is_the_command(trace):

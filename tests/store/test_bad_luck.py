@@ -166,6 +166,36 @@ def test_a_crash_before_the_first_part_leaves_an_empty_trace(tmp_path: Path) -> 
     assert list(trace.iter_router(0)) == []
 
 
+@pytest.mark.parametrize("name", ["events/part-2024.csv", "prompts/part-00000.parquet", "thesis.txt"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path, name: str, resume: bool) -> None:
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(TraceExists, match=name):
+        writer(tmp_path / "mine", resume=resume)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "mine" / "trace.json").exists()
+
+
+def test_no_folder_is_not_this_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (open_trace, writer):
+        with pytest.raises(NotATrace, match="no folder was named"):
+            use("")
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_what_is_complete_keeps_its_summary(tmp_path: Path) -> None:
+    with writer(tmp_path / "t") as first:
+        for part in synthetic_parts(PLAN):
+            first.write(part)
+        first.finish(accuracy=0.5)
+    with writer(tmp_path / "t", resume=True) as again:
+        again.finish(accuracy=None)
+    assert open_trace(tmp_path / "t").manifest.summary == {"accuracy": 0.5}
+
+
 def test_an_existing_trace_is_never_overwritten(shared_trace_path: Path) -> None:
     with pytest.raises(TraceExists, match="already holds a trace"):
         writer(shared_trace_path)
