@@ -146,9 +146,11 @@ def _check(prompts: PromptSet, by: str | None, target: str | None) -> None:
     values = {_value(prompt, by) for prompt in prompts} - {None} if by else set()
     if by and not values:
         raise click.UsageError(f"--by {by}: the prompts have no such column")
+    if target is not None and by is None:
+        raise click.UsageError("--target needs --by: these prompts do not differ in language or group")
     if target is not None and target not in values:
-        known = ", ".join(sorted(str(value) for value in values)) or "nothing"
-        raise click.UsageError(f"--target {target}: no prompt has it; {by or 'the prompts'} has {known}")
+        known = ", ".join(sorted(str(value) for value in values))
+        raise click.UsageError(f"--target {target}: no prompt has it; {by} has {known}")
 
 
 def _run(loaded: Any, prompts: PromptSet, steering: Any, options: dict[str, Any], tell: Any) -> Evaluation:

@@ -163,7 +163,9 @@ def _parse(words: tuple[str, ...], parameters: dict[str, inspect.Parameter]) -> 
             value = "true" if flag else left.pop(0)
         # A mapping that may also be named as a file is given as one.
         if dict in kinds and str not in kinds:
-            found.setdefault(name, {}).update(_where(value))
+            asked = found.setdefault(name, {})
+            for column, values in _where(value).items():
+                asked[column] = [*asked.get(column, ()), *values]
         else:
             found[name] = _convert(name, value, kinds)
     return found

@@ -39,9 +39,11 @@ def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) 
     up = max(found, key=lambda row: row["score"])
     down = min(found, key=lambda row: row["score"])
     parts = [
-        f"{_place(row)} ({_means(row, rate)}, q = {row['q']:.2g})" for row in (up, down) if _toward(row, up)
+        f"towards {group}: {_place(row)} ({_means(row, rate)}, q = {row['q']:.2g})"
+        for group, row in (("A", up), ("B", down))
+        if (row["score"] > 0) == (group == "A")
     ]
-    return f"{head} Strongest: {'; '.join(parts)}."
+    return f"{head} Strongest {'; '.join(parts)}."
 
 
 def volcano(table: pa.Table, limit: Threshold) -> str:
@@ -71,10 +73,6 @@ def maps(table: pa.Table, label: str) -> str:
         f"One scale for all maps: {label}. The largest is {top['value']:.3g}, layer {top['layer']}, expert "
         f"{top['expert']} in {of}. A group's mean hides how prompts differ; the test compares the difference with that."
     )
-
-
-def _toward(row: dict[str, Any], up: dict[str, Any]) -> bool:
-    return row["score"] > 0 if row is up else row["score"] < 0
 
 
 def _place(row: dict[str, Any]) -> str:

@@ -9,10 +9,12 @@ import streamlit as st
 
 from ..store import Trace
 from ..store.library import TraceSummary
-from . import address, sources, words
+from . import address, sources, states, words
 from .frame import TOKEN_KINDS, Frame, current_theme
 
 FIXED = ("language", "group")
+ASKED = "trace of the link"
+"""Key of the name in a link that no trace has."""
 
 
 def draw() -> Frame | None:
@@ -24,7 +26,9 @@ def draw() -> Frame | None:
     known = {name: summary for name, summary in sources.summaries().items() if not summary.error}
     if not known:
         return None
-    if st.query_params.get("trace") not in known and st.session_state.get("trace") not in known:
+    asked = st.query_params.get("trace")
+    if asked not in known and st.session_state.get("trace") not in known:
+        st.session_state[ASKED] = asked
         # Streamlit keeps a widget's default out of the URL; a link must name its trace all the same.
         st.session_state["trace"] = next(iter(known))
     with st.container(key="topbar", horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -42,6 +46,10 @@ def draw() -> Frame | None:
         where, tokens = _filter(trace)
         layers, stream = _layers(trace)
         _facts(trace)
+    if missing := st.session_state.get(ASKED):
+        states.note(
+            "error", f"The link names a trace “{missing}” that cannot be opened here. This is “{name}”."
+        )
     numbers = sorted({router.layer for router in trace.routers})
     narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
     address.complete(
@@ -124,6 +132,7 @@ def _facts(trace: Trace) -> None:
 
 def _keep_valid() -> None:
     """Drop what the newly chosen trace does not have from filter and window."""
+    st.session_state.pop(ASKED, None)
     summary: TraceSummary | None = sources.summaries().get(st.session_state["trace"])
     if summary is None or summary.error:
         return

@@ -65,6 +65,16 @@ def test_the_heatmap_tells_the_largest_share_against_chance(hand_library, monkey
     assert "even routing would give 25\u202f%" in text
 
 
+def test_a_link_to_a_trace_that_is_not_here_says_so(hand_library, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    app.query_params["trace"] = "<b>gone</b>"
+    text = well(app.run())
+    assert "names a trace “&lt;b&gt;gone&lt;/b&gt;” that cannot be opened here" in text
+    assert "cannot be opened here" not in well(start(hand_library, monkeypatch, "heatmap", trace="hand"))
+
+
 def test_a_filter_of_the_bar_reaches_the_picture(hand_library, monkeypatch):
     app = start(hand_library, monkeypatch, "heatmap", trace="hand")
     app.multiselect(key="language").set_value(["ja"]).run()

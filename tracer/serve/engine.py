@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from ..errors import TracerError
 from .errors import ApiError
 from .fair import FairQueue, QueueFull
 from .limits import Limits
@@ -131,7 +132,8 @@ class Engine:
         try:
             loaded = self._load()
         except Exception as error:
-            log.exception("the model could not be loaded")
+            expected = isinstance(error, TracerError)
+            log.error("the model could not be loaded", exc_info=None if expected else error)
             self._fail(f"{type(error).__name__}: {error}")
             return
         with self._changed:
