@@ -27,7 +27,7 @@ from moescope.store.synthetic import Synthetic, synthetic_parts, write_synthetic
 PLAN = Synthetic(prompts=12, tokens_per_prompt=8, layers=2, experts=6, top_k=2, part_tokens=30, seed=5)
 
 
-def writer(path: Path, plan: Synthetic = PLAN, **changes) -> TraceWriter:
+def writer(path: Path | str, plan: Synthetic = PLAN, **changes) -> TraceWriter:
     given_ = {
         "routers": plan.routers(),
         "model": {"name": "m"},
