@@ -129,6 +129,14 @@ def rounding_step(values: ArrayLike) -> float:
 def normalised(
     block: np.ndarray, tolerance: float, name: str, leading: tuple[int, ...], piece: tuple[int | slice, ...]
 ) -> np.ndarray:
+    """Rows (R, E) of probabilities in float64, each divided by its sum.
+
+    Args:
+        block: `piece` of an array `name` whose leading dimensions are `leading`.
+        tolerance: how far a row's sum may lie from 1.
+    Raises:
+        ValueError: a NaN, a negative value or another sum; the message says where in the array.
+    """
     p = block.astype(np.float64)
     total = p.sum(-1)
     # A NaN fails every comparison, so the same tests find it.

@@ -129,33 +129,6 @@ class _Pass:
         return good
 
 
-def iter_router(
-    trace: Trace,
-    layer: int,
-    stream: str = "decoder",
-    *,
-    columns: Sequence[str] = ("experts",),
-    token_columns: Sequence[str] = (),
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-) -> Iterator[EventBatch]:
-    """See `Trace.iter_router`."""
-    yield from map_router(
-        trace,
-        lambda batch: batch,
-        layer,
-        stream,
-        columns=columns,
-        token_columns=token_columns,
-        where=where,
-        special=special,
-        phase=phase,
-        completion=completion,
-    )
-
-
 def map_router(
     trace: Trace,
     work: Callable[[EventBatch], Made],
@@ -169,8 +142,8 @@ def map_router(
     phase: str | None = None,
     completion: bool | None = None,
 ) -> Iterator[Made]:
-    """`work` of each batch of `iter_router`, in order, done in the threads that read: for kernels that take longer
-    than reading."""
+    """`work` of each batch of `Trace.iter_router`, in order, done in the threads that read: for kernels that take
+    longer than reading."""
     extra = [name for name in columns if name != "experts"]
     missing = [name for name in extra if name not in trace.manifest.capture]
     if missing:

@@ -148,10 +148,11 @@ class Trace(TracePrompts):
             token_columns: columns of the tokens to go with them, e.g. `token_id`.
         The others are those of `rollup_arrays`. See `passes.EventBatch` for what comes.
         """
-        from .passes import iter_router
+        from .passes import map_router
 
-        return iter_router(
+        return map_router(
             self,
+            lambda batch: batch,
             layer,
             stream,
             columns=columns,

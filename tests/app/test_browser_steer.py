@@ -5,86 +5,33 @@ One app and one model process for the whole file. Skipped where Chromium is not 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from real_browser import CHROMIUM, chromium, needs_chromium, running_app, session
 
-import moescope.app
 from moescope.store import open_trace, sample_dir
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 MILLISECONDS = 90_000
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed, nor named in MOESCOPE_CHROMIUM"),
-    pytest.mark.timeout(400),
-]
+pytestmark = [needs_chromium, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running app that knows the bundled trace alone."""
     folder = tmp_path_factory.mktemp("steer")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    main = Path(moescope.app.__file__).parent / "main.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
-    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
-    with (folder / "log.txt").open("wb") as log:
-        environment = os.environ | {"MOESCOPE_LIBRARY": str(folder / "library")}
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait_for(address, process)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _wait_for(address: str, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 90
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the app did not start")
+    with running_app(folder / "library", folder) as address:
+        yield address
 
 
 @pytest.fixture
 def page(server: str) -> Iterator:
     """A fresh session that may talk to the app alone."""
-    with playwright_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = chromium.new_context(base_url=server, viewport={"width": 1440, "height": 1100})
-        context.set_default_timeout(MILLISECONDS)
-        tab = context.new_page()
-        outside: list[str] = []
-        inside = (server, "data:", "blob:", server.replace("http", "ws"))
-        tab.on("request", lambda r: None if r.url.startswith(inside) else outside.append(r.url))
+    with chromium() as browser, session(browser, server, height=1100, patience_ms=MILLISECONDS) as tab:
         yield tab
-        assert not outside, f"the page asked for {outside}"
-        assert tab.get_by_test_id("stException").count() == 0
-        chromium.close()
 
 
 def board(page):

@@ -1,0 +1,91 @@
+"""The app in a real Chromium: what the browser tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import moescope.app
+
+CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium is installed, nor named in MOESCOPE_CHROMIUM"
+)
+
+
+@contextmanager
+def running_app(library: Path, folder: Path) -> Iterator[str]:
+    """Address of an app on a library; its log goes to `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    main = Path(moescope.app.__file__).parent / "main.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
+    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
+    with (folder / "log.txt").open("wb") as log:
+        environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(address, process, folder / "log.txt")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the app did not start: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def session(browser: Any, address: str, *, height: int, patience_ms: int) -> Iterator[Any]:
+    """The page of a fresh session, 1440 pixels wide; at its end it must have asked nobody but the app, and
+    show no exception."""
+    context = browser.new_context(
+        base_url=address, viewport={"width": 1440, "height": height}, accept_downloads=True
+    )
+    context.set_default_timeout(patience_ms)
+    tab = context.new_page()
+    outside: list[str] = []
+    inside = (address, "data:", "blob:", address.replace("http", "ws"))
+    tab.on("request", lambda r: None if r.url.startswith(inside) else outside.append(r.url))
+    yield tab
+    assert not outside, f"the page asked for {outside}"
+    assert tab.get_by_test_id("stException").count() == 0
+    context.close()
