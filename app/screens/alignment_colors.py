@@ -15,7 +15,7 @@ from .. import states
 from ..frame import Frame
 from .alignment_tables import LanguageTable, read_table
 
-FAMILY, SCRIPT, ACCURACY = "language family", "script", "accuracy"
+FAMILY, SCRIPT, RESOURCES, ACCURACY = "language family", "script", "resource class", "accuracy"
 KEY = "lines"
 
 
@@ -64,7 +64,7 @@ def known_scores(frame: Frame, table: LanguageTable) -> Scores:
 def choose(frame: Frame, table: LanguageTable, scores: Scores) -> dict[str, Any]:
     """Draw the choice; returns the arguments of `figures.alignment.by_layer` that it means."""
     tags = [name for name, values in frame.trace.tags().items() if name != "language" and len(values) > 1]
-    options = list(dict.fromkeys([FAMILY, SCRIPT, *tags, *table.classes, *scores.of]))
+    options = list(dict.fromkeys([FAMILY, SCRIPT, RESOURCES, *tags, *table.classes, *scores.of]))
     if KEY in st.session_state and st.session_state[KEY] not in options:
         del st.session_state[KEY]
     chosen = st.selectbox("Lines coloured by", options, key=KEY, bind="query-params", width=200) or FAMILY
@@ -78,5 +78,6 @@ def choose(frame: Frame, table: LanguageTable, scores: Scores) -> dict[str, Any]
 def _classes(frame: Frame, table: LanguageTable, chosen: str) -> Mapping[str, str | None]:
     if chosen in table.classes:
         return table.classes[chosen]
-    found = frame.view("language-classes", by=chosen)
+    built_in = chosen == RESOURCES and chosen not in frame.trace.tags()
+    found = frame.view("language-classes", by="resources" if built_in else chosen)
     return dict(zip(found["language"].to_pylist(), found["class"].to_pylist(), strict=True))

@@ -17,6 +17,7 @@ from moescope.app.frame import Frame
 from moescope.app.screens.alignment_experts import promoted, strongest
 from moescope.app.screens.alignment_tables import LanguageTable
 from moescope.store import open_trace
+from moescope.store.resource_classes import resource_class
 from moescope.store.scripts import script_of
 from moescope.store.synthetic import Synthetic, write_synthetic
 
@@ -115,7 +116,7 @@ def test_lines_can_be_coloured_by_what_languages_share(library, monkeypatch):
     table = LanguageTable(classes={"resource": {"de": "high", "fr": "low"}})
     app = run(library, monkeypatch, lines="resource", **{"language table": table})
     options = app.selectbox(key="lines").options
-    assert options[:2] == ["language family", "script"]
+    assert options[:3] == ["language family", "script", "resource class"]
     assert "group" in options
     lines = open_trace(library / "first").view("alignment", resamples=20)
     chart = by_layer(
@@ -196,3 +197,16 @@ def test_languages_know_their_script_and_their_tags(library):
     by = trace.view("language-classes").to_pylist()
     assert {row["class"] for row in by} == {"Latin"}
     assert {row["class"] for row in trace.view("language-classes", by="group").to_pylist()} == {"several"}
+    resources = trace.view("language-classes", by="resources").to_pylist()
+    assert {row["language"]: row["class"] for row in resources} == dict.fromkeys(
+        ("de", "en", "es", "fr"), "class 5"
+    )
+
+
+def test_resource_classes_are_those_of_the_published_list():
+    # lang2tax of Joshi et al., 2020: english 5, portuguese 4, ukrainian 3, swahili 2, telugu and cantonese 1.
+    published = {"en": 5, "eng_Latn": 5, "zh-Hant": 5, "pt-BR": 4, "uk": 3, "swh": 2, "te": 1, "yue": 1}
+    assert {code: resource_class(code) for code in published} == {
+        c: f"class {n}" for c, n in published.items()
+    }
+    assert resource_class("tlh") is None
