@@ -114,6 +114,16 @@ def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.File
 _footers = _Footers()
 
 
+def check_footer(folder: Folder, entry: PartEntry, table: str) -> None:
+    """Compare a file's footer with its checksum. Raises DamagedPart."""
+    try:
+        _footers.get(folder, entry, table)
+    except FileNotFoundError:
+        raise damaged(entry, table, "the file is missing") from None
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise damaged(entry, table, f"it can't be read: {error}") from error
+
+
 class _Tables:
     """Decoded row groups that were read last: the next question is often about the same layer, or prompt."""
 

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from .checked import check_footers, check_tables
 from .errors import QueryRefused
 from .layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import TABLES
@@ -58,29 +60,50 @@ def run_query(
     """Run one SELECT over prompts, tokens, events, selections and rollups.
 
     Args:
-        seconds: time limit; the statement is stopped then.
+        seconds: time limit; the statement is stopped then. Comparing files with their checksums before the first
+            statement that reads them (`checked.py`) is not counted.
         rows: the result is cut there; its schema metadata then has `TRUNCATED`.
         memory_mb: memory limit of the statement.
     Raises:
         QueryRefused: not a single SELECT, a mistake in it, or over a limit. One line.
+        DamagedPart: a file that the query reads is not what was written; `Trace.sql` leaves it out instead.
     """
     if not trace.parts:
         raise QueryRefused("the trace has no committed part yet: there is nothing to ask")
     limits = QueryLimits(seconds=seconds, rows=rows, memory_mb=memory_mb)
-    request = _request(trace, query, limits)
+    # Tables of earlier statements: looking at their files again is quicker than asking twice.
+    known = [table for table in TABLES if trace.memo.find(("sql", table))]
+    check_tables(trace, known)
+    header, data = _ask(trace, query, limits, known)
+    if header.get("kind") == "unchecked":
+        check_tables(trace, header["tables"])
+        for table in header["tables"]:
+            trace.memo.get(("sql", table), lambda: (True,))
+        header, data = _ask(trace, query, limits, header["tables"])
+    return _table(header, data, limits)
+
+
+def _ask(
+    trace: Trace, query: str, limits: QueryLimits, checked: Sequence[str]
+) -> tuple[dict[str, Any], bytes]:
+    """Header and Arrow bytes. `checked` names the tables whose files may be read."""
     worker = _borrow(limits.memory_mb)
     try:
-        header, data = worker.ask(request, limits.seconds)
+        header, data = worker.ask(_request(trace, query, limits, checked), limits.seconds)
     except BaseException:
         worker.kill()
         raise
     _give_back(worker)
+    return header, data
+
+
+def _table(header: dict[str, Any], data: bytes, limits: QueryLimits) -> pa.Table:
     if not header["ok"]:
         raise QueryRefused(_reason(header, limits))
     with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
         table = stream.read_all()
     if header["cut"]:
-        table = table.replace_schema_metadata({TRUNCATED: str(rows).encode()})
+        table = table.replace_schema_metadata({TRUNCATED: str(limits.rows).encode()})
     return table
 
 
@@ -90,15 +113,17 @@ def view_columns(trace: Trace) -> dict[str, list[tuple[str, str]]]:
 
     if not trace.parts:
         return {}
-    found = {}
+    check_footers(trace, TABLES)
+    found, limits = {}, QueryLimits()
     for name in VIEWS:
-        described = run_query(trace, f"SELECT column_name, column_type FROM (DESCRIBE {name})")
+        query = f"SELECT column_name, column_type FROM (DESCRIBE {name})"
+        described = _table(*_ask(trace, query, limits, TABLES), limits)
         pairs = zip(*(described[column].to_pylist() for column in described.column_names), strict=True)
         found[name] = [(column, kind) for column, kind in pairs]
     return found
 
 
-def _request(trace: Trace, query: str, limits: QueryLimits) -> dict[str, Any]:
+def _request(trace: Trace, query: str, limits: QueryLimits, checked: Sequence[str]) -> dict[str, Any]:
     schemas = {
         "prompts": PROMPTS_FILE,
         "tokens": TOKENS_FILE,
@@ -111,6 +136,7 @@ def _request(trace: Trace, query: str, limits: QueryLimits) -> dict[str, Any]:
         paths = {table: [str(root / path) for path in found] for table, found in paths.items()}
     return {
         "query": query,
+        "checked": list(checked),
         "files": paths,
         "url": None if root is not None else trace.url,
         "columns": {table: schema.names for table, schema in schemas.items()},

@@ -38,9 +38,13 @@ REFUSED_FUNCTIONS = frozenset(
 LONGEST_QUERY = 100_000
 
 
-def check_query(connection: Any, query: str) -> None:
+def check_query(connection: Any, query: str) -> set[str]:
     """Refuse everything but one SELECT over the views.
 
+    Args:
+        connection: one without any tables of its own yet.
+    Returns:
+        Those of VIEWS that the query names.
     Raises:
         QueryRefused: with what is not allowed, or what DuckDB's parser says.
     """
@@ -58,15 +62,27 @@ def check_query(connection: Any, query: str) -> None:
     tree = json.loads(text)
     if tree["error"]:
         raise QueryRefused(f"this statement can't be checked: {tree.get('error_message')}")
-    _check_tree(tree)
+    return _check_tree(tree, _catalog(connection))
 
 
-def _check_tree(tree: Any) -> None:
+def _catalog(connection: Any) -> set[str]:
+    """Tables and views that DuckDB brings along and finds by their bare name."""
+    found = connection.execute(
+        "SELECT view_name FROM duckdb_views() UNION SELECT table_name FROM duckdb_tables()"
+    ).fetchall()
+    return {name.lower() for (name,) in found}
+
+
+def _check_tree(tree: Any, catalog: set[str]) -> set[str]:
     nodes = list(_nodes(tree))
-    own = {entry["key"].lower() for node in nodes if "cte_map" in node for entry in node["cte_map"]["map"]}
+    own = {entry["key"] for node in nodes if "cte_map" in node for entry in node["cte_map"]["map"]}
+    for name in own:
+        _check_own(name, catalog)
+    own = {name.lower() for name in own}
+    used = set()
     for node in nodes:
         if node.get("type") == "BASE_TABLE":
-            _check_table(node, own)
+            used.add(_check_table(node, own))
         elif node.get("type") == "SHOW_REF" and node.get("table_name"):
             raise QueryRefused("SHOW is not allowed here; DESCRIBE events is")
         elif node.get("type") == "TABLE_FUNCTION":
@@ -75,14 +91,26 @@ def _check_tree(tree: Any) -> None:
                 raise QueryRefused(f"the table function {name} is not allowed here")
         elif node.get("class") == "FUNCTION" and str(node.get("function_name")).lower() in REFUSED_FUNCTIONS:
             raise QueryRefused(f"the function {node['function_name']} is not allowed here")
+    return used & set(VIEWS)
 
 
-def _check_table(node: dict[str, Any], own: set[str]) -> None:
+def _check_own(name: str, catalog: set[str]) -> None:
+    """A WITH name is allowed wherever it is written, also where it is out of scope: so it must not be the name of
+    anything else."""
+    if not name.isidentifier() or name.startswith("_"):
+        raise QueryRefused(f"WITH {name}: name it with letters, digits and _, a letter first")
+    if name.lower() in catalog:
+        raise QueryRefused(f"WITH {name}: DuckDB has a table of that name; choose another")
+
+
+def _check_table(node: dict[str, Any], own: set[str]) -> str:
+    """The name of the table, in small letters."""
     name = str(node["table_name"])
     qualifiers = [str(node[key]) for key in ("catalog_name", "schema_name") if node.get(key)]
     if qualifiers or (name.lower() not in VIEWS and name.lower() not in own):
         full = ".".join([*qualifiers, name])
         raise QueryRefused(f"there is no table {full}; there are: {', '.join(VIEWS)}")
+    return name.lower()
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

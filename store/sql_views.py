@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,13 +21,19 @@ def files_source(paths: Sequence[str]) -> str:
     return f"read_parquet([{', '.join(map(_quoted, paths))}])"
 
 
+def tables_behind(views: Iterable[str]) -> list[str]:
+    """Tables on disk that some of the views read: prompts, which hold the ids, where there is any."""
+    tables = {"events" if view == "selections" else view for view in views}
+    return sorted(tables | {"prompts"}) if tables else []
+
+
 def create_views(connection: Any, sources: Mapping[str, str], columns: Columns) -> None:
-    """Create the five views.
+    """Create the views of some tables.
 
     Args:
-        sources: table → what stands behind FROM for it.
+        sources: table → what stands behind FROM for it; prompts among them.
     """
-    for table in ("prompts", "tokens", "events", "rollups"):
+    for table in sources:
         names = [name for name in columns[table] if name not in ("prompt", "prompt_id")]
         listed = ", ".join(_shown(name, "row") for name in names)
         if table == "prompts":
@@ -38,6 +44,8 @@ def create_views(connection: Any, sources: Mapping[str, str], columns: Columns) 
                 f"JOIN {sources['prompts']} AS key ON row.prompt = key.prompt"
             )
         connection.execute(f"CREATE VIEW {table} AS {body}")
+    if "events" not in sources:
+        return
     weight = "unnest(weights)" if "weights" in columns["events"] else "NULL::FLOAT"
     connection.execute(
         "CREATE VIEW selections AS SELECT prompt_id, position, layer, stream, "
@@ -59,7 +67,9 @@ def remote_source(connection: Any, url: str, table: str, paths: Sequence[str], s
     dataset = ds.dataset(
         [f"{root.rstrip('/')}/{path}" for path in paths],
         schema=schema,
-        format="parquet",
+        format=ds.ParquetFileFormat(
+            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        ),
         filesystem=filesystem,
     )
     connection.register(f"_{table}", dataset)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 import duckdb
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from .errors import QueryRefused
 from .sql_guard import check_query
-from .sql_views import create_views, files_source, remote_source
+from .sql_views import create_views, files_source, remote_source, tables_behind
 
 READY = b"ready\n"
 
@@ -44,7 +45,7 @@ def limit_process(memory_bytes: int) -> None:
 
 
 def locked_connection(request: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the trace's views that can reach nothing else."""
+    """An in-memory DuckDB that may read the files of the trace and can reach nothing else."""
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -57,22 +58,27 @@ def locked_connection(request: dict[str, Any]) -> duckdb.DuckDBPyConnection:
             "python_enable_replacements": "false",
         },
     )
-    files: dict[str, list[str]] = request["files"]
     if request["url"] is None:
-        paths = [path for table in files.values() for path in table]
+        paths = [path for table in request["files"].values() for path in table]
         connection.execute("SET allowed_paths = $paths", {"paths": paths})
-        sources = {table: files_source(paths) for table, paths in files.items()}
-    else:
-        schemas = {table: _schema(text) for table, text in request["schemas"].items()}
-        sources = {
-            table: remote_source(connection, request["url"], table, paths, schemas[table])
-            for table, paths in files.items()
-        }
     connection.execute("SET enable_external_access = false")
-    if any(files.values()):
-        create_views(connection, sources, request["columns"])
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def show_tables(
+    connection: duckdb.DuckDBPyConnection, request: dict[str, Any], tables: Iterable[str]
+) -> None:
+    """Create the views of these tables."""
+    files = {table: request["files"][table] for table in tables}
+    if request["url"] is None:
+        sources = {table: files_source(paths) for table, paths in files.items()}
+    else:
+        sources = {
+            table: remote_source(connection, request["url"], table, paths, _schema(request["schemas"][table]))
+            for table, paths in files.items()
+        }
+    create_views(connection, sources, request["columns"])
 
 
 def _schema(text: str) -> pa.Schema:
@@ -80,12 +86,16 @@ def _schema(text: str) -> pa.Schema:
 
 
 def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Run one statement; header and Arrow bytes."""
+    """Run one statement; header and Arrow bytes. Nothing is run where it reads a table that is not yet
+    `checked`: the header names those that it reads."""
     with locked_connection(request) as connection:
         timer = threading.Timer(request["seconds"], connection.interrupt)
         timer.start()
         try:
-            check_query(connection, request["query"])
+            tables = tables_behind(check_query(connection, request["query"]))
+            if not set(tables) <= set(request["checked"]):
+                return {"ok": False, "kind": "unchecked", "tables": tables}, b""
+            show_tables(connection, request, tables)
             table = connection.sql(request["query"]).limit(request["rows"] + 1).to_arrow_table()
         finally:
             timer.cancel()

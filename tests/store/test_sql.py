@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from parts_by_hand import record
 
 from moescope.store import Trace, TraceWriter, open_trace
 from moescope.store.errors import QueryRefused
+from moescope.store.reader import DamageWarning
 from moescope.store.sql import TRUNCATED, view_columns
 
 
@@ -115,3 +117,58 @@ def test_sql_over_a_remote_folder(shared_trace: Trace, shared_trace_path: Path) 
         remote.sql("SELECT * FROM read_text('/etc/passwd')")
     with pytest.raises(QueryRefused, match="no table _prompts"):
         remote.sql("SELECT * FROM _prompts")
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("events", "weights"), ("rollups", "count"), ("tokens", "position")]
+)
+def test_a_silently_flipped_byte_leaves_the_part_out_and_never_becomes_a_number(
+    own_trace_path: Path, table: str, column: str
+) -> None:
+    query = f"SELECT sum(len({column}))" if column != "position" else "SELECT sum(position)"
+    query += f"::BIGINT AS n, hash(list({column} ORDER BY {column})) AS h FROM {table} WHERE prompt_id IN "
+    flipped = open_trace(own_trace_path)
+    entry = flipped.parts[1]
+    kept = flipped.prompts()["prompt_id"].to_pylist()
+    del kept[entry.first_prompt : entry.first_prompt + entry.prompts]
+    query += str(tuple(kept))
+    expected = flipped.sql(query)
+    path = own_trace_path / entry.path(table)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        flipped = open_trace(own_trace_path)
+        assert not flipped.problems
+        assert flipped.sql(query).equals(expected)
+        assert flipped.sql("SELECT count(*) AS n FROM prompts").to_pylist() == [{"n": len(kept)}]
+    assert [problem.part for problem in flipped.problems] == [entry.name]
+    assert entry.path(table) in str(caught[0].message)
+    assert "its checksum is" in str(caught[0].message)
+
+
+def test_only_the_tables_that_a_query_reads_are_checked(own_trace_path: Path) -> None:
+    path = own_trace_path / "events" / "part-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    trace = open_trace(own_trace_path)
+    before = trace.num_prompts
+    assert trace.sql("SELECT count(*) AS n FROM tokens JOIN prompts USING (prompt_id)")["n"][0].as_py()
+    assert view_columns(trace)
+    assert (trace.num_prompts, trace.problems) == (before, [])
+    with pytest.warns(DamageWarning):
+        trace.sql("SELECT max(weight) FROM selections")
+    assert trace.num_prompts < before
+
+
+def test_a_flipped_byte_of_a_remote_file_is_an_error_not_a_number(own_trace_path: Path) -> None:
+    path = own_trace_path / "events" / "part-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(QueryRefused, match=r"(?i)crc"):
+        open_trace(f"local://{own_trace_path}").sql(
+            "SELECT sum(weight), sum(expert), sum(position) FROM selections"
+        )

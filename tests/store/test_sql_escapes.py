@@ -43,6 +43,18 @@ READS = [
     "SELECT * FROM information_schema.tables",
     "SELECT * FROM pg_catalog.pg_class",
     "SELECT * FROM sqlite_master",
+    "WITH pg_settings AS (SELECT 1) SELECT * FROM pg_settings",
+    "SELECT * FROM (WITH pg_settings AS (SELECT 1) SELECT 1), pg_settings",
+    "WITH pg_settings AS (SELECT * FROM pg_settings) SELECT * FROM pg_settings",
+    "WITH RECURSIVE pg_settings AS (SELECT * FROM pg_settings) SELECT * FROM pg_settings",
+    "WITH a AS (WITH duckdb_logs AS (SELECT 1) SELECT 1) SELECT * FROM duckdb_logs",
+    "WITH x AS (SELECT * FROM PG_CLASS), Pg_Class AS (SELECT 1) SELECT * FROM x",
+    "SELECT * FROM (WITH sqlite_master AS (SELECT 1) SELECT 1) a, (SELECT * FROM sqlite_master) b",
+    "SELECT (WITH pragma_database_list AS (SELECT 1) SELECT 1), * FROM pragma_database_list",
+    "SELECT * FROM (WITH \"/etc/passwd\" AS (SELECT 1) SELECT 1), '/etc/passwd'",
+    'SELECT * FROM (WITH "duckdb_settings()" AS (SELECT 1) SELECT 1), duckdb_settings()',
+    "SELECT * FROM (WITH duckdb_settings AS (SELECT 1) SELECT 1), duckdb_settings()",
+    "SELECT * FROM (WITH _events AS (SELECT 1) SELECT 1), _events",
     "SHOW ALL TABLES",
     "SHOW DATABASES",
     "SUMMARIZE '/etc/passwd'",
@@ -162,9 +174,11 @@ def test_the_database_itself_refuses_what_the_parser_would_let_through(shared_tr
     import duckdb
 
     from moescope.store.sql import QueryLimits, _request
-    from moescope.store.sql_worker import locked_connection
+    from moescope.store.sql_worker import locked_connection, show_tables
 
-    with locked_connection(_request(shared_trace, "", QueryLimits())) as connection:
+    request = _request(shared_trace, "", QueryLimits(), [])
+    with locked_connection(request) as connection:
+        show_tables(connection, request, ["prompts", "events"])
         assert connection.execute("SELECT count(*) FROM events").fetchall() == [(shared_trace.num_events,)]
         for query in [*READS[:14], *WRITES[:6], "INSTALL httpfs", "SET enable_external_access = true"]:
             with pytest.raises(duckdb.Error):
