@@ -12,6 +12,7 @@ segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .outputs import OUTPUTS
 from .run_arena import Slot
 from .run_captured import CapturedBatch, Key, Stored, prompt_segments
 from .run_shelf import Shelf
-from .run_sums import SegmentSums, score
+from .run_sums import Bags, RunningSums, Sums, score
 
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
 PutOut = tuple[Tensor | None, Tensor | None]
@@ -79,13 +80,13 @@ class Capture:
         self._outputs: dict[Key, PutOut] = {}
         self._prefill: list[Stored] = []
         self._steps: list[list[Stored]] = []
-        self._sums: list[tuple[str, list[RouterSpec], SegmentSums]] = []
-        self._step_sums: dict[tuple[Key, ...], SegmentSums] = {}
+        self._sums: list[tuple[list[RouterSpec], Sums]] = []
+        self._step_sums: dict[tuple[Key, ...], tuple[list[RouterSpec], RunningSums]] = {}
         self._alive: list[Slot] = []
         self._fed: list[Slot] = []
         self._special: list[Slot] = []
         self._running: Tensor | None = None
-        self._rows: dict[torch.device, tuple[Tensor, Tensor, int]] = {}
+        self._rows: dict[torch.device, tuple[Tensor, Bags]] = {}
         self._shelf.clear()
 
     def routed(
@@ -111,7 +112,7 @@ class Capture:
         self._outputs[key] = (norms_TK, similarity_T)
         if self._running is None:
             stored = next(stored for stored in self._prefill if stored.routers == [spec])
-            keep_T, _, _ = self._rows_on(stored.device)
+            keep_T, _ = self._rows_on(stored.device)
             values = [None if value is None else value.unsqueeze(0) for value in self._outputs[key]]
             self._shelf.store_outputs(stored, values, keep_T)
             self._outputs[key] = (None, None)
@@ -153,7 +154,9 @@ class Capture:
         """Everything recorded since `begin`, on its way to the host."""
         assert self._batch is not None
         batch, self._batch = self._batch, None
-        sums = [self._shelf.store_sums(phase, specs, sums) for phase, specs, sums in self._sums]
+        sums = [self._shelf.store_sums("prefill", *of_prompts) for of_prompts in self._sums]
+        for specs, running in self._step_sums.values():
+            sums.append(self._shelf.store_sums("decode", specs, running.sums))
         home = self._running.device if self._running is not None else torch.device("cpu")
         hosts = self._shelf.to_hosts()
         steps = (self._alive, self._fed, self._special)
@@ -178,17 +181,16 @@ class Capture:
 
     def _store_prompt(self, routed: Routed) -> None:
         spec, ids_TK, weights_TK, logits_TE = routed
-        keep_T, segment_N, segments = self._rows_on(ids_TK.device)
-        if len(ids_TK) != len(segment_N):
+        assert self._batch is not None
+        if len(ids_TK) != (tokens := self._batch.input_ids_BS.numel()):
             raise CaptureError(
-                f"{spec.router} decided about {len(ids_TK)} rows in a batch of {len(segment_N)} tokens; "
+                f"{spec.router} decided about {len(ids_TK)} rows in a batch of {tokens} tokens; "
                 "which row is which token is not known"
             )
+        keep_T, bags = self._rows_on(ids_TK.device)
         scores = None
         if logits_TE is not None and (scores := score(logits_TE.unsqueeze(0), spec.scoring)) is not None:
-            sums = SegmentSums(1, segments, scores.probability_GNE.shape[-1], ids_TK.device)
-            sums.add(scores, segment_N)
-            self._sums.append(("prefill", [spec], sums))
+            self._sums.append(([spec], bags.sums(scores)))
         weights_GNK = None if weights_TK is None else weights_TK.unsqueeze(0)
         logits_GNE = None if logits_TE is None else logits_TE.unsqueeze(0)
         self._prefill.append(
@@ -208,9 +210,8 @@ class Capture:
             keys = tuple((spec.layer, spec.stream) for spec in specs)
             if keys not in self._step_sums:
                 shape = (len(specs), 2 * len(segment_B), scores.probability_GNE.shape[-1])
-                self._step_sums[keys] = SegmentSums(*shape, ids_GBK.device)
-                self._sums.append(("decode", specs, self._step_sums[keys]))
-            self._step_sums[keys].add(scores, segment_B.to(ids_GBK.device))
+                self._step_sums[keys] = specs, RunningSums(*shape, ids_GBK.device)
+            self._step_sums[keys][1].add(scores, segment_B.to(ids_GBK.device))
         stored = self._shelf.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
         if self._outputs:
             outputs = [self._outputs[spec.layer, spec.stream] for spec in specs]
@@ -219,17 +220,14 @@ class Capture:
             )
         return stored
 
-    def _rows_on(self, device: torch.device) -> tuple[Tensor, Tensor, int]:
-        """Rows of real tokens, segment of every row, and the number of segments, for this batch on one
-        device."""
+    def _rows_on(self, device: torch.device) -> tuple[Tensor, Bags]:
+        """Rows of real tokens, and which of them each segment has, for this batch on one device."""
         if device not in self._rows:
             assert self._batch is not None
-            batch = self._batch
-            _, of_token_T = prompt_segments(batch)
-            segments = int(of_token_T.max()) + 1
-            segment_N = torch.full((batch.input_ids_BS.numel(),), segments, dtype=torch.int64)
-            segment_N[batch.keep_T] = torch.from_numpy(of_token_T)
-            self._rows[device] = (_moved(batch.keep_T, device), _moved(segment_N, device), segments)
+            _, segment_T = prompt_segments(self._batch)
+            bags = Bags.of(self._batch.keep_T, segment_T)
+            move = partial(_moved, device=device)
+            self._rows[device] = move(self._batch.keep_T), bags.to(move)
         return self._rows[device]
 
 

@@ -15,7 +15,7 @@ from ..store.schema import RouterSpec
 from .outputs import OUTPUTS
 from .run_arena import Arena, HostArena
 from .run_captured import Stored, id_type
-from .run_sums import Scores, SegmentSums
+from .run_sums import Scores, Sums
 
 
 class Shelf:
@@ -82,12 +82,12 @@ class Shelf:
             keep("probability", chosen_GNK.masked_fill(scores.nan_GN.unsqueeze(-1), torch.nan), torch.float32)
         return stored
 
-    def store_sums(self, phase: str, specs: list[RouterSpec], sums: SegmentSums) -> Stored:
-        """Keep the sums of some routers, without the row of what belongs to no segment."""
+    def store_sums(self, phase: str, specs: list[RouterSpec], sums: Sums) -> Stored:
+        """Keep the sums of some routers."""
         device = sums.probability_GRE.device
         arena = self.arena(device)
         stored = Stored(specs, device)
         for name, values in (("probability_sum", sums.probability_GRE), ("entropy_sum", sums.entropy_GR)):
-            stored.slots[f"{phase} {name}"] = arena.put(values[:, :-1], torch.float32)
-        stored.slots[f"{phase} nan_tokens"] = arena.put(sums.nan_GR[:, :-1], torch.int32)
+            stored.slots[f"{phase} {name}"] = arena.put(values, torch.float32)
+        stored.slots[f"{phase} nan_tokens"] = arena.put(sums.nan_GR, torch.int32)
         return stored
