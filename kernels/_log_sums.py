@@ -11,7 +11,7 @@ agree with the plain ones to 1e-14.
 
 import numpy as np
 
-from .compiled import twin
+from .compiled import expect, twin
 
 TINY = 1e-300
 """Stands in for 0 under a logarithm that is multiplied by 0."""
@@ -31,6 +31,12 @@ _R1, _R2, _R3, _R4 = (
     2.222219843214978396e-01,
 )
 _R5, _R6, _R7 = 1.818357216161805012e-01, 1.531383769920937332e-01, 1.479819860511658591e-01  # fmt: skip
+
+
+def expect_pair_log_sums(terms: int) -> None:
+    """So many terms, over units, pairs and experts, will be asked for: see `compiled.expect`."""
+    example = (np.zeros((0, 0)), np.zeros((0, 0, 0)), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    expect(_loop, _PLAIN_LOGARITHM * terms, example, any_order=True)
 
 
 def pair_log_sums(p_UNE: np.ndarray, one_Q: np.ndarray, other_Q: np.ndarray) -> np.ndarray:

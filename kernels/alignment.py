@@ -15,7 +15,7 @@ from ._arrays import as_real, divide, to_numpy
 from .bootstrap import Interval, bootstrap_interval
 from .correlation import Correlation, correlation
 from .divergence import entropy, js_divergence, routing_divergence
-from .pairwise import pairwise_divergence
+from .pairwise import divergence_and_entropy, expect_divergences, pairwise_divergence
 from .specialisation import KINDS, expert_kinds, selection_frequency, specialised_experts
 
 __all__ = [
@@ -25,8 +25,10 @@ __all__ = [
     "bootstrap_interval",
     "clustering_order",
     "correlation",
+    "divergence_and_entropy",
     "divergence_matrix",
     "entropy",
+    "expect_divergences",
     "expert_kinds",
     "js_divergence",
     "pairwise_divergence",

@@ -6,13 +6,17 @@ only the very first use compiles.
 """
 
 import os
+import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+
+import numpy as np
 
 WORTH_COMPILING = 0.5
 """Seconds of plain work, added up over calls, from which a twin is used."""
 
+_one_at_a_time = threading.Lock()
 _plain_seconds: defaultdict[Callable[..., None], float] = defaultdict(float)
 
 
@@ -32,9 +36,35 @@ def twin(
     return compiled(loop, any_order) if any_order else compiled(loop)
 
 
-@cache
+def expect(
+    loop: Callable[..., None], plain_seconds: float, example: Sequence[np.ndarray], *, any_order: bool = False
+) -> None:
+    """Say that a loop will be asked for so much plain work: where that is worth a compiler, it is fetched in the
+    background (0.7 s, of Python more than of disk) while the caller reads its data.
+
+    Args:
+        example: small arguments of the types that will come.
+    """
+    fetched = _plain_seconds[loop] >= WORTH_COMPILING
+    _plain_seconds[loop] += plain_seconds
+    if fetched or _plain_seconds[loop] < WORTH_COMPILING:
+        return
+
+    def fetch() -> None:
+        if fast := compiled(loop, any_order) if any_order else compiled(loop):
+            fast(*example)
+
+    threading.Thread(target=fetch, name="moescope-compiler").start()
+
+
 def compiled(loop: Callable[..., None], any_order: bool = False) -> Callable[..., None] | None:
     """The loop as machine code that releases the GIL; None where numba is missing or switched off."""
+    with _one_at_a_time:
+        return _compiled(loop, any_order)
+
+
+@cache
+def _compiled(loop: Callable[..., None], any_order: bool) -> Callable[..., None] | None:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return None
     try:

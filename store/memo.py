@@ -35,13 +35,17 @@ class Memo:
         if found is not None:
             return found  # pyright: ignore[reportReturnType]
         made = make()
+        self.put(key, made)
+        return made
+
+    def put(self, key: Hashable, made: tuple) -> None:
+        """Keep what was worked out beside something else, unless it is there."""
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = made
                 self._bytes += _size(made)
             while self._bytes > KEPT_BYTES:
                 self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return made
 
 
 def _size(value: tuple) -> int:

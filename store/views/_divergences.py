@@ -12,13 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...kernels.alignment import pairwise_divergence
+from ...kernels.alignment import divergence_and_entropy, expect_divergences
 from ..reader import Trace
-from ._prompts import unit_distributions
+from ._prompts import unit_sums
 from ._units import Span, Units
 
 EVERY_PAIR = 1 << 30
 """Probabilities of pairs (a few seconds' work) up to which all pairs are worked out for the sake of one."""
+
+_READ_AHEAD = 1 << 28
+"""Bytes of sums to read before the first divergence, while a compiler is fetched."""
 
 
 def all_pairs(
@@ -66,10 +69,18 @@ def _remembered(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     def of(layer: int) -> tuple[np.ndarray, np.ndarray]:
         divergence_UQ, present_UN = np.zeros((units.shape[0], len(one_Q))), np.zeros(units.shape, bool)
-        for here, q_UNE, there_UN in unit_distributions(trace, units, layer, stream, span):
-            divergence_UQ[here] = pairwise_divergence(q_UNE, one_Q, other_Q, there_UN)
+        entropy_UN = np.zeros(units.shape)
+        for here, sum_UNE, there_UN in unit_sums(trace, units, layer, stream, span):
+            divergence_UQ[here], entropy_UN[here] = divergence_and_entropy(sum_UNE, one_Q, other_Q, there_UN)
             present_UN[here] = there_UN
+        if units.single and present_UN.sum() == trace.num_prompts:
+            trace.memo.put(("entropy", stream, span.key, layer), (entropy_UN.ravel()[units.cell_P],))
         return divergence_UQ, present_UN
 
     key = ("divergence", which, stream, span.key, units.key)
+    missing = [layer for layer in layers if trace.memo.find((*key, layer)) is None]
+    experts = max((trace.router(layer, stream).num_experts for layer in missing), default=0)
+    expect_divergences(len(missing) * units.shape[0], len(one_Q), experts)
+    ahead = int(_READ_AHEAD // (4 * max(1, experts) * trace.num_prompts))
+    trace.in_threads(lambda layer: trace.rollups(layer, stream, sums=("probability_sum",)), missing[:ahead])
     return trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)

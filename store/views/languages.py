@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...kernels.alignment import bootstrap_interval
-from ...kernels.token_overlap import token_overlap
 from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
-from ._prompts import counts, entropies
+from ._prompts import entropies, overlaps
 from ._units import Span, layers_of
 from .alignment import RESAMPLES
 
@@ -52,11 +51,7 @@ def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: S
     """For each layer (P,) over all prompts: entropy or consistency, NaN where it is not defined."""
 
     def of(layer: int) -> tuple[np.ndarray]:
-        if name == "entropy":
-            prompts, values = entropies(trace, layer, stream, span)
-        else:
-            prompts, tokens_P, count_PE = counts(trace, layer, stream, span)
-            values = token_overlap(count_PE, tokens_P)
+        prompts, values = (entropies if name == "entropy" else overlaps)(trace, layer, stream, span)
         values_P = np.full(trace.num_prompts, np.nan)
         values_P[prompts] = values
         return (values_P,)
@@ -64,6 +59,13 @@ def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: S
     key = (name, stream, span.key)
     found = trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)
     return [values_P for (values_P,) in found]
+
+
+def _schema(name: str, more: str) -> pa.Schema:
+    floats = {key: pa.float64() for key in (name, "low", "high")}
+    kinds = {"language": pa.string(), "layer": pa.int64(), "stream": pa.string(), **floats}
+    kinds |= {"sequences": pa.int64(), "experts": pa.int64(), "top_k": pa.int64(), more: pa.float64()}
+    return pa.schema(list(kinds.items()))
 
 
 def _known(value: Any) -> float | None:
@@ -96,7 +98,9 @@ def routing_entropy(
     rows = _by_language(trace, "entropy", layers, stream, span, resamples, seed)
     for row in rows:
         row["entropy_normalised"] = row["entropy"] / np.log(row["experts"]) if row["experts"] > 1 else 0.0
-    return with_notes(pa.Table.from_pylist(rows), [span.note()])
+    return with_notes(
+        pa.Table.from_pylist(rows, schema=_schema("entropy", "entropy_normalised")), [span.note()]
+    )
 
 
 @view("routing-consistency")
@@ -126,4 +130,5 @@ def routing_consistency(
     for row in rows:
         row["chance"] = None if row["top_k"] is None else row["top_k"] / row["experts"]
     ours = "The measure of consistency is our choice: the mean overlap of two tokens of one sequence."
-    return with_notes(pa.Table.from_pylist(rows), [ours, span.note()])
+    table = pa.Table.from_pylist(rows, schema=_schema("consistency", "chance"))
+    return with_notes(table, [ours, span.note()])

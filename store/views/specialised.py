@@ -20,7 +20,7 @@ from ..notes import with_notes
 from ..reader import Trace
 from ..selection import Where
 from . import view
-from ._prompts import rates
+from ._prompts import rate_sums, rates
 from ._units import Span, Units, by_unit, layers_of, parallel_units
 from .alignment import RESAMPLES, mean_interval
 
@@ -72,22 +72,18 @@ def _against_pivot(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean difference of each language from the pivot over their pairs (M, E), and the pivot's frequency (E,)."""
     key = ("rates", stream, span.key, units.key, layer)
-    sum_NE, whole = trace.memo.get(key, lambda: _sums(trace, units, layer, stream, span))
+    sum_NE, whole = trace.memo.get(key, lambda: rate_sums(trace, units, layer, stream, span))
     if whole.all():
         mean_NE = sum_NE / units.shape[0]
         return mean_NE[units.others] - mean_NE[units.pivot], mean_NE[units.pivot]
     rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
+    if not present_UN[:, units.pivot].any():
+        raise StoreError(f"no prompt of the pivot language {units.languages[units.pivot]!r} has such tokens")
     paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
     more_UME = rate_UNE[:, units.others] - rate_UNE[:, [units.pivot]]
     more_UME[~paired_UM] = 0.0
     pairs_M = np.maximum(paired_UM.sum(0), 1)
     return more_UME.sum(0) / pairs_M[:, None], rate_UNE[present_UN[:, units.pivot], units.pivot].mean(0)
-
-
-def _sums(trace: Trace, units: Units, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies of each language added up over units (N, E), and whether it has them all (N,)."""
-    rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
-    return rate_UNE.sum(0), np.asarray(present_UN.all(0))
 
 
 def unit_differences(

@@ -1,13 +1,14 @@
 """Compiled twins give what the plain versions give, and are only used when they are worth it."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
 
 from moescope.kernels import _log_sums
 from moescope.kernels import compiled as compiled_module
-from moescope.kernels.compiled import compiled, twin
+from moescope.kernels.compiled import compiled, expect, twin
 from moescope.kernels.consistency import hit_curve, segment_hit_curve
 from moescope.kernels.counting import co_activation, transitions
 from moescope.kernels.pairwise import pairwise_divergence
@@ -62,9 +63,25 @@ def test_small_work_adds_up_until_a_compiler_is_worth_it(monkeypatch):
     assert twin(loop, 0.3) is loop
 
 
+def test_work_that_is_announced_is_compiled_before_it_comes(monkeypatch):
+    asked, done = [], threading.Event()
+
+    def loop():
+        done.set()
+
+    monkeypatch.setattr(compiled_module, "compiled", lambda loop: asked.append(loop) or loop)
+    expect(loop, 0.3, ())
+    assert not asked
+    expect(loop, 0.3, ())
+    assert done.wait(5)
+    expect(loop, 9.0, ())
+    assert asked == [loop]
+    assert twin(loop, 0.0) is loop
+
+
 def test_without_numba_the_plain_version_runs(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "numba", None)
-    assert compiled.__wrapped__(results_of) is None
+    assert compiled(results_of) is None
 
 
 def test_logarithms_of_the_twin_are_those_of_numpy():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moescope.kernels import divergence
 from moescope.kernels.alignment import (
+    divergence_and_entropy,
     divergence_matrix,
     entropy,
     js_divergence,
@@ -236,3 +237,22 @@ def test_pairs_without_a_partner_are_zero_and_never_looked_at():
             pairwise_divergence(wrong, [0], [1], present if said == "present" else None)
     with pytest.raises(ValueError, match="both must be"):
         pairwise_divergence(q, [0], [1, 2], present)
+
+
+def test_sums_over_tokens_give_what_their_distributions_give():
+    rng = np.random.default_rng(4)
+    tokens = rng.integers(1, 900, (7, 4, 1))
+    q = rng.dirichlet(np.full(12, 0.2), (7, 4))
+    one, other = np.triu_indices(4, 1)
+    divergence, entropies = divergence_and_entropy(q * tokens, one, other)
+    np.testing.assert_allclose(divergence, pairwise_divergence(q, one, other), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(entropies, entropy(q), rtol=1e-12)
+    present = np.ones((7, 4), bool)
+    present[2, 1] = False
+    sums = np.where(present[..., None], q * tokens, 0)
+    alone, _ = divergence_and_entropy(sums, one, other, present)
+    assert (alone[2, (one == 1) | (other == 1)] == 0).all()
+    for bad in (0.0, np.nan, np.inf, -1.0):
+        sums[2, 1] = bad
+        with pytest.raises(ValueError, match="negative, NaN or infinite"):
+            divergence_and_entropy(sums, one, other)
