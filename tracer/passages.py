@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .errors import CaptureError
 
+INTEGERS = (torch.int64, torch.int32, torch.int16)
+
 
 @dataclass
 class Call:
@@ -98,7 +100,8 @@ class ExpertsCall(Passage):
         values = [*call.args, *call.kwargs.values()]
         for at, new in zip(call.places, (ids_TK, weights_TK), strict=True):
             if at is not None and new is not None:
-                values[at] = new.reshape(*call.rows, new.shape[-1]).to(values[at].dtype)
+                shaped = new if len(call.rows) == 1 else new.reshape(*call.rows, new.shape[-1])
+                values[at] = shaped.to(values[at].dtype)
         count = len(call.args)
         call.args, call.kwargs = tuple(values[:count]), dict(zip(call.kwargs, values[count:], strict=True))
 
@@ -138,8 +141,7 @@ def _is_hidden(value: object) -> bool:
 
 def is_ids(value: object) -> bool:
     """Whether a value is a tensor that may hold expert ids, (..., K) integer."""
-    integers = (torch.int64, torch.int32, torch.int16)
-    return isinstance(value, Tensor) and value.dim() >= 2 and value.dtype in integers
+    return isinstance(value, Tensor) and value.dtype in INTEGERS and value.dim() >= 2
 
 
 def flat(values: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class Applied:
         """
         self._stack.close()
         for row_map in self._row_maps.values():
-            row_map.prompt_lengths = prompt_lengths
+            row_map.prompt_lengths, row_map.asked = prompt_lengths, False
         specs = [site.spec for site in self._sites]
         distinct = {id(steering): steering for steering in steerings if steering}.values()
         for steering in distinct:
@@ -181,7 +181,9 @@ class Applied:
             spec = site.spec
             acting = effective(rules, spec)
             if acting:
-                program = Program(tuple(acting), self._row_maps[site.stack], sequences)
+                row_map = self._row_maps[site.stack]
+                program = Program(tuple(acting), row_map, sequences)
+                row_map.asked |= not all(map(program.on_all, acting))
                 self._stack.enter_context(tapped([site], lambda tap, _, program=program: tap.steer(program)))
 
     def close(self) -> None:

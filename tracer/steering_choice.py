@@ -10,17 +10,17 @@ Shapes: T token rows, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .passages import flat
 from .sites import Site
-from .steering_logits import LogitState
+from .steering_logits import LogitState, filled
 from .steering_rows import Program
 from .steering_rules import Rule
 
@@ -28,6 +28,18 @@ LINEAR = {F.linear, torch.mm, torch.matmul, Tensor.mm, Tensor.matmul, Tensor.__m
 TOPK = {torch.topk, Tensor.topk}
 MAXIMUM = {torch.max, Tensor.max, torch.amax, Tensor.amax}
 ARGMAX = {torch.argmax, Tensor.argmax}
+CHOOSING = TOPK | MAXIMUM | ARGMAX
+SCORING = {F.softmax, torch.softmax, Tensor.softmax, torch.sigmoid, Tensor.sigmoid, F.sigmoid}
+CHOOSING_SCORES = CHOOSING | SCORING
+NOTHING: Container[Any] = frozenset()
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERYTHING: Container[Any] = _Everything()
 GROUP_STEP = 1e4
 """What a masked or forced expert takes from or adds to the score of its group: far more than any score."""
 
@@ -40,49 +52,93 @@ class Choice(TorchFunctionMode):
         self.site = site
         self.state: LogitState | None = None
         """Logits, masked and forced experts, once the logits were edited."""
-        self._rules = [(program, rule) for program, rule in programs if rule.rule != "null_experts"]
+        rules = [(program, rule) for program, rule in programs if rule.rule != "null_experts"]
+        self._rules = [(None if program.on_all(rule) else program, rule) for program, rule in rules]
+        """Rules, with their program where they don't act on every row."""
         self._experts = site.spec.num_experts
-        self._open = self._experts - len(_ever_masked(self._rules, self._experts))
+        self._open = self._experts - len(_ever_masked([rule for _, rule in rules], self._experts))
         """Experts that no rule masks, whatever the row."""
         self.safe_ids: Tensor | None = None
         """What was chosen last, where a masked expert can't be among it."""
-        self._watching = False
+        self._looks_at: Container[Any] = NOTHING
+        """Functions that matter at this point of the forward."""
         self._entered = False
         self._places: Tensor | None = None
         self._ambiguous = _has_rival(site)
+        self._last = _has_no_other_weight(site)
+        self._rest: Any = None
+        self._probabilities: Tensor | None = None
+        """Float32 scores from 0 on, where a softmax or sigmoid made them in the operation just before."""
+        self._choices = 0
+        """How often this forward has chosen."""
+        self._all_choices: tuple[bool, int] | None = None
+        """How often the last forward that was watched to its end chose, and whether it was in training."""
 
-    def begin(self) -> None:
+    def begin(self, *_: Any) -> None:
         """The router's forward begins."""
-        self.state, self._places, self.safe_ids = None, None, None
-        self._watching = self._entered = True
+        self.state = self._places = self.safe_ids = self._probabilities = None
+        self._choices = 0
+        self._looks_at = EVERYTHING if self.site.edits_scores else LINEAR
+        self._entered = True
         self.__enter__()
 
     def pause(self) -> None:
         """The choice is made: what is computed from here on is none of ours."""
-        self._watching = False
+        self._looks_at = NOTHING
 
-    def end(self) -> None:
-        """The forward has returned or failed."""
-        self._watching = False
+    def end(self, router: nn.Module, _: Any = None, output: Any = None) -> None:
+        """The forward has returned or failed (without an output)."""
+        if self._rest is not None:
+            self._rest.__exit__(None, None, None)
+            self._rest = None
+        elif self._looks_at is CHOOSING_SCORES and output is not None:
+            self._all_choices = (router.training, self._choices)
+        self._looks_at = NOTHING
         if self._entered:
             self._entered = False
             self.__exit__(None, None, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Called for every operation of the router's forward: most must pass at once.
         kwargs = kwargs or {}
-        if not self._watching:
+        if func not in self._looks_at:
+            self._probabilities = None
             return func(*args, **kwargs)
         if self.state is None:
             return self._before_edit(func, args, kwargs)
+        if func in SCORING:
+            out = func(*args, **kwargs)
+            self._probabilities = out if out.dtype == torch.float32 else None
+            return out
+        out = self._choose(func, args, kwargs)
+        self._choices += 1
+        if self._all_choices == (self.site.router.training, self._choices):
+            self._look_no_more()
+        return out
+
+    def _choose(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What a choice among scores or groups gives, without masked experts and with forced ones."""
         if func in TOPK and self._are_scores(args[0]):
-            _, ids = func(self._guarded(args[0]), *args[1:], **kwargs)
-            self.safe_ids = ids if ids.shape[-1] <= self._open else None
-            return torch.return_types.topk((args[0].gather(-1, ids), ids))
+            return self._top(func, args[0], args[1:], kwargs)
         if func in ARGMAX and self._are_scores(args[0]):
             return func(self._guarded(args[0]), *args[1:], **kwargs)
         if (func in TOPK or func in MAXIMUM) and self._are_grouped(args[0]):
             return func(self._guarded_groups(args[0]), *args[1:], **kwargs)
         return func(*args, **kwargs)
+
+    def _top(self, func: Any, scores: Tensor, args: Any, kwargs: Any) -> Any:
+        assert self.state is not None
+        if scores is self._probabilities and self.state.forced is None and self.state.masked is not None:
+            # Nothing to clamp, and what is chosen still has its own score.
+            out = func(
+                filled(scores, self._mask_like(self.state.masked, scores), -torch.inf), *args, **kwargs
+            )
+            if out[1].shape[-1] <= self._open:
+                self.safe_ids = out[1]
+                return out
+        _, ids = func(self._guarded(scores), *args, **kwargs)
+        self.safe_ids = ids if ids.shape[-1] <= self._open else None
+        return torch.return_types.topk((scores.gather(-1, ids), ids))
 
     def _before_edit(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self.site.edits_scores:
@@ -102,9 +158,12 @@ class Choice(TorchFunctionMode):
         weight = self.site.weight
         if weight is None or not isinstance(out, Tensor) or out.shape[-1] != weight.shape[0]:
             return False
+        for x in values:
+            if x is weight:
+                return True
         operands = [x for x in values if isinstance(x, Tensor) and x.dim() == 2]
         if self._ambiguous:
-            return any(x is weight for x in operands)
+            return False
         return any(x.shape in (weight.shape, weight.shape[::-1]) for x in operands)
 
     def _edited(self, logits: Tensor) -> Tensor:
@@ -112,14 +171,26 @@ class Choice(TorchFunctionMode):
         wider = logits.shape[-1] > self._experts
         own = logits[..., : self._experts] if wider else logits
         state = LogitState(flat(own) if own.dim() > 1 else own.unsqueeze(0))
+        spec = self.site.spec
         for program, rule in self._rules:
-            rows = program.rows_of(rule, len(state.logits_TE), self.site.spec.router)
-            state.apply(rule, self.site.spec.layer, rows)
+            rows = program is None or program.rows_of(rule, len(state.logits_TE), spec.router)
+            state.apply(rule, spec.layer, rows)
         self.state = state
         # Without masks the choice among the edited logits is the router's own affair.
-        self._watching = state.masked is not None or state.forced is not None
-        edited = state.logits_TE.reshape(own.shape)
+        self._last = self._last and type(logits) is Tensor
+        if state.masked is None and state.forced is None:
+            self._look_no_more()
+        else:
+            self._looks_at = CHOOSING_SCORES
+        edited = state.logits_TE if own.dim() == 2 else state.logits_TE.reshape(own.shape)
         return torch.cat([edited, logits[..., self._experts :]], -1) if wider else edited
+
+    def _look_no_more(self) -> None:
+        """Let the rest of the forward pass by, at full speed where nobody else looks at its operations."""
+        self._looks_at = NOTHING
+        if self._last and not torch._C._len_torch_function_stack():
+            self._rest = torch._C.DisableTorchFunction()
+            self._rest.__enter__()
 
     def _choose_scored(self, scores: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
         """Edit scores (..., E) where they are chosen from; `_places` says whose score stands where."""
@@ -156,23 +227,29 @@ class Choice(TorchFunctionMode):
         assert self.state is not None
         for mask, value in ((self.state.masked, -step), (self.state.forced, step)):
             if mask is not None:
-                scores = scores.masked_fill(self._mask_like(mask, scores), value)
+                scores = filled(scores, self._mask_like(mask, scores), value)
         return scores
 
     def _mask_like(self, mask: Tensor, scores: Tensor) -> Tensor:
-        if mask.shape == scores.shape:
+        if scores.dim() == 2 and scores.shape[-1] == self._experts:
             return mask
         return mask.expand(scores.numel() // self._experts, -1).reshape(scores.shape)
 
 
-def _ever_masked(rules: Sequence[tuple[Program, Rule]], experts: int) -> set[int]:
+def _ever_masked(rules: Sequence[Rule], experts: int) -> set[int]:
     """All experts that some rule masks in some row."""
     masked: set[int] = set()
-    for _, rule in rules:
+    for rule in rules:
         named = set(range(experts) if rule.experts is None else rule.experts)
         if rule.rule in ("off", "keep_only"):
             masked |= named if rule.rule == "off" else set(range(experts)) - named
     return masked
+
+
+def _has_no_other_weight(site: Site) -> bool:
+    """Whether the router is the whole scope and has one matrix, so that plain operations are all that is left of
+    its forward once the logits are there."""
+    return site.scope is site.router and sum(p.dim() > 1 for p in site.router.parameters()) == 1
 
 
 def _has_rival(site: Site) -> bool:

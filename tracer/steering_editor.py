@@ -5,8 +5,9 @@ Shapes: T token rows, K slots, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class RouterEditor:
             rule.rule not in ("zero", "scale") for _, rule in self._selecting
         )
 
+    def settled(self, values: Iterable[Any]) -> bool:
+        """Whether a call with these arguments carries a decision that is as it should be, without a look at it."""
+        choice = self.choice
+        if self._selecting or choice is None or choice.state is None:
+            return False
+        # Compared by identity: `==` between tensors compares their numbers.
+        return choice.state.masked is None or any(value is choice.safe_ids for value in values)
+
     def decide(self, ids_TK: Tensor, weights_TK: Tensor | None) -> Decision | None:
         """The decision after all rules, or None where there is nothing to change."""
         state = self.choice.state if self.choice is not None else None
@@ -67,7 +76,8 @@ class RouterEditor:
         for program, rule in self._selecting:
             rows = program.rows_of(rule, len(ids_TK), self.site.spec.router)
             if rows is not False or rule.rule == "null_experts":
-                selection = _merged(rows, self._select(rule, selection), selection)
+                new = self._select(rule, selection)
+                selection = new if rows is True else _merged(rows, new, selection)
         ids_TK, weights_TK = selection
         if masked is not None:
             masked_TK = masked.expand(len(ids_TK), -1).gather(-1, ids_TK.clamp(min=0)) & (ids_TK >= 0)
@@ -89,7 +99,7 @@ class RouterEditor:
     def _select(self, rule: Rule, selection: Selection) -> Selection:
         spec = self.site.spec
         if rule.rule != "null_experts":
-            return apply_selection(rule, spec.layer, *selection, spec.num_experts)
+            return apply_selection(rule, spec.layer, *selection, spec.num_experts, full=not self._empties)
         assert self.choice is not None
         assert self.choice.state is not None
         logits_TE = self.choice.state.logits_TE

@@ -43,14 +43,10 @@ class LogitState:
         amount = rule.amount_in(layer)
         match rule.rule:
             case "off":
-                return (
-                    z_TE.masked_fill(experts, -torch.inf),
-                    _with(masked, experts),
-                    _without(forced, experts),
-                )
+                return _filled(z_TE, experts, -torch.inf), _with(masked, experts), _without(forced, experts)
             case "keep_only":
                 others = ~experts
-                return z_TE.masked_fill(others, -torch.inf), _with(masked, others), _without(forced, others)
+                return _filled(z_TE, others, -torch.inf), _with(masked, others), _without(forced, others)
             case "on":
                 assert amount is not None
                 top_T1 = _filled(z_TE, masked, -torch.inf).amax(-1, keepdim=True) + amount
@@ -76,7 +72,8 @@ class LogitState:
         masked = self.masked
         count = _count(z_TE.shape[-1], z_TE.device) if masked is None else (~masked).sum(-1, keepdim=True)
         mean_T1 = _filled(z_TE, masked, 0).sum(-1, keepdim=True) / count
-        return (_filled(z_TE - mean_T1, masked, 0).square().sum(-1, keepdim=True) / count).sqrt()
+        off_TE = _filled(z_TE - mean_T1, masked, 0)
+        return ((off_TE * off_TE).sum(-1, keepdim=True) / count).sqrt()
 
 
 def _with(mask: Tensor | None, experts: Tensor) -> Tensor:
@@ -88,7 +85,7 @@ def _without(mask: Tensor | None, experts: Tensor) -> Tensor | None:
 
 
 def _filled(values_TE: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    return values_TE if mask is None else values_TE.masked_fill(mask, value)
+    return values_TE if mask is None else filled(values_TE, mask, value)
 
 
 def _in_rows(rows_T1: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | None:
@@ -114,7 +111,19 @@ def experts_mask(experts: tuple[int, ...] | None, width: int, device: torch.devi
 def _count(width: int, device: torch.device) -> Tensor:
     """(1, 1): the number of experts. A tensor, as CUDA rounds a division by a number in another way."""
     with torch.inference_mode(False):
-        return torch.full((1, 1), width, device=device)
+        return torch.full((1, 1), float(width), device=device)
+
+
+def filled(values: Tensor, mask: Tensor, value: float) -> Tensor:
+    """`values.masked_fill(mask, value)`, in half the time where there are few rows."""
+    return torch.where(mask, _constant(value, values.dtype, values.device), values)
+
+
+@lru_cache(maxsize=256)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, 1)"""
+    with torch.inference_mode(False):
+        return torch.full((1, 1), value, dtype=dtype, device=device)
 
 
 def vector_for(rule: Rule, layer: int, logits_TE: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ class Program:
     sequences: tuple[bool, ...] | None = None
     """Which sequences of the batch (None: all)."""
 
+    def on_all(self, rule: Rule) -> bool:
+        """Whether one of the rules acts on every row, whatever is running."""
+        return self.sequences is None and rule.span.everywhere
+
     def rows_of(self, rule: Rule, count: int, router: str) -> Rows:
         """As `RowMap.rows`, for one of the rules."""
         return self.rows.rows(rule.span, self.sequences, count, router)
@@ -41,6 +45,8 @@ class RowMap:
 
     def __init__(self, prompt_lengths: Tensor | Sequence[int] | int | None = None) -> None:
         self.prompt_lengths = prompt_lengths
+        self.asked = True
+        """Whether anyone may ask for rows: nothing is noted where not."""
         self.shape: tuple[int, int] = (0, 0)
         self._past = 0
         self._mask: Tensor | None = None
@@ -53,6 +59,8 @@ class RowMap:
         return stack.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.asked:
+            return
         tokens = next(
             (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim() in (2, 3)), None
         )

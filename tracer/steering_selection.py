@@ -6,6 +6,8 @@ are computed bit for bit as before; an emptied slot has id -1 and weight 0.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,14 @@ from .steering_rules import Rule
 
 
 def apply_selection(
-    rule: Rule, layer: int, ids_TK: Tensor, weights_TK: Tensor, num_experts: int
+    rule: Rule, layer: int, ids_TK: Tensor, weights_TK: Tensor, num_experts: int, *, full: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """One rule at the selection: new ids and weights, both (T, K)."""
+    """One rule at the selection: new ids and weights, both (T, K). `full`: it is known that no slot is empty."""
     amount = rule.amount_in(layer)
     if rule.rule in ("zero", "scale"):
-        named_TK = _named(rule, ids_TK, num_experts)
+        named_TK = _named(rule, ids_TK, num_experts, full=full)
         factor = 0.0 if rule.rule == "zero" or amount is None else amount
-        changed_TK = torch.where(named_TK, weights_TK * factor, weights_TK)
+        changed_TK = torch.where(named_TK, weights_TK * _number(float(factor)), weights_TK)
         renormalise = bool(rule.options.get("renormalise"))
         return ids_TK, rescaled(changed_TK, weights_TK) if renormalise else changed_TK
     assert amount is not None
@@ -63,12 +65,21 @@ def _kept(rule: str, amount: float, ids_TK: Tensor, weights_TK: Tensor) -> Tenso
     return torch.zeros_like(used_TK).scatter(-1, order_TK, keep_TK) & used_TK
 
 
-def _named(rule: Rule, ids_TK: Tensor, num_experts: int) -> Tensor:
+def _named(rule: Rule, ids_TK: Tensor, num_experts: int, *, full: bool) -> Tensor:
     """Slots whose expert the rule names."""
     if rule.experts is None:
         return ids_TK >= 0
     mask = experts_mask(rule.experts, num_experts, ids_TK.device)
+    if full:
+        return mask.take(ids_TK.long())
     return mask.take(ids_TK.clamp(min=0).long()) & (ids_TK >= 0)
+
+
+@lru_cache(maxsize=256)
+def _number(value: float) -> Tensor:
+    """A number as PyTorch itself wraps one, which takes as long as the multiplication by it."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=torch.float64)
 
 
 def with_null_experts(

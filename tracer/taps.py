@@ -92,9 +92,9 @@ class Tap:
         choice, scope = editor.choice if editor is not None else None, self.site.scope
         if choice is not None and scope is not None:
             self._scope_handles = [
-                scope.register_forward_pre_hook(lambda *_: choice.begin()),
+                scope.register_forward_pre_hook(choice.begin),
                 # First of the hooks, as all that runs while a choice is open costs more.
-                scope.register_forward_hook(lambda *_: choice.end(), always_call=True, prepend=True),
+                scope.register_forward_hook(choice.end, always_call=True, prepend=True),
             ]
 
     @property
@@ -108,12 +108,23 @@ class Tap:
         self._use(programs)
 
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
-        logits = self.site.logits(Call(module, args, kwargs, output))
-        self._logits_TE = None if logits is None else flat(logits.detach())
+        if self.sinks:
+            logits = self.site.logits(Call(module, args, kwargs, output))
+            self._logits_TE = None if logits is None else flat(logits.detach())
 
     def _on_call(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        if self._needs_no_look(args, kwargs):
+            return None
         call = Call(module, args, kwargs)
         return (call.args, call.kwargs) if self._pass(call) else None
+
+    def _needs_no_look(self, args: Args, kwargs: Kwargs) -> bool:
+        """Whether nobody records here, and what is executed is known to be as the steering wants it."""
+        if self.sinks or self._editor is None or torch.compiler.is_compiling():
+            return False
+        if self._editor.choice is not None:
+            self._editor.choice.pause()
+        return self._editor.settled((*args, *kwargs.values()))
 
     def _on_output(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         call = Call(module, args, kwargs, output)
