@@ -202,9 +202,8 @@ def per_prompt(rows: RollupRows, layer: int, stream: str, wanted_R: np.ndarray) 
 def rollup_rows(
     table: pa.Table, num_experts: int, row_of_key: Callable[[np.ndarray], np.ndarray]
 ) -> RollupRows:
-    """Arrays of the columns of rollup rows other than SUMS; no copies where the table is in one chunk. Where the
-    column `experts` was not read, rows have one number for each expert."""
-    sparse = table.num_rows > 0 and "experts" in table.column_names and table["experts"].null_count == 0
+    """Arrays of the columns of rollup rows other than SUMS; no copies where the table is in one chunk."""
+    sparse = table.num_rows > 0 and table["experts"].null_count == 0
     cell_rows = cell_experts = None
     if sparse:
         lengths = np.asarray(pc.list_value_length(table["experts"]))

@@ -19,7 +19,7 @@ from .arrays import SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rol
 from .errors import UnknownColumn
 from .files import read_table
 from .folder import open_folder
-from .layout import DENSE_EXPERTS, ROLLUPS_FILE, TOKENS_FILE, events_schema
+from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import PartEntry
 from .selection import Where
 from .trace_parts import DamageWarning, survives_damage
@@ -166,8 +166,6 @@ class Trace(TracePrompts):
     # Rollups
 
     def _load_rollups(self, router: int, names: list[str]) -> pa.Table:
-        if self.routers[router].num_experts <= DENSE_EXPERTS:
-            names = [name for name in names if name != "experts"]
         pieces = [
             read_table(self._folder, entry, "rollups", names, router=router, threads=False)
             for entry in self.parts
