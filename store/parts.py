@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -55,16 +56,22 @@ class PartBuilder:
         events_of = self._by_router(part.events)
         sums_of = self._by_router(part.sums)
         events, rollups = PartFile(self._schema), PartFile(ROLLUPS_FILE)
-        nan_tokens = 0
-        for number, spec in enumerate(self.routers):
-            if number not in events_of:
-                continue
-            router = self._checked(spec, events_of[number], prompts.num_rows)
-            flat = self._flat(spec, router)
-            self._add_events(events, number, router, flat, first_prompt)
-            rollup = router_rollup(spec, router, flat, classes, sums_of.get(number))
-            nan_tokens += sum(rollup["nan_tokens"].to_pylist())
-            _add_keyed(rollups, number, rollup, first_prompt)
+        nan_tokens, rows = 0, None
+        with ThreadPoolExecutor(1) as beside:  # events are encoded while the rollups are summed
+            encoded = []
+            for number, spec in enumerate(self.routers):
+                if number not in events_of:
+                    continue
+                router = self._checked(spec, events_of[number], prompts.num_rows)
+                if rows is None or not rows.are_those_of(router):
+                    rows = classes.rows_of(router)
+                flat = self._flat(spec, router)
+                encoded.append(beside.submit(self._add_events, events, number, router, flat, first_prompt))
+                rollup = router_rollup(spec, flat, rows, sums_of.get(number))
+                nan_tokens += int(np.asarray(rollup["nan_tokens"]).sum())
+                _add_keyed(rollups, number, rollup, first_prompt)
+            for done in encoded:
+                done.result()
         for number, counts in self._by_router(part.counts).items():
             if number in events_of:
                 raise BadPart(f"layer {counts.layer} ({counts.stream}): both events and counts")
@@ -130,8 +137,6 @@ class PartBuilder:
             raise BadPart(f"{where}: {rows} prompts but {len(events.position)} positions")
         if rows and (events.prompt.min() < 0 or events.prompt.max() >= prompts):
             raise BadPart(f"{where}: an event names a prompt that the part does not have")
-        if not (np.diff(token_key(events.prompt, events.position)) > 0).all():
-            raise BadPart(f"{where}: events are not sorted by prompt and position, or one occurs twice")
         if events.offsets is None and (events.experts.ndim != 2 or len(events.experts) != rows):
             raise BadPart(f"{where}: experts have shape {events.experts.shape}, expected ({rows}, k)")
         if events.weights is not None and events.weights.shape != events.experts.shape:

@@ -12,12 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..kernels.counting import count_experts
 from .errors import BadPart
 from .layout import DENSE_EXPERTS, ROLLUPS_FILE
 from .schema import RouterCounts, RouterEvents, RouterSpec, RouterSums
 
 PHASES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """Which tokens the events of a router are about, and which rollup row each of them adds to.
+
+    `key_R4` holds the (prompt, phase, special, completion) of each row, `tokens_R` the events of each, `row_N` the
+    row of each event. The routers of a trace mostly have the same tokens: one of these serves them all.
+    """
+
+    prompt_N: np.ndarray
+    position_N: np.ndarray
+    key_R4: np.ndarray
+    tokens_R: np.ndarray
+    row_N: np.ndarray
+
+    def are_those_of(self, events: RouterEvents) -> bool:
+        return events.prompt is self.prompt_N and events.position is self.position_N
 
 
 @dataclass(frozen=True)
@@ -39,15 +56,28 @@ class TokenClasses:
         classes_C4 = np.stack([found >> 3, found >> 2 & 1, found >> 1 & 1, found & 1], axis=1)
         return cls(token_key(prompt_T, position_T), class_T.astype(np.int64), classes_C4)
 
-    def of_events(self, events: RouterEvents) -> np.ndarray:
-        """(N,) class of each event's token. Raises BadPart where an event has no token."""
+    def rows_of(self, events: RouterEvents) -> EventRows:
+        """The rollup rows of events. Raises BadPart where they are not sorted, or one has no token."""
         key_N = token_key(events.prompt, events.position)
-        if len(key_N) == len(self.key_T) and np.array_equal(key_N, self.key_T):
+        where = f"layer {events.layer} ({events.stream})"
+        if not (np.diff(key_N) > 0).all():
+            raise BadPart(f"{where}: events are not sorted by prompt and position, or one occurs twice")
+        class_N = self._classes(key_N, where)
+        tokens_C = np.bincount(class_N, minlength=len(self.classes_C4))
+        rows = np.flatnonzero(tokens_C)
+        row_of_class = np.full(len(tokens_C), -1, np.int64)
+        row_of_class[rows] = np.arange(len(rows))
+        return EventRows(
+            events.prompt, events.position, self.classes_C4[rows], tokens_C[rows], row_of_class[class_N]
+        )
+
+    def _classes(self, key_N: np.ndarray, where: str) -> np.ndarray:
+        if np.array_equal(key_N, self.key_T):
             return self.class_T
         at = np.searchsorted(self.key_T, key_N)
         at_or_last = np.minimum(at, max(0, len(self.key_T) - 1))
         if len(key_N) and (not len(self.key_T) or not np.array_equal(self.key_T[at_or_last], key_N)):
-            raise BadPart(f"layer {events.layer} ({events.stream}): an event has no row in the tokens")
+            raise BadPart(f"{where}: an event has no row in the tokens")
         return self.class_T[at]
 
 
@@ -57,9 +87,8 @@ def token_key(prompt: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def router_rollup(
     spec: RouterSpec,
-    events: RouterEvents,
     flat: tuple[np.ndarray, np.ndarray | None, np.ndarray],
-    tokens: TokenClasses,
+    rows: EventRows,
     sums: RouterSums | None,
 ) -> pa.Table:
     """The rollup rows of one router in one part; `prompt` is still the row number within the part.
@@ -70,20 +99,13 @@ def router_rollup(
         BadPart: events and `sums` disagree about which rows there are.
     """
     experts_S, weights_S, offsets = flat
-    classes = len(tokens.classes_C4)
-    class_N = tokens.of_events(events)
-    per_class = np.bincount(class_N, minlength=classes)
-    rows = np.flatnonzero(per_class)
-    row_of_class = np.full(classes, -1, np.int64)
-    row_of_class[rows] = np.arange(len(rows))
-    row_S = np.repeat(row_of_class[class_N], np.diff(offsets))
+    row_S = np.repeat(rows.row_N, np.diff(offsets))
     if spec.num_experts <= DENSE_EXPERTS:
-        lists = _dense(experts_S, weights_S, row_S, len(rows), spec.num_experts)
+        lists = _dense(experts_S, weights_S, row_S, len(rows.key_R4), spec.num_experts)
     else:
-        lists = _sparse(experts_S, weights_S, row_S, len(rows))
-    key_R4 = tokens.classes_C4[rows]
-    lists |= _merged_sums(spec, sums, key_R4)
-    return _table(spec, key_R4, per_class[rows], lists)
+        lists = _sparse(experts_S, weights_S, row_S, len(rows.key_R4))
+    lists |= _merged_sums(spec, sums, rows.key_R4)
+    return _table(spec, rows.key_R4, rows.tokens_R, lists)
 
 
 def counts_rollup(spec: RouterSpec, counts: RouterCounts, prompts: int) -> pa.Table:
@@ -105,22 +127,25 @@ def counts_rollup(spec: RouterSpec, counts: RouterCounts, prompts: int) -> pa.Ta
 
 def _clean(weights_S: np.ndarray) -> np.ndarray:
     """Weights for sums: a NaN (recorded as such in the events) adds nothing."""
-    return np.nan_to_num(weights_S, nan=0.0, posinf=0.0, neginf=0.0)
+    finite_S = np.isfinite(weights_S)
+    return weights_S if finite_S.all() else np.where(finite_S, weights_S, np.float32(0))
 
 
 def _dense(
     experts_S: np.ndarray, weights_S: np.ndarray | None, row_S: np.ndarray, rows: int, num_experts: int
 ) -> dict[str, pa.Array]:
-    slots = experts_S[:, None]
-    count = count_experts(slots, num_experts, row_S, rows).reshape(rows, num_experts)
-    lists = {"count": _lists(count.astype(np.uint32))}
+    cell_S, cells = row_S * num_experts + experts_S, rows * num_experts
+
+    def listed(values: np.ndarray) -> pa.Array:
+        return _lists(values.reshape(rows, num_experts))
+
+    lists = {"count": listed(np.bincount(cell_S, minlength=cells).astype(np.uint32))}
     if weights_S is not None:
         clean = _clean(weights_S)
-        weight_sum = count_experts(slots, num_experts, row_S, rows, clean[:, None])
-        weight_max = np.zeros(rows * num_experts, np.float32)
-        np.maximum.at(weight_max, row_S * num_experts + experts_S, clean)
-        lists["weight_sum"] = _lists(weight_sum.reshape(rows, num_experts).astype(np.float32))
-        lists["weight_max"] = _lists(weight_max.reshape(rows, num_experts))
+        weight_max = np.zeros(cells, np.float32)
+        np.maximum.at(weight_max, cell_S, clean)
+        lists["weight_sum"] = listed(np.bincount(cell_S, clean, minlength=cells).astype(np.float32))
+        lists["weight_max"] = listed(weight_max)
     return lists
 
 

@@ -33,9 +33,9 @@ class TokenTexts:
 
     def of(self, token_ids: np.ndarray) -> pa.StringArray:
         """Texts of token ids (T,)."""
-        unique, inverse = np.unique(token_ids, return_inverse=True)
-        texts = pa.array([self.text(id) for id in unique.tolist()], pa.string())
-        return texts.take(pa.array(inverse.reshape(-1)))
+        found = pa.array(token_ids).dictionary_encode()
+        texts = pa.array([self.text(id) for id in found.dictionary.to_pylist()], pa.string())
+        return texts.take(found.indices)
 
     def text(self, token_id: int) -> str:
         """Text of one token."""
