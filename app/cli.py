@@ -89,7 +89,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _failed(error.message)
     except Exception as error:  # noqa: BLE001 - the last stop before the user
-        return _failed(reason(error))
+        return _failed(reason(error), 2 if _is_usage(error) else 1)
     return 0
 
 
@@ -105,8 +105,14 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (set MOESCOPE_DEBUG=1 to see where)"
 
 
-def _failed(message: str) -> int:
+def _is_usage(error: Exception) -> bool:
+    from ..store.errors import BadArgument
+
+    return isinstance(error, BadArgument)
+
+
+def _failed(message: str, code: int = 1) -> int:
     if os.environ.get("MOESCOPE_DEBUG"):
         traceback.print_exc()
     click.echo(f"moescope: {message}", err=True)
-    return 1
+    return code

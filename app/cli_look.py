@@ -119,13 +119,13 @@ def view_command(
     from ..store import views
     from ..store.notes import notes_of
 
+    if view is not None and view not in views.names():
+        raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
     if wants_help or trace is None or view is None:
         _view_help(view, views)
         if not wants_help:
             raise click.UsageError("name a trace and a view")
         return
-    if view not in views.names():
-        raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
     table = open_told(trace).view(view, **_parse(params, views.parameters(view)))
     write_table(table, form, out)
     for note in notes_of(table):
@@ -224,7 +224,7 @@ def _convert(name: str, value: str, kinds: set[type]) -> Any:
 @FORM
 @OUT
 @click.option("--seconds", type=float, help="Time limit (30 by default).")
-@click.option("--rows", type=int, help="Row limit.")
+@click.option("--rows", type=int, help="Row limit (10,000 by default).")
 def sql_command(
     trace: str, query: str, form: str | None, out: Path | None, seconds: float | None, rows: int | None
 ) -> None:

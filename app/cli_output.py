@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import pyarrow as pa
 
+from ..store.tables import json_rows, plain
+
 if TYPE_CHECKING:
     from ..store import Trace
 
@@ -38,24 +40,26 @@ def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:
     if out is None:
         if form == "parquet":
             raise click.UsageError("--format parquet needs --out FILE")
-        click.echo(_bytes(table, form).decode(), nl=False)
+        # The byte order mark is for spreadsheets, which open files.
+        click.echo(_bytes(table, form).decode("utf-8-sig"), nl=False)
         return
     out.write_bytes(_bytes(table, form))
     click.echo(f"{table.num_rows:,} rows → {out}", err=True)
 
 
 def _bytes(table: pa.Table, form: str) -> bytes:
-    if form == "json":
-        return (json.dumps(json_ready(table.to_pylist()), ensure_ascii=False, indent=1) + "\n").encode()
     if form == "table":
         return as_text(table).encode()
     from . import export
 
+    if form == "json":
+        rows = json_rows(export.unique_names(table))
+        return (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
     return export.to_csv(table) if form == "csv" else export.to_parquet(table)
 
 
 def json_ready(value: Any) -> Any:
-    """Plain JSON values: NaN and infinities become null, map columns objects."""
+    """Plain JSON values: NaN and infinities become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -70,9 +74,9 @@ def json_ready(value: Any) -> Any:
 def as_text(table: pa.Table, width: int = 60) -> str:
     """Columns aligned; numbers to the right; control characters shown as escapes."""
     columns = []
-    for name in table.column_names:
-        cells = [_cell(value, width) for value in table[name].to_pylist()]
-        number = pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        cells = [_cell(plain(value, column.type), width) for value in column.to_pylist()]
+        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
         size = max([len(name), *map(len, cells)])
         columns.append([cell.rjust(size) if number else cell.ljust(size) for cell in [name, *cells]])
     out = io.StringIO()
@@ -86,6 +90,6 @@ def _cell(value: Any, width: int) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(json_ready(value)) if isinstance(value, (list, dict)) else str(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
     shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
     return shown if len(shown) <= width else shown[: width - 1] + "…"

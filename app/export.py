@@ -16,12 +16,12 @@ from typing import Any
 
 import altair as alt
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import vl_convert
 
+from ..store.tables import csv_bytes, storable
+
 PAGE_WIDTH = 960
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def specification(
@@ -81,40 +81,20 @@ def _script_json(value: Any) -> str:
 
 def to_csv(table: pa.Table) -> bytes:
     """CSV in UTF-8 with a byte order mark (spreadsheets ask for it); lists and maps as JSON."""
-    columns = [_csv_column(column) for column in table.columns]
-    flat = pa.table(dict(zip(_unique(table.column_names), columns, strict=True)))
-    buffer = io.BytesIO()
-    buffer.write("\ufeff".encode())
-    pa_csv.write_csv(flat, buffer)
-    return buffer.getvalue()
+    return "\ufeff".encode() + csv_bytes(unique_names(table))
 
 
-def _csv_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _csv_column(column.cast(kind.value_type))
-    if pa.types.is_nested(kind):
-        rows = column.to_pylist()
-        return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in rows], pa.string())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.array([_no_formula(value) for value in column.to_pylist()], pa.string())
-    return column
-
-
-def _no_formula(value: str | None) -> str | None:
-    return "'" + value if value and value.startswith(_FORMULA_STARTS) else value
-
-
-def _unique(names: list[str]) -> list[str]:
+def unique_names(table: pa.Table) -> pa.Table:
+    """The table with every column's name its own: a, a_2, ..."""
     seen: dict[str, int] = {}
     result = []
-    for name in names:
+    for name in table.column_names:
         seen[name] = seen.get(name, 0) + 1
         result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return result
+    return table.rename_columns(result)
 
 
 def to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table.rename_columns(_unique(table.column_names)), buffer, compression="zstd")
+    pq.write_table(storable(unique_names(table)), buffer, compression="zstd")
     return buffer.getvalue()

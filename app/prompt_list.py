@@ -53,11 +53,11 @@ class PromptList:
 
 def prompt_list(frame: Frame) -> PromptList:
     """The prompts that pass the bar's filter."""
-    return _prompt_list(frame.url, sources.seen_stamp(frame.url), dict(frame.where))
+    return _prompt_list(frame.url, sources.version(frame.url), dict(frame.where))
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _prompt_list(url: str, stamp: str, where: dict[str, list[str]]) -> PromptList:
+def _prompt_list(url: str, version: tuple[str, int], where: dict[str, list[str]]) -> PromptList:
     trace = sources.get(url)
     columns = ["prompt_id", "language", "parallel_id"]
     everything = trace.prompts().select(columns).to_pylist()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from ..store import Trace
 from . import ASSETS, states, theme_watch, topbar, travel
 from .frame import current, current_theme
 
@@ -26,15 +27,17 @@ class Screen:
     """A Material symbol."""
     needs_trace: bool = True
     """Whether `page(frame)` can do without a frame (it then gets None)."""
+    needs_prompts: bool = True
+    """Whether the page is about the prompts of the trace, and has nothing to show where no part can be read."""
 
 
 PAGES = (
-    Screen(name="library", title="Library", icon="inventory_2", needs_trace=False),
+    Screen(name="library", title="Library", icon="inventory_2", needs_trace=False, needs_prompts=False),
     Screen(name="heatmap", title="Heatmap", icon="grid_on"),
     Screen(name="tokens", title="Tokens", icon="format_ink_highlighter"),
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
-    Screen(name="steer", title="Steer", icon="toggle_on"),
+    Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),
     Screen(name="data", title="Data", icon="database"),
 )
 
@@ -81,8 +84,25 @@ def _runner(screen: Screen) -> Callable[[], None]:
                 todo="Open the Library to trace a model or to open a trace folder.",
             )
             return
+        if frame is not None and screen.needs_prompts and not frame.trace.parts:
+            states.empty(*_no_parts(frame.trace))
+            return
         module = importlib.import_module(f".screens.{screen.name}", __package__)
+        known = frame and frame.trace.problems
         with states.guarded(f"{screen.title} could not be drawn"):
             module.page(frame)
+        # Damage that came to light while the page was drawn: what stands above it is of the whole trace.
+        if frame is not None and frame.trace.problems != known:
+            st.rerun()
 
     return show
+
+
+def _no_parts(trace: Trace) -> tuple[str, str]:
+    """Why no prompt of a trace can be shown: title and text of a card."""
+    if trace.problems:
+        return (
+            "No part of this trace can be read",
+            "All of its parts are damaged: there is nothing left to show.",
+        )
+    return "Nothing traced yet", "No part of this trace is committed: its first prompts are still to come."

@@ -99,6 +99,12 @@ def get(url: str) -> Trace:
     return _opened(url, seen_stamp(url))
 
 
+def version(url: str) -> tuple[str, int]:
+    """What results are remembered under: the state of the trace that this session looks at, and how many parts were
+    found to be damaged in it so far. Raises StoreError."""
+    return seen_stamp(url), len(get(url).problems)
+
+
 def changed(url: str) -> bool:
     """Whether the trace has grown since this session first looked."""
     return stamp(url) != seen_stamp(url)
@@ -111,12 +117,12 @@ def refresh(url: str) -> None:
 
 def view(url: str, name: str, **params: Any) -> pa.Table:
     """A named view of a trace, cached. Raises StoreError."""
-    return _view(url, seen_stamp(url), name, params)
+    return _view(url, version(url), name, params)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def _view(url: str, stamp: str, name: str, params: dict[str, Any]) -> pa.Table:
-    return _opened(url, stamp).view(name, **params)
+def _view(url: str, version: tuple[str, int], name: str, params: dict[str, Any]) -> pa.Table:
+    return _opened(url, version[0]).view(name, **params)
 
 
 def takes(name: str, param: str) -> bool:

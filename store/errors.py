@@ -54,6 +54,10 @@ class UnknownColumn(StoreError):
     """A filter, view or query names a column, value or parameter that the trace does not have."""
 
 
+class BadArgument(StoreError):
+    """A number or word that a view or a query does not take; the message names what it takes."""
+
+
 class QueryRefused(StoreError):
     """An SQL statement that is not allowed, failed, or went over a limit."""
 

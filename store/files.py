@@ -124,6 +124,16 @@ def check_footer(folder: Folder, entry: PartEntry, table: str) -> None:
         raise damaged(entry, table, f"it can't be read: {error}") from error
 
 
+def row_groups(
+    folder: Folder, entry: PartEntry, table: str, router: int | None = None, prompts: np.ndarray | None = None
+) -> dict[int, int]:
+    """Numbers of the row groups that can hold rows of a router and of any of these prompts (sorted keys), each with
+    the number of its router (-1 in files without). Raises DamagedPart."""
+    check_footer(folder, entry, table)
+    index = _footers.get(folder, entry, table)[1]
+    return {group: index.router[group] for group in index.select(router, prompts)}
+
+
 class _Tables:
     """Decoded row groups that were read last: the next question is often about the same layer, or prompt."""
 
@@ -158,6 +168,7 @@ def read_table(
     *,
     router: int | None = None,
     prompts: np.ndarray | None = None,
+    groups: Sequence[int] | None = None,
     threads: bool = True,
     keep: bool = False,
 ) -> pa.Table:
@@ -168,14 +179,16 @@ def read_table(
         router: number of a router in the manifest: rows of that router only.
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
-        keep: remember what was read for the next time, as memory allows: all prompts in one chunk, and without
-            `threads` each row group by itself.
+        groups: numbers of row groups instead (see `row_groups`).
+        keep: remember what was read for the next time, as memory allows: all prompts in one chunk, or each row group
+            by itself.
     Raises:
         DamagedPart: the file is missing, truncated or changed.
     """
     try:
         metadata, index = _footers.get(folder, entry, table)
-        groups = index.select(router, prompts)
+        whole = router is None and prompts is None and groups is None
+        groups = index.select(router, prompts) if groups is None else list(groups)
 
         def read(groups: list[int]) -> pa.Table:
             with folder.open(entry.path(table)) as source:
@@ -191,17 +204,19 @@ def read_table(
             place = (str(folder.local_path or folder.url), entry.files[table].sha256)
             if prompts is None:
                 found = _tables.get((*place, *columns, *groups), lambda: read(groups).combine_chunks())
-            elif threads:
-                found = _tables.get((*place, *columns, *groups), lambda: read(groups))
             else:
                 pieces = [_tables.get((*place, *columns, at), functools.partial(read, [at])) for at in groups]
                 found = pa.concat_tables(pieces) if pieces else read([])
         else:
             found = read(groups)
+        for column in found.columns:
+            # The CRC of a dictionary page does not cover its header, which says how many values it has.
+            if pa.types.is_dictionary(column.type):
+                column.validate(full=True)
         missing = [name for name in columns if name not in found.column_names]
         if missing:
             raise ValueError(f"it has no column {missing[0]}")
-        if router is None and prompts is None and found.num_rows != entry.files[table].rows:
+        if whole and found.num_rows != entry.files[table].rows:
             raise ValueError(f"it has {found.num_rows:,} rows")
         return found
     except FileNotFoundError:

@@ -180,12 +180,16 @@ def open_folder(url: str | os.PathLike[str], *, create: bool = False) -> Folder:
     Args:
         create: make a local folder that is not there yet.
     Raises:
-        NotATrace: a local path that is not a folder.
+        NotATrace: a local path that is not a folder, or a web address.
         StoreError: no such file system, or the folder can't be made.
     """
     text = os.fspath(url)
     if not text:
         raise NotATrace("no folder was named")
+    if text.startswith(("http://", "https://")):
+        raise NotATrace(
+            f"{text}: a web address is no folder; download the trace, or name it as s3://, gs:// or hf://"
+        )
     if "://" in text and not text.startswith("file://"):
         return RemoteFolder(text)
     path = Path(text.removeprefix("file://"))

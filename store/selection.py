@@ -12,6 +12,8 @@ from .arrow import pc
 from .errors import UnknownColumn
 
 COLUMNS = ("language", "group", "parallel_id", "prompt_id")
+_LISTED = 20
+"""Known values that a message names at most."""
 
 Where = Mapping[str, Sequence[str] | str]
 """Column → the values that are let through; columns of `COLUMNS` or any tag. All conditions must hold."""
@@ -60,13 +62,24 @@ class PromptColumns:
         return sorted(pc.unique(self.column(name).drop_null()).to_pylist())
 
     def mask(self, where: Where | None) -> np.ndarray:
-        """(P,) bool: prompts that satisfy every condition."""
+        """(P,) bool: prompts that satisfy every condition. Raises UnknownColumn for a value that no prompt has."""
         chosen = np.ones(self._prompts.num_rows, bool)
         for name, values in (where or {}).items():
             wanted = [values] if isinstance(values, str) else list(values)
-            found = pc.is_in(self.column(name), value_set=pa.array(wanted, pa.string()))
+            column = self.column(name)
+            found = pc.is_in(column, value_set=pa.array(wanted, pa.string()))
+            self._check(name, wanted, set(pc.unique(column.filter(found)).to_pylist()))
             chosen &= np.asarray(found)
         return chosen
+
+    def _check(self, name: str, wanted: list[str], found: set[str]) -> None:
+        unknown = [value for value in wanted or [""] if value not in found]
+        if not unknown:
+            return
+        known = self.values(name)
+        more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+        there = ", ".join(known[:_LISTED]) + more if known else "none at all"
+        raise UnknownColumn(f"no prompt has {name} {unknown[0]!r}; there is: {there}")
 
     def groups(self, by: str | None) -> Groups:
         """Prompts by the value of a column; all in one group where `by` is None."""

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from .checked import check_footers, check_tables
-from .errors import QueryRefused
+from .errors import BadArgument, QueryRefused
 from .layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import TABLES
 
@@ -33,6 +34,9 @@ SECONDS = 30.0
 ROWS = 10_000
 MEMORY_MB = 1024
 RESULT_BYTES = 256 << 20
+MOST_SECONDS = 86_400
+ROW_LIMITS = (1, 100_000_000)
+MEMORY_LIMITS = (64, 1 << 20)
 _GRACE_SECONDS = 2.0
 _START_SECONDS = 120.0
 _DIED = "the query ended its process: it may need too much memory"
@@ -47,6 +51,16 @@ class QueryLimits:
     rows: int = ROWS
     memory_mb: int = MEMORY_MB
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in {"rows": ROW_LIMITS, "memory_mb": MEMORY_LIMITS}.items():
+            value = getattr(self, name)
+            if not (isinstance(value, Integral) and low <= value <= high):
+                raise BadArgument(f"{name} is {value!r}; it takes a whole number from {low:,} to {high:,}")
+        if not (isinstance(self.seconds, Real) and 0 < self.seconds <= MOST_SECONDS):
+            raise BadArgument(
+                f"seconds is {self.seconds!r}; it takes a number above 0, up to {MOST_SECONDS:,}"
+            )
 
 
 def run_query(
@@ -66,11 +80,12 @@ def run_query(
         memory_mb: memory limit of the statement.
     Raises:
         QueryRefused: not a single SELECT, a mistake in it, or over a limit. One line.
+        BadArgument: a limit that is none.
         DamagedPart: a file that the query reads is not what was written; `Trace.sql` leaves it out instead.
     """
+    limits = QueryLimits(seconds=seconds, rows=rows, memory_mb=memory_mb)
     if not trace.parts:
         raise QueryRefused("the trace has no committed part yet: there is nothing to ask")
-    limits = QueryLimits(seconds=seconds, rows=rows, memory_mb=memory_mb)
     # Tables of earlier statements: looking at their files again is quicker than asking twice.
     known = [table for table in TABLES if trace.memo.find(("sql", table))]
     check_tables(trace, known)

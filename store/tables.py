@@ -38,13 +38,27 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
-    if pa.types.is_map(kind):
-        texts = [None if v is None else json.dumps(dict(v), ensure_ascii=False) for v in column.to_pylist()]
-        return pa.chunked_array([pa.array(texts, pa.string())])
     if pa.types.is_nested(kind):
-        texts = [None if v is None else json.dumps(_json(v), ensure_ascii=False) for v in column.to_pylist()]
+        values = (plain(value, kind) for value in column.to_pylist())
+        texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    if pa.types.is_interval(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        texts = [plain(value, kind) for value in column.to_pylist()]
         return pa.chunked_array([pa.array(texts, pa.string())])
     return column
+
+
+def storable(table: pa.Table) -> pa.Table:
+    """The table with columns that Parquet can hold: intervals become text."""
+    for at, field in enumerate(table.schema):
+        if "interval" in str(field.type):
+            values = [plain(value, field.type) for value in table.column(at).to_pylist()]
+            if pa.types.is_nested(field.type):
+                values = [
+                    None if value is None else json.dumps(value, ensure_ascii=False) for value in values
+                ]
+            table = table.set_column(at, field.name, pa.array(values, pa.string()))
+    return table
 
 
 def escape_cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -71,20 +85,31 @@ def csv_bytes(table: pa.Table, *, spreadsheet_safe: bool = True, header: bool = 
 
 
 def json_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: maps become objects, NaN and infinities null."""
-    maps = [name for name in table.column_names if pa.types.is_map(table.schema.field(name).type)]
-    rows = table.to_pylist()
-    for row in rows:
-        for name in maps:
-            row[name] = None if row[name] is None else dict(row[name])
-    return [{name: _json(value) for name, value in row.items()} for row in rows]
+    """Rows as JSON can hold them: maps become objects, NaN and infinities null, bytes hexadecimal, times text."""
+    columns = [[plain(value, column.type) for value in column.to_pylist()] for column in table.columns]
+    rows = zip(*columns, strict=True) if columns else ()
+    return [dict(zip(table.column_names, row, strict=True)) for row in rows]
 
 
-def _json(value: Any) -> Any:
+def plain(value: Any, kind: pa.DataType) -> Any:
+    """A value of Arrow, as `to_pylist` gives it, as JSON can hold it."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if pa.types.is_map(kind):
+        return {str(key): plain(item, kind.item_type) for key, item in value}
+    if pa.types.is_struct(kind):
+        return {field.name: plain(value[field.name], field.type) for field in kind}
     if isinstance(value, list):
-        return [_json(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _json(item) for name, item in value.items()}
-    return value
+        return [plain(item, kind.value_type) for item in value]
+    if isinstance(value, pa.MonthDayNano):
+        return _interval(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """As `1 month 2 days 3.5 seconds`."""
+    amounts = (("month", value.months), ("day", value.days), ("second", value.nanoseconds / 1e9))
+    parts = [f"{many:g} {name}{'' if many == 1 else 's'}" for name, many in amounts if many]
+    return " ".join(parts) or "0 seconds"

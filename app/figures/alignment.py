@@ -57,38 +57,16 @@ def by_layer(
     color, legend_pick = _color(data, names, theme, colors, scores, classes)
     if not legend:
         color, legend_pick = _without_legend(color), None
+    base = alt.Chart(data).encode(x=_layer_axis(layers), color=color, detail="language:N")
     scale = alt.Scale(domain=list(domain), zero=False, clamp=True) if domain else alt.Scale(zero=False)
-    x = alt.X("layer:Q", title="layer (input at the left)",
-              axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
-              scale=alt.Scale(domain=[layers[0], layers[-1]], nice=False, padding=8))  # fmt: skip
-    shown = alt.condition(legend_pick, alt.value(1.0), alt.value(0.12)) if legend_pick else alt.value(1.0)
-    band_shown = (
-        alt.condition(legend_pick, alt.value(0.14), alt.value(0.02)) if legend_pick else alt.value(0.14)
-    )
-    base = alt.Chart(data)
     bands = base.mark_area().encode(
-        x=x,
-        y=alt.Y("low:Q", title=label, scale=scale),
-        y2="high:Q",
-        color=color,
-        detail="language:N",
-        opacity=band_shown,
+        y=alt.Y("low:Q", title=label, scale=scale), y2="high:Q", opacity=_faded(legend_pick, 0.14, 0.02)
     )
+    about = [("class", classes[0])] if classes else [("score", scores[0])] if scores else []
     lines = base.mark_line(strokeWidth=1.7, point=alt.OverlayMarkDef(size=22)).encode(
-        x=x,
         y=alt.Y(f"{value}:Q", title=label, scale=scale),
-        color=color,
-        detail="language:N",
-        opacity=shown,
-        tooltip=[
-            alt.Tooltip("name:N", title="language"),
-            *([alt.Tooltip("class:N", title=classes[0])] if classes else []),
-            *([alt.Tooltip("score:Q", title=scores[0], format=".4g")] if scores else []),
-            alt.Tooltip("layer:Q", format="d"),
-            alt.Tooltip(f"{value}:Q", title=label, format=".4f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".4f"),
-            alt.Tooltip("high:Q", title="to", format=".4f"),
-        ],
+        opacity=_faded(legend_pick, 1.0, 0.12),
+        tooltip=_line_card(value, label, about),
     )
     if legend_pick:
         lines = lines.add_params(legend_pick)
@@ -99,6 +77,34 @@ def by_layer(
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
         parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
     return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
+
+
+def _layer_axis(layers: list[int]) -> alt.X:
+    return alt.X("layer:Q", title="layer (input at the left)",
+                 axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
+                 scale=alt.Scale(domain=[layers[0], layers[-1]], nice=False, padding=8))  # fmt: skip
+
+
+def _faded(picked: alt.Parameter | None, shown: float, others: float) -> Any:
+    """Opacity: `others` for what is not picked in the legend."""
+    return alt.condition(picked, alt.value(shown), alt.value(others)) if picked else alt.value(shown)
+
+
+def _line_card(value: str, label: str, about: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:
+    """The hover card of a point. `about` is what the lines are coloured by: column and title."""
+    return [
+        alt.Tooltip("name:N", title="language"),
+        *(
+            alt.Tooltip(f"{column}:N", title=title)
+            if column == "class"
+            else alt.Tooltip(f"{column}:Q", title=title, format=".4g")
+            for column, title in about
+        ),
+        alt.Tooltip("layer:Q", format="d"),
+        alt.Tooltip(f"{value}:Q", title=label, format=".4f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".4f"),
+        alt.Tooltip("high:Q", title="to", format=".4f"),
+    ]
 
 
 def _color(

@@ -50,31 +50,23 @@ def small_maps(
     map_C = np.array([order.get(v, -1) for v in table[column].to_pylist()])
     table, map_C = table.filter(pa.array(map_C >= 0)), map_C[map_C >= 0]
     layout = lay_out(table, value, reverse=reverse)
-    rows, ranks = len(layout.routers), layout.num_ranks
-    across = min(len(names), 2 if ranks > 128 else 3 if ranks > 64 else 4)
-    down = math.ceil(len(names) / across)
-    step = min(max(110 / rows, ROW_PIXELS[0]), ROW_PIXELS[1])
-    pitch_x, pitch_y = ranks * 1.06, rows + TITLE_PIXELS / step
-
-    x_C = layout.rank_C + map_C % across * pitch_x
-    y_C = layout.row_C + (down - 1 - map_C // across) * pitch_y
-    data = {
+    grid = _Grid(len(names), len(layout.routers), layout.num_ranks)
+    left_C, bottom_C = grid.corner(map_C)
+    x_C, y_C = left_C + layout.rank_C, bottom_C + layout.row_C
+    placed = pd.DataFrame({
         "stream": [layout.routers[row][0] for row in layout.row_C],
         "layer": [layout.routers[row][1] for row in layout.row_C],
         "expert": layout.expert_C, "value": layout.value_C,
         "of": [names[v] for v in table[column].to_pylist()],
-        "x": x_C - 0.5, "x2": x_C + 0.5, "y": y_C - 0.5, "y2": y_C + 0.5,
-    } | {line.column: table[line.column].to_numpy(zero_copy_only=False) for line in hover}  # fmt: skip
+        "x": x_C, "x2": x_C + 1, "y": y_C, "y2": y_C + 1,
+    } | {line.column: table[line.column].to_numpy(zero_copy_only=False) for line in hover})  # fmt: skip
     several = len({stream for stream, _ in layout.routers}) > 1
-    ends = {"x": [-0.5, across * pitch_x - ranks * 0.06 - 0.5], "y": [-0.5, down * pitch_y - 0.5]}
-    x, y = _axis(alt.X, "x", ends["x"]), _axis(alt.Y, "y", ends["y"])
     cell = cell_selection(None)
-    placed = pd.DataFrame(data)
     cells = (
         alt.Chart(placed)
         .mark_rect()
         .encode(
-            x=x, x2="x2:Q", y=y, y2="y2:Q",
+            x=grid.x("x"), x2="x2:Q", y=grid.y("y"), y2="y2:Q",
             color=alt.Color(
                 "value:Q",
                 scale=color_scale(layout, theme, diverging=False),
@@ -84,27 +76,48 @@ def small_maps(
         )
         .add_params(cell)
     )  # fmt: skip
-    number = np.arange(len(names))
-    titles = pd.DataFrame(
-        {
-            "x": number % across * pitch_x - 0.5,
-            "y": (down - 1 - number // across) * pitch_y + rows - 0.5,
-            "text": list(names.values()),
-        }
-    )
-    text = alt.Chart(titles).mark_text(align="left", baseline="bottom", dy=-4, fontSize=12, color=theme.text)
-    frame = alt.Chart(titles.assign(x2=titles["x"] + ranks, y0=titles["y"] - rows)).mark_rect(
-        fillOpacity=0, stroke=theme.line, strokeWidth=1
-    )
+    frames, titles = _frames(grid, list(names.values()), theme)
     chart = alt.LayerChart(
-        layer=[
-            frame.encode(x=x, x2="x2:Q", y=_axis(alt.Y, "y0", ends["y"]), y2="y:Q"),
-            cells,
-            outline(placed, x, y, cell, theme),
-            text.encode(x=x, y=y, text="text:N"),
-        ]
+        layer=[frames, cells, outline(placed, grid.x("x"), grid.y("y"), cell, theme), titles]
     )
-    return finish(chart, theme, width=width, height=down * pitch_y * step)
+    return finish(chart, theme, width=width, height=grid.height)
+
+
+class _Grid:
+    """Places of maps of `rows` × `ranks` cells in one picture, from the upper left corner on; a cell is 1 × 1."""
+
+    def __init__(self, maps: int, rows: int, ranks: int) -> None:
+        self.rows, self.ranks = rows, ranks
+        self.across = min(maps, 2 if ranks > 128 else 3 if ranks > 64 else 4)
+        self.down = math.ceil(maps / self.across)
+        step = min(max(110 / rows, ROW_PIXELS[0]), ROW_PIXELS[1])
+        self.pitch_x, self.pitch_y = ranks * 1.06, rows + TITLE_PIXELS / step
+        self.height = self.down * self.pitch_y * step
+
+    def corner(self, map_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of the lower left corner of the maps with these numbers."""
+        x_X = map_X % self.across * self.pitch_x - 0.5
+        return x_X, (self.down - 1 - map_X // self.across) * self.pitch_y - 0.5
+
+    def x(self, field: str) -> Any:
+        return _axis(alt.X, field, [-0.5, self.across * self.pitch_x - self.ranks * 0.06 - 0.5])
+
+    def y(self, field: str) -> Any:
+        return _axis(alt.Y, field, [-0.5, self.down * self.pitch_y - 0.5])
+
+
+def _frames(grid: _Grid, names: list[str], theme: Theme) -> tuple[alt.Chart, alt.Chart]:
+    """A line around each map, and its title above it."""
+    x_M, y_M = grid.corner(np.arange(len(names)))
+    places = pd.DataFrame({"x": x_M, "x2": x_M + grid.ranks, "y0": y_M, "y": y_M + grid.rows, "text": names})
+    frames = alt.Chart(places).mark_rect(fillOpacity=0, stroke=theme.line, strokeWidth=1)
+    titles = alt.Chart(places).mark_text(
+        align="left", baseline="bottom", dy=-4, fontSize=12, color=theme.text
+    )
+    return (
+        frames.encode(x=grid.x("x"), x2="x2:Q", y=grid.y("y0"), y2="y:Q"),
+        titles.encode(x=grid.x("x"), y=grid.y("y"), text="text:N"),
+    )
 
 
 def _axis(channel: Any, field: str, domain: list[float]) -> Any:

@@ -37,6 +37,8 @@ def page(frame: Frame) -> None:
         colors = alignment_colors.choose(frame, table, known)
         alignment_lines.choose_beside(frame)
     window = alignment_lines.draw(frame, params, colors)
+    if window is None:
+        return
     left, right = st.columns(2, gap="large")
     with left, states.guarded("The matrix could not be made"):
         alignment_pairs.matrix(frame, params, window)

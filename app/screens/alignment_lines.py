@@ -14,14 +14,18 @@ from ..frame import Frame
 
 ACROSS = 3
 MOST_BESIDE = 6
+WIDEN = "Widen the filter in the bar above, or choose other tokens."
 
 
-def draw(frame: Frame, params: dict[str, Any], colors: dict[str, Any]) -> tuple[int, int]:
-    """Draw the lines of this trace and of those beside it; returns the chosen layers."""
+def draw(frame: Frame, params: dict[str, Any], colors: dict[str, Any]) -> tuple[int, int] | None:
+    """Draw the lines of this trace and of those beside it; returns the chosen layers, None where there is no line."""
     pivot = params["pivot"]
     with states.loading(height=360):
         table = frame.view("alignment", **params)
         beside = _beside(frame, params)
+    if not table.num_rows:
+        states.empty("No language to compare", " ".join(notes_of(table)), todo=WIDEN)
+        return None
     label = f"divergence from {words.language_name(pivot)}"
     domain = figures.common_domain([table, *beside.values()], "divergence") if beside else None
     brushed = show.chart(
@@ -61,7 +65,11 @@ def _beside(frame: Frame, params: dict[str, Any]) -> dict[str, pa.Table]:
     for name in st.session_state.get("beside") or []:
         if name in known:
             with states.guarded(f"{name} could not be compared"):
-                found[name] = sources.view(known[name].url, "alignment", **asked)
+                table = sources.view(known[name].url, "alignment", **asked)
+                if table.num_rows:
+                    found[name] = table
+                else:
+                    states.note("plain", f"{name}: {' '.join(notes_of(table))}")
     return found
 
 

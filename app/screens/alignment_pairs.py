@@ -73,6 +73,9 @@ def by_language(
     asked = {name: given for name, given in params.items() if name != "pivot"}
     with states.loading(height=300):
         table = frame.view(view, **asked)
+    if not table.num_rows:
+        states.empty("Nothing to measure", " ".join(notes_of(table)))
+        return
     chances = set(table["chance"].to_pylist()) if "chance" in table.column_names else set()
     chance = chances.pop() if len(chances) == 1 else None
     show.chart(

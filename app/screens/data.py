@@ -74,7 +74,7 @@ def _query(frame: Frame) -> None:
         return
     with states.guarded("The query was not answered"):
         with states.loading(height=200):
-            rows = _answer(frame.url, sources.seen_stamp(frame.url), query)
+            rows = _answer(frame.url, sources.version(frame.url), query)
         cut = TRUNCATED in (rows.schema.metadata or {})
         found = words.amount(rows.num_rows, "row")
         show.table(
@@ -86,12 +86,12 @@ def _query(frame: Frame) -> None:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def _answer(url: str, stamp: str, query: str) -> pa.Table:
+def _answer(url: str, version: tuple[str, int], query: str) -> pa.Table:
     return sources.get(url).sql(query)
 
 
 def _schema(frame: Frame) -> None:
-    found = _columns(frame.url, sources.seen_stamp(frame.url))
+    found = _columns(frame.url, sources.version(frame.url))
     for view, columns in found.items():
         with st.expander(view, expanded=view == "selections"):
             st.dataframe(
@@ -102,7 +102,7 @@ def _schema(frame: Frame) -> None:
 
 
 @st.cache_data(max_entries=16, show_spinner="reading the columns")
-def _columns(url: str, stamp: str) -> dict[str, list[tuple[str, str]]]:
+def _columns(url: str, version: tuple[str, int]) -> dict[str, list[tuple[str, str]]]:
     return view_columns(sources.get(url))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ...store.notes import notes_of
 from .. import drawer, sentences, show, states, words
 from ..figures.load import HOVER, MEASURES, difference, difference_hover, moved, with_measure
 from ..figures.multiples import small_maps
@@ -84,9 +85,9 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
             with_measure(frame.in_window(frame.view("load", second=side.second, **side.params)), measure)
             for side in sides
         ]
-        table = difference(*tables)
-    if _nothing(table):
+    if any(map(_nothing, tables)):
         return
+    table = difference(*tables)
     _map(
         frame, table, measure, look, hover=difference_hover(measure, a.name, b.name),
         margin=("moved", moved(table)), name=f"heatmap-{measure}-difference", diverging=True,
@@ -175,7 +176,8 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
 def _nothing(table: pa.Table) -> bool:
     if table.num_rows:
         return False
-    states.empty("Nothing to show", "No router lies in the layer window, or no prompt passes the filter.")
+    why = " ".join(notes_of(table)) or "No router lies in the layer window, or no prompt passes the filter."
+    states.empty("Nothing to show", why, todo="Widen the filter in the bar above.")
     return True
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import UnknownColumn
+from ._arguments import check
 
 if TYPE_CHECKING:
     from ..reader import Trace
@@ -62,7 +63,14 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def run(trace: Trace, name: str, params: dict[str, Any]) -> pa.Table:
-    """Run a view. Raises UnknownColumn for an unknown view or parameter, or one that is missing."""
+    """Run a view. Where what it selects holds no token, the table has no rows, and a note that says why.
+
+    Raises:
+        UnknownColumn: an unknown view, parameter or value of a column, or a parameter that is missing.
+        BadArgument: a number or word that the view does not take.
+    """
+    from ._nothing import selects_nothing, without_rows
+
     function = get(name)
     known = parameters(name)
     unknown = sorted(set(params) - set(known))
@@ -71,4 +79,7 @@ def run(trace: Trace, name: str, params: dict[str, Any]) -> pa.Table:
     missing = [key for key, value in known.items() if value.default is value.empty and key not in params]
     if missing:
         raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
-    return function(trace, **params)
+    check(name, params, {key for key, value in known.items() if value.default is None})
+    why = selects_nothing(trace, known, params)
+    table = function(trace, **params)
+    return table if why is None else without_rows(table, why)

@@ -6,6 +6,7 @@ Shape legend: U parallel units, N languages, E experts.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,6 +103,10 @@ def parallel_units(trace: Trace, pivot: str, where: Where | None) -> Units:
     pivot_number = languages.index(pivot)
     in_pivot = np.zeros(len(parallel.names), bool)
     in_pivot[parallel.group_P[paired_P & (language.group_P == pivot_number)]] = True
+    if where and not (wanted_P & (language.group_P == pivot_number)).any():
+        raise StoreError(
+            f"the selection has no prompt in the pivot language {pivot!r}: take it in, or name another"
+        )
     if not in_pivot.any():
         raise StoreError(
             f"no prompt in {pivot!r} has a parallel_id: give the translations of one text the same one"
@@ -124,6 +129,8 @@ def parallel_units(trace: Trace, pivot: str, where: Where | None) -> Units:
         cell_P=cell_P,
         notes=notes if lost else [],
     )
+    if len(kept) == 1:
+        found.notes.append(f"Only the pivot language {pivot} is left: there is no other to compare with it.")
     found.notes.extend(_coverage_notes(found))
     return found
 
@@ -150,7 +157,7 @@ def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tu
     Returns:
         values (U, N, ...), 0 where a language lacks the unit; present (U, N).
     """
-    flat = values_PX.reshape(len(values_PX), -1)
+    flat = values_PX.reshape(len(values_PX), math.prod(values_PX.shape[1:]))
     cell = np.where(np.isfinite(flat.sum(1)), units.cell_P[prompt_index], -1)
     cells = units.shape[0] * units.shape[1]
     sums = sum_rows(flat, cell, cells, np.float64)

@@ -118,6 +118,21 @@ def test_view_options_take_flags_numbers_and_words(capsys, trace):
         (["trace", "m", "p.csv", "--out", "t", "--capture", "all"], "it takes ids,weights"),
         (["export", "TRACE", "--format", "xml", "--out", "x"], "duckdb"),
         (["nonsense"], "No such command"),
+        (["view", "TRACE", "nope", "--help"], "there is no view 'nope'; there are: alignment"),
+        (
+            ["view", "TRACE", "expert-tokens", "--layer", "1", "--expert", "1", "--limit", "-3"],
+            "limit is -3; it takes",
+        ),
+        (
+            ["view", "TRACE", "alignment", "--resamples", "1e8"],
+            "--resamples is '1e8'; it takes a whole number",
+        ),
+        (
+            ["view", "TRACE", "specialised-experts", "--tau", "nan"],
+            "tau is nan; it takes a number from 0 to 1",
+        ),
+        (["sql", "TRACE", "SELECT 1", "--rows", "-1"], "rows is -1; it takes a whole number from 1"),
+        (["sql", "TRACE", "SELECT 1", "--seconds", "nan"], "seconds is nan; it takes a number above 0"),
     ],
 )
 def test_wrong_usage_ends_with_two(capsys, trace, words, says):
@@ -132,6 +147,11 @@ def test_wrong_usage_ends_with_two(capsys, trace, words, says):
         (["info", "NOWHERE"], "there is no such folder"),
         (["view", "TRACE", "load", "--layer", "9"], "no router at layer 9"),
         (["view", "TRACE", "load", "--by", "colour"], "no column or tag 'colour'"),
+        (
+            ["view", "TRACE", "load", "--where", "language=xx"],
+            "no prompt has language 'xx'; there is: de, en, fr",
+        ),
+        (["info", "https://example.org/trace"], "a web address is no folder"),
         (["sql", "TRACE", "DROP TABLE prompts"], "SELECT"),
         (["trace", "m", "NOWHERE/prompts.csv", "--out", "NOWHERE/t"], "No such file"),
     ],
@@ -176,3 +196,40 @@ def test_python_dash_m_is_the_command(trace):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "24" in done.stdout
+
+
+def test_a_selection_without_tokens_is_empty_and_says_so(capsys, trace):
+    code, out, err = call(capsys, "view", trace, "load", "--phase", "decode", "--format", "json")
+    assert (code, json.loads(out)) == (0, [])
+    assert err == "note: No token has phase decode: there is nothing to measure.\n"
+
+
+def test_maps_are_objects_and_intervals_are_text_in_every_format(capsys, trace, tmp_path):
+    query = (
+        "SELECT map {'seen': 'true'} AS tags, [map {'a': 1}] AS more, {'x': map {'b': 2}} AS deep, "
+        "INTERVAL 1 DAY AS took, TIME '01:02:03' AS at, [INTERVAL 2 DAY] AS spans, "
+        "map {1: 'one'} AS numbered, 'a'::BLOB AS bytes, "
+        "'inf'::DOUBLE AS big, 12345678901234567890123456789::HUGEINT AS huge, 1.50::DECIMAL(9, 2) AS price"
+    )
+    code, out, err = call(capsys, "sql", trace, query, "--format", "json")
+    assert code == 0, err
+    (row,) = json.loads(out)
+    assert row["tags"] == {"seen": "true"}
+    assert row["more"] == [{"a": 1}]
+    assert row["deep"] == {"x": {"b": 2}}
+    assert row["numbered"] == {"1": "one"}
+    assert row["big"] is None
+    code, out, err = call(capsys, "sql", trace, query, "--format", "csv")
+    assert code == 0, err
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert json.loads(row["tags"]) == {"seen": "true"}
+    assert json.loads(row["more"]) == [{"a": 1}]
+    assert json.loads(row["deep"]) == {"x": {"b": 2}}
+    assert row["took"] == "1 day"
+    assert row["bytes"] == "61"
+    code, _, err = call(capsys, "sql", trace, query, "--out", tmp_path / "row.parquet")
+    assert code == 0, err
+    code, out, err = call(capsys, "sql", trace, query)
+    assert code == 0, err
+    assert '{"seen": "true"}' in out
+    assert "1 day" in out

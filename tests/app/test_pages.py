@@ -80,7 +80,38 @@ def test_a_filter_of_the_bar_reaches_the_picture(hand_library, monkeypatch):
     app.multiselect(key="language").set_value(["ja"]).run()
     assert "of Japanese tokens to expert" in well(app)
     app.selectbox(key="tokens").set_value("generated").run()
-    assert "No tokens" in well(app)
+    assert "No token of the prompts with language ja has phase decode" in well(app)
+
+
+@pytest.mark.parametrize("page", [screen.name for screen in PAGES])
+def test_every_page_stands_where_the_filter_lets_nothing_through(page: str, hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, page, trace="hand")
+    app.selectbox(key="tokens").set_value("generated").run()
+    assert not app.exception
+    assert "could not be drawn" not in shown(app)
+    app.selectbox(key="tokens").set_value("all")
+    app.multiselect(key="language").set_value(["ja"])
+    app.multiselect(key="group").set_value(["<i>evil</i>"]).run()
+    assert not app.exception
+    assert "our fault" not in shown(app)
+    assert "fault in moescope" not in shown(app)
+
+
+def test_damage_that_a_page_finds_while_it_is_drawn_is_told_on_that_page(hand_library, tmp_path, monkeypatch):
+    import shutil
+
+    import pyarrow.parquet as pq
+
+    library = tmp_path / "library"
+    shutil.copytree(hand_library / "hand", library / "flipped")
+    (part,) = (library / "flipped" / "events").glob("*.parquet")
+    weights = pq.read_metadata(part).row_group(0).column(5)
+    data = bytearray(part.read_bytes())
+    data[weights.data_page_offset + weights.total_compressed_size // 2] ^= 1
+    part.write_bytes(data)
+    text = well(start(library, monkeypatch, "tokens", trace="flipped"))
+    assert "Damaged trace." in text
+    assert "All of its parts are damaged" in text
 
 
 def test_a_cell_in_the_url_opens_the_expert(hand_library, monkeypatch):
