@@ -58,12 +58,20 @@ def load(model: str, options: dict[str, Any]) -> Any:
 
 def steering_from(path: str | None, model: Any) -> Any:
     """The profile in a file, checked against the model; None where no file is named."""
-    if path is None:
-        return None
+    return None if path is None else fitting(profile_in(path), path, model)
+
+
+def profile_in(path: str) -> Any:
+    """The profile in a file, not yet checked against a model."""
     from ..tracer import Steering
+
+    return Steering.from_json(Path(path))
+
+
+def fitting(steering: Any, path: str | None, model: Any) -> Any:
+    """A profile that fits the model. Raises SteeringError, which names what does not."""
     from ..tracer.errors import SteeringError
 
-    steering = Steering.from_json(Path(path))
     problems = steering.validate(model)
     if problems:
         raise SteeringError(f"{path} does not fit this model: {'; '.join(map(str, problems))}")
@@ -120,14 +128,19 @@ def trace_command(
       moescope trace allenai/OLMoE-1B-7B-0924 prompts.csv --out my-trace
       moescope trace sample_data/model prompts.csv --out my-trace --max-new-tokens 32
     """
+    from ..store.writer import check_target
     from ..tracer.prompts import PromptSet
 
     prompt_set = PromptSet.from_file(prompts)
-    click.echo(f"{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
+    check_target(out, resume=options["resume"])
+    profile = None if steer is None else profile_in(steer)
+    count = len(prompt_set.limit(options["limit"]))
+    of = "" if count == len(prompt_set) else f"the first {count:,} of "
+    click.echo(f"{of}{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
     loaded = load(model, options)
     from ..tracer import trace_prompts
 
-    steering = steering_from(steer, loaded.model)
+    steering = None if profile is None else fitting(profile, steer, loaded.model)
     with Meter() as meter:
         try:
             summary = trace_prompts(

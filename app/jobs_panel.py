@@ -9,6 +9,7 @@ from . import sources, states, travel, words
 
 TICK_SECONDS = 1.0
 _STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing"}
+_SPLITTING = "splitting the layers into groups of neurons"
 
 
 def draw() -> None:
@@ -38,6 +39,8 @@ def _running(job: Job, status: Status) -> None:
 
 def progress_words(status: Status) -> str:
     """How far a job is: `tracing, 120 of 400 prompts, 2,300 tokens/s, 40 s left`."""
+    if status.state == "splitting":
+        return f"{_SPLITTING}, {words.count(status.layers)} of {words.amount(status.total_layers, 'layer')}"
     parts = [_STATES.get(status.state, status.state)]
     if status.total_prompts:
         parts.append(f"{words.count(status.prompts)} of {words.amount(status.total_prompts, 'prompt')}")

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -147,23 +148,12 @@ class TraceWriter:
         try:
             found = Manifest.load(self._folder)
         except NotATrace:
-            self._refuse_strangers()
+            _refuse_strangers(self._folder)
             return wanted
-        if not resume:
-            raise TraceExists(f"{self.url} already holds a trace: resume it, or choose another folder")
+        _refuse_present(self._folder, resume)
         _check_same(self._folder, found, wanted)
         found.state = "running"
         return found
-
-    def _refuse_strangers(self) -> None:
-        """Files that lie where a new trace should be belong to somebody: leftovers always have a manifest."""
-        names = [f"{table}/{name}" for table in TABLES for name in self._folder.sizes(table)]
-        if self._folder.local_path is not None:
-            names += [name for name in self._folder.sizes("") if not name.startswith((".", MANIFEST_NAME))]
-        if names:
-            raise TraceExists(
-                f"{self.url} holds other files ({min(names)}) and no trace: choose an empty or a new folder"
-            )
 
     def _committed_ids(self) -> set[str]:
         from .files import read_table
@@ -208,6 +198,49 @@ class TraceWriter:
         self._manifest.updated = _now()
         with plain_os_errors(f"{self.url}: the manifest could not be written"):
             self._manifest.save(self._folder)
+
+
+def check_target(url: str | os.PathLike[str], *, resume: bool = False) -> None:
+    """Refuses, before any model is loaded and without making anything, a place where no trace could begin.
+
+    Of a URL of another machine nothing is said yet.
+
+    Raises:
+        TraceExists: a trace is there and `resume` is off, or the folder holds other files.
+        StoreError: it is no folder, or can't be written.
+    """
+    text = os.fspath(url)
+    if "://" in text and not text.startswith("file://"):
+        return
+    path = Path(text.removeprefix("file://")).absolute()
+    present = next(place for place in (path, *path.parents) if place.exists())
+    if not present.is_dir():
+        raise NotATrace(f"{present} is a file: a trace needs a folder")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise StoreError(f"{path}: {present} can't be written")
+    if present != path:
+        return
+    folder = open_folder(url)
+    try:
+        Manifest.load(folder)
+    except NotATrace:
+        return _refuse_strangers(folder)
+    _refuse_present(folder, resume)
+
+
+def _refuse_present(folder: Folder, resume: bool) -> None:
+    if not resume:
+        raise TraceExists(f"{folder.url} already holds a trace: resume it, or choose another folder")
+
+
+def _refuse_strangers(folder: Folder) -> None:
+    """Files that lie where a new trace should be belong to somebody: leftovers always have a manifest."""
+    names = [f"{table}/{name}" for table in TABLES for name in folder.sizes(table)]
+    names += [name for name in folder.sizes("") if not name.startswith((".", MANIFEST_NAME))]
+    if names:
+        raise TraceExists(
+            f"{folder.url} holds other files ({min(names)}) and no trace: choose an empty or a new folder"
+        )
 
 
 def _check_same(folder: Folder, found: Manifest, wanted: Manifest) -> None:

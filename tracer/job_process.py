@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.errors import StoreError
+from ..store.writer import check_target
 from .errors import TracerError
 from .jobs import Job, Status, write_status
 from .prompts import PromptSet, PromptSetError
@@ -41,6 +42,7 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
     asked = Job(folder).asked
     options = dict(asked["options"])
     prompts = PromptSet.from_file(asked["prompts"])
+    check_target(asked["out"], resume=options.get("resume", False))
     from .load import load_model
     from .run import Progress, trace_prompts
     from .steering import Steering
@@ -53,7 +55,12 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
         from .emergent import emergent_moe
 
         log.info("splitting the feed-forward layers into %s groups of neurons each", experts)
-        emergent_moe(loaded.model, experts, top_k=used)
+
+        def split(layers: int, total: int) -> None:
+            status.state, status.layers, status.total_layers = "splitting", layers, total
+            write_status(folder, status)
+
+        emergent_moe(loaded.model, experts, top_k=used, progress=split)
     profile = options.pop("steering", None)
     last = 0.0
 

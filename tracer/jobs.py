@@ -29,7 +29,11 @@ class Status:
     """How far a job is."""
 
     state: str = "starting"
-    """starting, loading, running, complete, failed, cancelled, or died (the process ended without a word)."""
+    """starting, loading, splitting (a dense model into groups), running, complete, failed, cancelled, or died (the
+    process ended without a word)."""
+    layers: int = 0
+    """Feed-forward layers that are split; `total_layers` in all."""
+    total_layers: int = 0
     prompts: int = 0
     total_prompts: int = 0
     tokens: int = 0

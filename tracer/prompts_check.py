@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from .prompts import Prompt, PromptSetError
 
 ALIASES = {"text": ("text", "prompt", "input"), "id": ("id", "prompt_id")}
 LABELS = ("language", "group", "parallel_id")
+LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*|[xi](-[A-Za-z0-9]{1,8})+")
+"""A well-formed language tag of BCP 47, or FLORES' way of writing one (`eng_Latn`)."""
 
 
 def check_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], name: str) -> Iterator[Prompt]:
@@ -82,6 +85,8 @@ class _Row:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise self.fail(column, f"character {error.start + 1} is half of a surrogate pair") from None
+        if "\0" in text:
+            raise self.fail(column, f"character {text.index(chr(0)) + 1} is a NUL, which no text has")
         return text
 
     def text(self, messages: tuple[tuple[str, str], ...] | None) -> str:
@@ -103,6 +108,11 @@ class _Row:
 
     def id(self, number: int) -> str:
         column = self.column("id")
+        named = [name for name in self.columns if name.strip().lower() in ALIASES["id"]]
+        if len(named) > 1:
+            raise self.fail(
+                named[1], f"column {named[0]!r} holds the ids already: rename or drop one of them"
+            )
         if column not in self.columns:
             return str(number)
         value = self.scalar(column)
@@ -111,7 +121,11 @@ class _Row:
         return value
 
     def label(self, wanted: str) -> str | None:
-        return self.scalar(self.column(wanted))
+        column = self.column(wanted)
+        value = self.scalar(column)
+        if wanted == "language" and value is not None and not LANGUAGE.fullmatch(value):
+            raise self.fail(column, f"{value!r:.60} is no language code (BCP 47: en, pt-BR, zh-Hant)")
+        return value
 
     def scalar(self, column: str) -> str | None:
         """Text, or a whole number as text; surrounding spaces are dropped."""

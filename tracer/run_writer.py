@@ -6,8 +6,10 @@ thread is raised in the thread that runs the model, at its next batch.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from dataclasses import dataclass
 
 from ..store.writer import TraceWriter
@@ -18,6 +20,9 @@ from .run_parts import PartCollector
 PART_EVENTS = 750_000
 PART_BYTES = 256 << 20
 """A part is committed when it holds this many events or bytes, whichever comes first."""
+PATIENCE = 20.0
+"""Seconds after which a part is committed whatever its size, so that a short or slow run that is killed keeps most of
+its work; from then on twice as many each time, so that a long run has few small parts."""
 QUEUED = 3
 
 
@@ -46,6 +51,8 @@ class PartWriter:
         self._queue: queue.Queue[tuple[CapturedBatch, list[PromptResult]] | None] = queue.Queue(QUEUED)
         self._error: BaseException | None = None
         self.committed = Committed()
+        self._patience = PATIENCE
+        self._due = math.inf
         self._thread = threading.Thread(target=self._run, name="moescope-writer", daemon=True)
 
     def __enter__(self) -> PartWriter:
@@ -77,17 +84,27 @@ class PartWriter:
             raise error
 
     def _run(self) -> None:
+        self._due = time.monotonic() + self._patience
         try:
             while (item := self._queue.get()) is not None:
                 self._collector.add(host_batch(*item))
-                if self._collector.num_events >= self._part_events or self._collector.num_bytes >= PART_BYTES:
+                if self._is_full() or self._is_late():
                     self._commit()
             if self._collector.num_prompts:
                 self._commit()
         except BaseException as error:  # noqa: BLE001 - raised again where the model runs
             self._error = error
 
+    def _is_full(self) -> bool:
+        return self._collector.num_events >= self._part_events or self._collector.num_bytes >= PART_BYTES
+
+    def _is_late(self) -> bool:
+        late = time.monotonic() >= self._due
+        self._patience *= 2 if late else 1
+        return late
+
     def _commit(self) -> None:
+        self._due = time.monotonic() + self._patience
         part = self._collector.part()
         self._writer.write(part)
         self.committed.prompts += part.prompts.num_rows

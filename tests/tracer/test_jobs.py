@@ -6,10 +6,16 @@ import time
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from moescope.store import open_trace
-from moescope.tracer import jobs
+from moescope.tracer import job_process, jobs
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,35 @@ def test_one_trace_has_one_job_at_a_time(model_folder, tmp_path):
     with pytest.raises(FileExistsError, match="already being traced"):
         jobs.start_trace(str(model_folder), prompts, tmp_path / "t")
     wait(job)
+
+
+def test_splitting_a_dense_model_is_told_layer_by_layer(model_folder, tmp_path, monkeypatch):
+    """No process of its own: every status that is written is looked at."""
+    dense = tmp_path / "dense"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(dense)
+    PreTrainedTokenizerFast.from_pretrained(model_folder).save_pretrained(dense)
+    (tmp_path / "p.csv").write_text("text\na b c\n")
+    folder = tmp_path / "t.job"
+    folder.mkdir()
+    asked = {"model": str(dense), "prompts": str(tmp_path / "p.csv"), "out": str(tmp_path / "t")}
+    (folder / "job.json").write_text(json.dumps(asked | {"options": {"device": "cpu", "experts": 4}}))
+    seen = []
+    monkeypatch.setattr(
+        job_process, "write_status", lambda _, status: seen.append((status.state, status.layers))
+    )
+    assert job_process.main(folder) == 0
+    assert seen[:4] == [("loading", 0), ("splitting", 1), ("splitting", 2), ("splitting", 3)]
+    assert seen[-1][0] == "complete"
+
+
+def test_a_place_that_is_taken_is_refused_before_the_model_is_loaded(tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "mine.txt").write_text("mine")
+    (tmp_path / "p.csv").write_text("text\na b c\n")
+    status = wait(jobs.start_trace("no/such-model", tmp_path / "p.csv", tmp_path / "t"))
+    assert status.state == "failed"
+    assert "holds other files (mine.txt)" in (status.error or "")

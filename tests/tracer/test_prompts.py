@@ -181,3 +181,30 @@ def test_a_wrong_file_is_named(tmp_path, name, data, message):
         path.write_bytes(data)
     with pytest.raises(PromptSetError, match=message):
         PromptSet.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a\0b"}, "row 1, column 'text': character 2 is a NUL"),
+        ({"text": "a", "group": "g\0"}, "column 'group': character 2 is a NUL"),
+        (
+            {"text": "a", "language": "not a language"},
+            "column 'language': 'not a language' is no language code",
+        ),
+        ({"text": "a", "language": "e"}, "column 'language': 'e' is no language code"),
+        ({"text": "a", "language": "en-"}, "column 'language': 'en-' is no language code"),
+        ({"text": "a", "id": "1", "prompt_id": "2"}, "column 'prompt_id': column 'id' holds the ids already"),
+    ],
+)
+def test_what_would_break_a_trace_later_is_refused_at_once(row, message):
+    with pytest.raises(PromptSetError) as error:
+        PromptSet.from_rows([row])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "code", ["en", "pt-BR", "zh-Hant-TW", "eng_Latn", "x-klingon", "i-default", "de-1996", None]
+)
+def test_language_codes_are_taken_as_they_are_written(code):
+    assert PromptSet.from_rows([{"text": "a", "language": code}])[0].language == code

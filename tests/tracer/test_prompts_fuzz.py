@@ -117,7 +117,7 @@ def test_any_damage_to_parquet(tmp_path, position, value, cut):
     read(path)
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 labels = texts.map(str.strip).filter(bool)
 
 
@@ -127,7 +127,7 @@ labels = texts.map(str.strip).filter(bool)
         st.fixed_dictionaries(
             {"id": labels, "text": texts.filter(str.strip)},
             optional={
-                "language": labels,
+                "language": st.sampled_from(["en", "pt-BR", "zh_Hant"]),
                 "completion": texts,
                 "topic": texts,
                 "choices": st.just(["x|y", "[z"]),

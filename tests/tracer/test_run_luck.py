@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.store import StoreError, TraceWriter, open_trace
-from moescope.tracer import PromptSet, trace_prompts
+from moescope.tracer import PromptSet, run_writer, trace_prompts
 from moescope.tracer.errors import CaptureError, TracerError
 from moescope.tracer.run_batch import OutOfMemory
 from moescope.tracer.taps import Tap
@@ -114,6 +117,15 @@ def test_an_interrupt_keeps_every_finished_batch_and_resume_goes_on(tmp_path, wh
     trace(tiny_olmoe(), tmp_path / "t", resume=True)
     assert rows(tmp_path / "t") == whole
     assert open_trace(tmp_path / "t").state == "complete"
+
+
+def test_a_slow_run_commits_early_and_then_more_and_more_at_once(tmp_path, monkeypatch, whole):
+    clock = itertools.count(step=10)  # ten seconds a batch, and a commit takes ten more
+    monkeypatch.setattr(run_writer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    trace(tiny_olmoe(), tmp_path / "t", batch_size=1, part_events=10**9)
+    parts = json.loads((tmp_path / "t" / "trace.json").read_text())["parts"]
+    assert [part["prompts"] for part in parts] == [2, 4, 2]
+    assert rows(tmp_path / "t") == whole
 
 
 def test_a_finished_trace_can_be_resumed_to_no_effect(tmp_path, whole):
