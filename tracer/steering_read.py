@@ -29,7 +29,9 @@ def read_rules(data: Iterable[Any]) -> tuple[Rule, ...]:
         try:
             rules += [value] if isinstance(value, Rule) else _read(value)
         except SteeringError as error:
-            raise SteeringError(f"rule {number}: {error}") from None
+            name = value.get("rule") if isinstance(value, Mapping) else None
+            called = f" ({name})" if isinstance(name, str) and name in KINDS else ""
+            raise SteeringError(f"rule {number}{called}: {error}") from None
     return tuple(rules)
 
 
@@ -99,7 +101,10 @@ def _numbers(value: Any, name: str) -> tuple[int, ...] | None:
     value = [value] if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise SteeringError(f"{name} must be a list of numbers or all, not {value!r}")
-    return tuple(sorted({_whole(item, name) for item in value}))
+    numbers = tuple(sorted({_whole(item, name) for item in value}))
+    if not numbers:
+        raise SteeringError(f"{name} is empty, so the rule would do nothing; leave the rule out, or say all")
+    return numbers
 
 
 def _whole(value: Any, name: str) -> int:

@@ -112,11 +112,13 @@ class Span:
             return cls(start=value)
         if isinstance(value, Mapping) and set(value) <= {"from", "to", "phase"}:
             phase, start, stop = value.get("phase", "all"), value.get("from", 0), value.get("to")
-            if (
-                phase in ("all", "prompt", "generation")
-                and isinstance(start, int)
-                and isinstance(stop, int | None)
-            ):
+            places = [start] if stop is None else [start, stop]
+            whole = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in places)
+            if whole and stop is not None and stop <= start:
+                raise SteeringError(
+                    f"span holds no token: it goes from {start} to {stop}, which is not included"
+                )
+            if whole and phase in ("all", "prompt", "generation"):
                 return cls(phase, start, stop)
         raise SteeringError(
             f"span must be all, prompt, generation, a first position or {{'from': n, 'to': m}}, not {value!r}"

@@ -144,8 +144,6 @@ def test_a_layer_without_weights_adds_nothing(model):
     "rule",
     [
         {"rule": "bias", "experts": [1, 2], "amount": 0.0},
-        {"rule": "bias", "experts": [], "amount": 3.0},
-        {"rule": "off", "experts": []},
         {"rule": "scale", "experts": "all", "amount": 1.0},
         {"rule": "temperature", "amount": 1},
         {"rule": "keep_only", "experts": "all"},

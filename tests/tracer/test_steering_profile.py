@@ -85,12 +85,21 @@ def test_a_profile_is_saved_and_read(tmp_path):
         ({"rule": "null_experts", "m": 2}, "top_k must be a whole number"),
         ({"rule": "vector", "vector": [1, "a"]}, "vector must be a list of finite numbers"),
         ({"rule": "off", "experts": [1], "span": "later"}, "span must be"),
+        (
+            {"rule": "off", "experts": [1], "span": {"from": 5, "to": 2}},
+            r"\(off\): .*no token.*5 to 2",
+        ),
+        ({"rule": "off", "experts": [1], "span": {"from": 5, "to": 5}}, "no token"),
+        ({"rule": "off", "experts": [1], "span": {"from": -1}}, "span must be"),
+        ({"rule": "off", "experts": []}, r"\(off\): experts is empty"),
+        ({"rule": "bias", "experts": {"2": []}, "amount": 1}, "experts is empty"),
+        ({"rule": "off", "experts": [1], "layers": []}, "layers is empty"),
         ({"rule": "off", "experts": {"1": [2]}, "layers": [3]}, "either layers, or experts by layer"),
         ("off", "a rule is an object"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named_by_its_number(rule, message):
-    with pytest.raises(SteeringError, match=r"rule 2: .*" + message):
+    with pytest.raises(SteeringError, match=r"rule 2\b.*" + message):
         Steering([EVERY[0], rule])
 
 
