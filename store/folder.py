@@ -49,7 +49,7 @@ class Folder(Protocol):
         ...
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Name and size in bytes of the files in a sub-folder; empty where there is none."""
+        """Name and size in bytes of the files in a sub-folder ("": the folder itself); empty where there is none."""
         ...
 
 
@@ -159,7 +159,8 @@ class RemoteFolder:
     def sizes(self, folder: str) -> dict[str, int]:
         from pyarrow import fs
 
-        infos = self._fs.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+        place = self._path(folder) if folder else self._root
+        infos = self._fs.get_file_info(fs.FileSelector(place, allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == self._file_type.File}
 
 

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from moescope.store import TraceWriter, open_trace
-from moescope.store.errors import NotATrace, TraceLocked
+from moescope.store.errors import NotATrace, TraceExists, TraceLocked
 from moescope.store.folder import open_folder
 from moescope.store.lock import HEARTBEAT_NAME, STALE_SECONDS
 from moescope.store.synthetic import Synthetic, synthetic_parts, write_synthetic
@@ -68,6 +68,14 @@ def test_a_second_writer_is_refused_until_the_first_is_long_silent(url: str) -> 
             first.write(next(synthetic_parts(PLAN)))
         second.write(next(synthetic_parts(PLAN)))
     assert len(open_trace(url).parts) == 1
+
+
+def test_a_folder_with_files_of_others_is_refused(url: str) -> None:
+    open_folder(url).put("holiday.jpg", b"not ours")
+    with pytest.raises(TraceExists, match=r"holds other files \(holiday.jpg\) and no trace"):
+        writer(url)
+    assert open_folder(url).read("holiday.jpg") == b"not ours"
+    assert open_folder(url).sizes("").keys() == {"holiday.jpg"}
 
 
 def test_nothing_there(url: str) -> None:
