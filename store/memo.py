@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 R = TypeVar("R", bound=tuple)
 
@@ -15,7 +16,7 @@ KEPT_BYTES = 192 << 20
 
 
 class Memo:
-    """Tuples by key; those used least recently go when their arrays exceed `KEPT_BYTES`."""
+    """Tuples by key; those used least recently go when their arrays and tables exceed `KEPT_BYTES`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,4 +50,4 @@ class Memo:
 
 
 def _size(value: tuple) -> int:
-    return sum(item.nbytes for item in value if isinstance(item, np.ndarray))
+    return sum(item.nbytes for item in value if isinstance(item, np.ndarray | pa.Table))

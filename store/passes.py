@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,12 +15,12 @@ from .errors import UnknownColumn
 from .files import read_table
 from .rollups import PHASES, token_key
 from .selection import Where
+from .threads import READERS, readers
 
 if TYPE_CHECKING:
     from .manifest import PartEntry
     from .reader import Trace
 
-READERS = 2
 _FEW_PROMPTS = 64
 """What is read for so few prompts is kept: the same neighbours may be asked for next."""
 
@@ -167,17 +167,16 @@ def map_router(
 def _read_ahead(entries: Sequence[PartEntry], load: Callable[[PartEntry], Made]) -> Iterator[Made]:
     waiting: deque[Future[Made]] = deque()
     left = iter(entries)
-    with ThreadPoolExecutor(READERS) as pool:
-        try:
-            for entry in left:
-                waiting.append(pool.submit(load, entry))
-                if len(waiting) > READERS:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for entry in left:
+            waiting.append(readers().submit(load, entry))
+            if len(waiting) > READERS:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _token_column(tokens: pa.Table, name: str) -> np.ndarray:

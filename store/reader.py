@@ -21,6 +21,7 @@ from .files import read_table
 from .folder import open_folder
 from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import PartEntry
+from .prompt_rows import read_prompt
 from .selection import Where
 from .trace_parts import DamageWarning, survives_damage
 from .trace_prompts import TracePrompts
@@ -61,10 +62,9 @@ class Trace(TracePrompts):
         router: int | None = None,
     ) -> pa.Table:
         """The same of one part. Raises DamagedPart."""
-        single = (
-            keys is not None and len(keys) == 1
-        )  # a prompt that is looked at, whose neighbours may be next
-        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys, keep=single)
+        if keys is not None and len(keys) == 1 and table in ("tokens", "events"):
+            return read_prompt(self, entry, table, int(keys[0]), columns, router)
+        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
         if keys is None or not len(piece):
             return piece
         prompt = np.asarray(piece["prompt"])

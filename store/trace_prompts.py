@@ -26,7 +26,9 @@ class TracePrompts(TraceParts):
         with self._lock:
             if self._prompt_table is None:
                 names = PROMPTS_FILE.names
-                tables = [read_table(self._folder, entry, "prompts", names) for entry in self.parts]
+                tables = self.in_threads(
+                    lambda entry: read_table(self._folder, entry, "prompts", names, threads=False), self.parts
+                )
                 self._prompt_table = pa.concat_tables([PROMPTS_FILE.empty_table(), *tables]).combine_chunks()
                 self._prompt_columns = PromptColumns(self._prompt_table)
             return self._prompt_table

@@ -28,11 +28,9 @@ def _by_language(
     for number, language in enumerate(groups.names):
         own_SL = values_PL[groups.group_P == number]
         # Sequences without a value at some layers are resampled apart, layer by layer.
-        masks_SL, same_L = np.unique(np.isfinite(own_SL), axis=1, return_inverse=True)
-        for mask, there_S in enumerate(masks_SL.T):
+        for there_S, at_L in _same_masks(np.isfinite(own_SL)):
             if language is None or not there_S.any():
                 continue
-            at_L = np.flatnonzero(same_L.ravel() == mask)
             mean = bootstrap_interval(own_SL[there_S][:, at_L], resamples=resamples, seed=seed)
             for i, at in enumerate(at_L):
                 ends = {"low": _known(mean.low[i]), "high": _known(mean.high[i])}
@@ -45,6 +43,14 @@ def _by_language(
         rows[key] | {"experts": specs[key[0]].num_experts, "top_k": specs[key[0]].top_k}
         for key in sorted(rows)
     ]
+
+
+def _same_masks(there_SL: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Different columns of a mask (S,), each with the numbers of those that are like it."""
+    if there_SL.all():
+        return [(np.ones(len(there_SL), bool), np.arange(there_SL.shape[1]))]
+    masks_SL, same_L = np.unique(there_SL, axis=1, return_inverse=True)
+    return [(there_S, np.flatnonzero(same_L.ravel() == mask)) for mask, there_S in enumerate(masks_SL.T)]
 
 
 def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: Span) -> list[np.ndarray]:
