@@ -132,6 +132,34 @@ class Client:
         body = {"prompts": rows_of(prompts), "steering": as_profile(steering), "compare": compare}
         return self._json("POST", "/v1/score", body)
 
+    def rewire(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        steering: Any = None,
+        start: Any = None,
+        steps: int = 5,
+        learning_rate: float = 0.05,
+        layers: str = "all",
+    ) -> Event:
+        """Learn a logit vector a layer on a text ("Rewiring Experts on the Fly").
+
+        Args:
+            steering: acts before the vectors while they are learned.
+            start: the `steering` of an earlier answer, to go on from; from zero where left out.
+            layers: all, most_confident or least_confident (half of them).
+        Returns:
+            `steering` with a `vector` rule, `losses` (nats a token, before every step and after the last).
+        """
+        body: Event = {
+            "steering": as_profile(steering), "start": as_profile(start), "steps": steps,
+            "learning_rate": learning_rate, "layers": layers,
+        }  # fmt: skip
+        body |= {"prompt": prompt} if prompt is not None else {}
+        body |= {"messages": [dict(turn) for turn in messages]} if messages is not None else {}
+        return self._json("POST", "/v1/rewire", body)
+
     def trace(self, prompts: Prompts, name: str, **options: Any) -> RemoteJob:
         """Record a trace called `name` in the server's library, in the background."""
         return self._start("trace", {"prompts": rows_of(prompts), "name": name, **options})

@@ -28,6 +28,7 @@ PATHS = [
     ("POST", "/v1/tokenize"),
     ("POST", "/v1/generate"),
     ("POST", "/v1/score"),
+    ("POST", "/v1/rewire"),
     ("POST", "/v1/trace"),
     ("GET", "/v1/trace/x"),
     ("DELETE", "/v1/trace/x"),
@@ -140,6 +141,9 @@ def test_tokenize_by_any_of_its_names(address):
         ("/v1/generate", {"messages": [{"role": "user"}]}, "messages[0].content"),
         ("/v1/generate", {"messages": []}, "messages"),
         ("/v1/generate", {"messages": [{"role": "user", "content": "a"}]}, "messages"),
+        ("/v1/rewire", {}, "prompt"),
+        ("/v1/rewire", {"prompt": "abc", "steps": 101}, "steps"),
+        ("/v1/rewire", {"prompt": "abc", "layers": "some"}, "layers"),
         ("/v1/score", {}, "prompts"),
         ("/v1/score", {"prompts": []}, "prompts"),
         ("/v1/score", {"prompts": ["a"] * 5}, "prompts"),
@@ -293,7 +297,7 @@ FIELDS = ["prompt", "messages", "steering", "compare", "max_new_tokens", "temper
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from(["/v1/generate", "/v1/score", "/v1/tokenize", "/v1/evaluate"]),
+    path=st.sampled_from(["/v1/generate", "/v1/score", "/v1/rewire", "/v1/tokenize", "/v1/evaluate"]),
     body=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
 )
 def test_whatever_is_asked_the_answer_is_a_clear_one(address, path, body):

@@ -37,6 +37,7 @@ def build_app(engine: Engine, *, token: str, hosts: tuple[str, ...] = ()) -> ASG
             Route("/v1/tokenize", api.tokenize, methods=["POST"]),
             Route("/v1/generate", api.generate, methods=["POST"]),
             Route("/v1/score", api.score, methods=["POST"]),
+            Route("/v1/rewire", api.rewire, methods=["POST"]),
             *(route for kind in ("trace", "evaluate") for route in api.job_routes(kind)),
         ],
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error, Exception: on_other_error},
@@ -86,6 +87,14 @@ class Api:
         from .scoring import prepare
 
         served, data = await self._read(request, "Score")
+        make = await run_in_threadpool(prepare, served, data, self.engine.limits)
+        events = await answers.collect(self.engine, request, make)
+        return Json(events[-1])
+
+    async def rewire(self, request: Request) -> Response:
+        from .rewire import prepare
+
+        served, data = await self._read(request, "Rewire")
         make = await run_in_threadpool(prepare, served, data, self.engine.limits)
         events = await answers.collect(self.engine, request, make)
         return Json(events[-1])

@@ -83,6 +83,14 @@ def describe(schemas: dict[str, Schema]) -> dict[str, Any]:
         "/v1/score": {
             "post": _operation("Perplexity, or accuracy where there are choices", _json(), "Score")
         },
+        "/v1/rewire": {
+            "post": _operation(
+                "Learn logit vectors on a text (arXiv 2510.14853): a profile with a `vector` rule, and the loss of the "
+                "text before every step and after the last",
+                _json(),
+                "Rewire",
+            )
+        },
         **_job("trace", "Record the routing of a prompt set as a trace on the server's machine"),
         **_job("evaluate", "What a steering does over a prompt set, beside its controls"),
     }

@@ -128,6 +128,22 @@ def request_schemas(limits: Limits) -> dict[str, Schema]:
             },
             required=["prompts"],
         ),
+        "Rewire": _object(
+            {
+                "prompt": _text("The text to learn from."),
+                "messages": MESSAGES,
+                "steering": PROFILE | {"description": "A profile that acts before the vectors meanwhile."},
+                "start": PROFILE
+                | {"description": "An earlier answer's `steering`, to go on from; null: zero."},
+                "steps": _integer(0, 100, 5, "Steps of plain gradient descent; 0 gives vectors of zeros."),
+                "learning_rate": _number(0, 1000, 0.05, "Of every step."),
+                "layers": {
+                    "enum": ["all", "most_confident", "least_confident"],
+                    "default": "all",
+                    "description": "All layers, or the half whose choices are the most or the least confident.",
+                },
+            }
+        ),
         "Evaluate": _object(
             {
                 "prompts": _prompts(limits.job_prompts),
