@@ -93,7 +93,7 @@ def _sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterable[Site]:
     for path, module in modules.items():
         parent = path.rpartition(".")[0]
         if takes_decision(type(module)):
-            name, router = _router_beside(module, modules[parent]) or _unknown(path, module)
+            name, router = _router_beside(module, modules[parent]) or _unknown(path, module, modules[parent])
             block = Block(f"{parent}.{name}".lstrip("."), modules[parent], router, module, _rows(router))
             yield _site(model, modules, block, path, adapter_for(type(router), ADAPTERS))
         elif (adapter := adapter_for(type(module), ALONE)) is not None:
@@ -113,10 +113,14 @@ def takes_decision(cls: type[nn.Module]) -> bool:
 
 def _router_beside(experts: nn.Module, block: nn.Module) -> tuple[str, nn.Module] | None:
     """The child of the block that chooses among these experts."""
+    likely = _likely_routers(experts, block)
+    return next((pair for pair in likely if logits_weight(pair[1]) is not None), None)
+
+
+def _likely_routers(experts: nn.Module, block: nn.Module) -> list[tuple[str, nn.Module]]:
     children = [(name, child) for name, child in block.named_children() if child is not experts]
     by_name = [(name, child) for name, child in children if name in ROUTER_NAMES]
-    by_class = [(name, child) for name, child in children if ROUTER_CLASS.search(type(child).__name__)]
-    return next((pair for pair in by_name + by_class if logits_weight(pair[1]) is not None), None)
+    return by_name + [(name, child) for name, child in children if ROUTER_CLASS.search(type(child).__name__)]
 
 
 def _rows(router: nn.Module) -> int:
@@ -181,7 +185,16 @@ DECLARE = (
 )
 
 
-def _unknown(path: str, module: nn.Module) -> NoReturn:
+def _unknown(path: str, module: nn.Module, block: nn.Module) -> NoReturn:
+    for name, child in _likely_routers(module, block):
+        layers = ", ".join(
+            sorted({type(layer).__name__ for layer in child.modules()} - {type(child).__name__})
+        )
+        raise UnknownRouterError(
+            f"{path} ({type(module).__name__}) is called with expert ids, and {name} ({type(child).__name__}) beside "
+            f"it has no weight that can be read{f' (it holds {layers})' if layers else ''}: is it quantised? Leave "
+            f"routers out of the quantisation, or {DECLARE}"
+        )
     raise UnknownRouterError(
         f"{path} ({type(module).__name__}) is called with expert ids, but no router is known beside it "
         f"(tried: siblings named gate or router, classes named ...Router, ...Gating or ...Gate); {DECLARE}"

@@ -6,6 +6,7 @@ back to bfloat16 while it loads; packed 4-bit weights are run where bitsandbytes
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_olmoe
-from torch import Tensor
+from tiny import family, tiny_olmoe
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from moescope.tracer import Steering, find_routers, record_routing
+from moescope.tracer.errors import SteeringError, UnknownRouterError
 from moescope.tracer.selfcheck import self_check
 
 IDS = torch.arange(4, 18).reshape(2, 7)
@@ -110,6 +112,71 @@ def test_checkpoints_that_are_taken_back_to_bfloat16(tmp_path, make):
     model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "model"), dtype=torch.bfloat16).eval()
     assert not any("scale" in name or "blocks" in name for name, _ in model.named_parameters())
     check(model)
+
+
+def by_torchao(model: Any) -> str:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
+
+    quantize_(model, Int8WeightOnlyConfig())
+    return "Int8Tensor"
+
+
+def by_quanto(model: Any) -> str:
+    from optimum.quanto import freeze, qint8, quantize  # pyright: ignore[reportMissingImports]
+
+    quantize(model, weights=qint8)
+    freeze(model)
+    return "WeightQBytesTensor"
+
+
+@pytest.mark.parametrize("name", ["olmoe", "dbrx"])
+@pytest.mark.parametrize(("package", "how"), [("torchao", by_torchao), ("optimum", by_quanto)])
+def test_weights_of_eight_bits(name, package, how):
+    """DBRX's router holds a linear layer, which becomes one of eight bits too."""
+    pytest.importorskip(package)
+    model = copy.deepcopy(family(name))
+    kind = how(model)
+    kinds = {type(weight).__name__ for weight in model.parameters()}
+    assert kind in kinds
+    check(model)
+
+
+class Packed(nn.Module):
+    """A linear layer that runs by a kernel of its own, as packed weights do."""
+
+    def __init__(self, weight: Tensor, name: str) -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(weight.detach().clone(), requires_grad=False))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden @ next(self.parameters()).T
+
+
+def dbrx_with_packed_routers(name: str) -> Any:
+    model: Any = copy.deepcopy(family("dbrx"))
+    for block in model.transformer.blocks:
+        block.ffn.router.layer = Packed(block.ffn.router.layer.weight, name)
+    return model
+
+
+def test_a_router_that_runs_by_its_own_kernel_is_traced_and_refused_to_steering():
+    model = dbrx_with_packed_routers("weight")
+    with torch.no_grad(), self_check(model) as seen:
+        model(input_ids=IDS)
+    assert all(router.executed and router.explained for router in seen.routers)
+    steering = Steering([{"rule": "off", "experts": [1]}])
+    message = r"blocks\.0\.ffn\.router could not be edited.*quantised or replaced"
+    with pytest.raises(SteeringError, match=message), torch.no_grad(), steering.applied(model):
+        model(input_ids=IDS)
+
+
+def test_a_router_whose_weight_cannot_be_read_is_named_as_one():
+    """GPTQ's linear layers have a `qweight` and no `weight`."""
+    message = (
+        r"experts \(DbrxExperts\).* router \(DbrxRouter\) .* holds Packed\): is it quantised\?.*declare it"
+    )
+    with pytest.raises(UnknownRouterError, match=message):
+        find_routers(dbrx_with_packed_routers("qweight"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
