@@ -146,10 +146,14 @@ class Packed(nn.Module):
 
     def __init__(self, weight: Tensor, name: str) -> None:
         super().__init__()
-        self.register_parameter(name, nn.Parameter(weight.detach().clone(), requires_grad=False))
+        self.name = name
+        if name == "weight":
+            self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        else:
+            self.register_buffer(name, weight.detach().clone())
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden @ next(self.parameters()).T
+        return (hidden.unsqueeze(-2) * getattr(self, self.name)).sum(-1)
 
 
 def dbrx_with_packed_routers(name: str) -> Any:
