@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -251,11 +251,13 @@ class RollupCache:
     exceeded.
 
     Args:
-        load: reads the named columns of a router's rows.
+        load: reads the named columns of the rows of some routers, a table each.
     """
 
     def __init__(
-        self, load: Callable[[int, list[str]], pa.Table], read_rows: Callable[[int, pa.Table], RollupRows]
+        self,
+        load: Callable[[Sequence[int], list[str]], list[pa.Table]],
+        read_rows: Callable[[int, pa.Table], RollupRows],
     ):
         self._load, self._read_rows = load, read_rows
         self._lock = threading.Lock()
@@ -264,15 +266,28 @@ class RollupCache:
     def get(self, router: int, sums: tuple[str, ...] = SUMS) -> RollupRows:
         """Rows of a router with these of SUMS."""
         found = self._find(router, [_ROWS, *sums])
-        missing = [name for name in (_ROWS, *sums) if name not in found]
-        if missing:  # read outside the lock: two routers may load at once
-            columns = [name for name in missing if name != _ROWS]
-            table = self._load(router, [*(ROW_COLUMNS if _ROWS in missing else ()), *columns])
-            if _ROWS in missing:
-                found[_ROWS] = self._read_rows(router, table)
-            found |= {name: sum_values(table, name, found[_ROWS]) for name in columns}
-            self._keep(router, found)
+        if len(found) <= len(sums):
+            (found,) = self._fill([router], sums)
         return replace(found[_ROWS], **{name: found[name] for name in sums})
+
+    def read_ahead(self, routers: Sequence[int], sums: tuple[str, ...]) -> None:
+        """Load what is missing of several routers in one pass over the parts."""
+        routers = [router for router in routers if len(self._find(router, [_ROWS, *sums])) <= len(sums)]
+        if routers:
+            self._fill(routers, sums)
+
+    def _fill(self, routers: Sequence[int], sums: tuple[str, ...]) -> list[dict[str, Any]]:
+        found = [self._find(router, [_ROWS, *sums]) for router in routers]
+        missing = [name for name in (_ROWS, *sums) if any(name not in have for have in found)]
+        columns = [name for name in missing if name != _ROWS]
+        # Read outside the lock: two routers may load at once.
+        tables = self._load(routers, [*(ROW_COLUMNS if _ROWS in missing else ()), *columns])
+        for router, have, table in zip(routers, found, tables, strict=True):
+            if _ROWS not in have:
+                have[_ROWS] = self._read_rows(router, table)
+            have |= {name: sum_values(table, name, have[_ROWS]) for name in columns if name not in have}
+            self._keep(router, have)
+        return found
 
     def _find(self, router: int, names: list[str]) -> dict[str, Any]:
         with self._lock:

@@ -9,6 +9,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -124,14 +125,23 @@ def check_footer(folder: Folder, entry: PartEntry, table: str) -> None:
         raise damaged(entry, table, f"it can't be read: {error}") from error
 
 
+class RowGroup(NamedTuple):
+    number: int
+    router: int
+    """Number of its router in the manifest; -1 in files without."""
+    rows: int
+
+
 def row_groups(
     folder: Folder, entry: PartEntry, table: str, router: int | None = None, prompts: np.ndarray | None = None
-) -> dict[int, int]:
-    """Numbers of the row groups that can hold rows of a router and of any of these prompts (sorted keys), each with
-    the number of its router (-1 in files without). Raises DamagedPart."""
+) -> list[RowGroup]:
+    """Row groups that can hold rows of a router and of any of these prompts (sorted keys). Raises DamagedPart."""
     check_footer(folder, entry, table)
-    index = _footers.get(folder, entry, table)[1]
-    return {group: index.router[group] for group in index.select(router, prompts)}
+    metadata, index = _footers.get(folder, entry, table)
+    return [
+        RowGroup(at, index.router[at], metadata.row_group(at).num_rows)
+        for at in index.select(router, prompts)
+    ]
 
 
 class _Tables:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from .files import read_table, row_groups
+from .files import RowGroup, read_table, row_groups
 from .layout import TOKENS_FILE, events_schema
 from .manifest import PartEntry
 from .threads import readers
@@ -41,9 +41,7 @@ def read_prompt(
 
     def read() -> tuple[pa.Table]:
         groups = row_groups(trace.folder, entry, table, router, np.array([key]))
-        pieces = readers().map(
-            lambda group: _of_group(trace, entry, table, key, columns, group), groups.items()
-        )
+        pieces = readers().map(lambda group: _of_group(trace, entry, table, key, columns, group), groups)
         fields = TOKENS_FILE if table == "tokens" else events_schema(trace.routers, trace.manifest.capture)
         empty = pa.schema([fields.field(name) for name in columns]).empty_table()
         return (pa.concat_tables([empty, *pieces]).combine_chunks(),)
@@ -52,16 +50,15 @@ def read_prompt(
 
 
 def _of_group(
-    trace: TraceParts, entry: PartEntry, table: str, key: int, columns: Sequence[str], group: tuple[int, int]
+    trace: TraceParts, entry: PartEntry, table: str, key: int, columns: Sequence[str], group: RowGroup
 ) -> pa.Table:
-    number, router = group
     read = [name for name in columns if table != "events" or name not in _OF_ROUTER]
-    found = read_table(trace.folder, entry, table, read, groups=[number], threads=False)
+    found = read_table(trace.folder, entry, table, read, groups=[group.number], threads=False)
     first, end = np.searchsorted(np.asarray(found["prompt"]), [key, key + 1])
     rows = found.take(pa.array(np.arange(first, end)))  # a slice would hold on to the whole group
     if len(read) == len(columns):
         return rows
-    spec = trace.routers[router]
+    spec = trace.routers[group.router]
     stream = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int8)), pa.array([spec.stream]))
     made = {"layer": pa.array(np.full(len(rows), spec.layer, np.int32)), "stream": stream}
     fields = events_schema(trace.routers, trace.manifest.capture)

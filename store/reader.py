@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .arrays import SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
+from .arrays import CACHE_BYTES, SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
 from .errors import UnknownColumn
-from .files import read_table
+from .files import read_table, row_groups
 from .folder import open_folder
 from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import PartEntry
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .passes import EventBatch
 
 __all__ = ["DamageWarning", "Trace", "open_trace"]
+
+_READ_AT_ONCE = 1 << 25
+"""Bytes of sums of several routers that are decoded together."""
 
 
 class Trace(TracePrompts):
@@ -165,12 +168,16 @@ class Trace(TracePrompts):
 
     # Rollups
 
-    def _load_rollups(self, router: int, names: list[str]) -> pa.Table:
-        pieces = [
-            read_table(self._folder, entry, "rollups", names, router=router, threads=False)
-            for entry in self.parts
-        ]
-        return pa.concat_tables([ROLLUPS_FILE.empty_table().select(names), *pieces])
+    def _load_rollups(self, routers: Sequence[int], names: list[str]) -> list[pa.Table]:
+        pieces = {router: [ROLLUPS_FILE.empty_table().select(names)] for router in routers}
+        for entry in self.parts:
+            groups = [group for group in row_groups(self._folder, entry, "rollups") if group.router in pieces]
+            numbers = [group.number for group in groups]
+            table = read_table(self._folder, entry, "rollups", names, groups=numbers, threads=False)
+            ends = np.cumsum([group.rows for group in groups]).tolist()
+            for group, end in zip(groups, ends, strict=True):
+                pieces[group.router].append(table.slice(end - group.rows, group.rows))
+        return [pa.concat_tables(pieces[router]) for router in routers]
 
     def _rollup_rows(self, router: int, table: pa.Table) -> RollupRows:
         return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
@@ -183,6 +190,20 @@ class Trace(TracePrompts):
             sums: those of `arrays.SUMS` that are needed: on a large trace, naming few is much faster.
         """
         return self._rollups.get(self._router_number(layer, stream), sums)
+
+    def read_ahead(self, layers: Sequence[int], stream: str, sums: tuple[str, ...]) -> None:
+        """Read the `rollups` that a view is about to ask for, as many as are sure to stay in memory: several routers
+        at once take less time than one after another."""
+        routers = [self._router_number(layer, stream) for layer in layers]
+        experts = max((self.routers[router].num_experts for router in routers), default=1)
+        rows = sum(entry.files["rollups"].rows for entry in self.parts) / max(1, len(self.routers))
+        size = int(4 * rows * experts * len(sums)) + 1
+        routers = routers[: CACHE_BYTES // 2 // size]
+        step = max(1, _READ_AT_ONCE // size)
+        self.in_threads(
+            lambda first: self._rollups.read_ahead(routers[first : first + step], sums),
+            range(0, len(routers), step),
+        )
 
     @survives_damage
     def rollup_arrays(

@@ -20,9 +20,6 @@ from ._units import Span, Units
 EVERY_PAIR = 1 << 30
 """Probabilities of pairs (a few seconds' work) up to which all pairs are worked out for the sake of one."""
 
-_READ_AHEAD = 1 << 28
-"""Bytes of sums to read before the first divergence, while a compiler is fetched."""
-
 
 def all_pairs(
     trace: Trace, units: Units, layers: Sequence[int], stream: str, span: Span
@@ -81,6 +78,5 @@ def _remembered(
     missing = [layer for layer in layers if trace.memo.find((*key, layer)) is None]
     experts = max((trace.router(layer, stream).num_experts for layer in missing), default=0)
     expect_divergences(len(missing) * units.shape[0], len(one_Q), experts)
-    ahead = int(_READ_AHEAD // (4 * max(1, experts) * trace.num_prompts))
-    trace.in_threads(lambda layer: trace.rollups(layer, stream, sums=("probability_sum",)), missing[:ahead])
+    trace.read_ahead(missing, stream, ("probability_sum",))
     return trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)

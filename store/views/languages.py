@@ -63,6 +63,8 @@ def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: S
         return (values_P,)
 
     key = (name, stream, span.key)
+    missing = [layer for layer in layers if trace.memo.find((*key, layer)) is None]
+    trace.read_ahead(missing, stream, ("probability_sum",) if name == "entropy" else ("count",))
     found = trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)
     return [values_P for (values_P,) in found]
 

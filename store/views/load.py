@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,37 +11,49 @@ import pyarrow as pa
 from ...kernels.counting import load_imbalance
 from ..arrays import sum_rows
 from ..reader import Trace
+from ..schema import RouterSpec
 from ..selection import Groups, Where
 from . import view
 from ._units import Span
 
+_SUMS = ("tokens", "nan_tokens", "count", "weight_sum", "probability_sum")
 
-def _group_sums(
+
+def _sums_of_routers(
     trace: Trace,
-    layer: int,
-    stream: str,
+    specs: Sequence[RouterSpec],
     by: str | None,
     where: Where | None,
     tokens_of: tuple[bool, str | None, bool | None],
-) -> tuple[list[str | None], dict[str, np.ndarray | None]]:
-    """Names of the groups that have tokens at a router, and their sums: tokens (G,), count (G, E), ..."""
+) -> list[tuple[list[str | None], dict[str, np.ndarray | None]]]:
+    """At each router, names of the groups that have tokens there, and their sums: tokens (G,), count (G, E), ..."""
     special, phase, completion = tokens_of
     span = Span(where=where, special=special, phase=phase, completion=completion)
     groups = trace.groups(by)
-    key = ("load", layer, stream, by, span.key)
-    found = trace.memo.get(key, lambda: _sums(trace, layer, stream, span, groups))
-    sums = dict(zip(("tokens", "nan_tokens", "count", "weight_sum", "probability_sum"), found, strict=True))
-    tokens = found[0]
-    there = np.flatnonzero(tokens) if by is not None else np.arange(len(groups.names))
-    names = [groups.names[i] for i in there]
-    return names, {name: None if values is None else values[there] for name, values in sums.items()}
+
+    def key(spec: RouterSpec) -> tuple[Hashable, ...]:
+        return "load", spec.layer, spec.stream, by, span.key
+
+    def of(spec: RouterSpec) -> tuple[list[str | None], dict[str, np.ndarray | None]]:
+        found = trace.memo.get(key(spec), lambda: _sums(trace, spec.layer, spec.stream, span, groups))
+        tokens = found[0]
+        there = np.flatnonzero(tokens) if by is not None else np.arange(len(groups.names))
+        sums = {
+            name: None if values is None else values[there] for name, values in zip(_SUMS, found, strict=True)
+        }
+        return [groups.names[i] for i in there], sums
+
+    missing = [spec for spec in specs if trace.memo.find(key(spec)) is None]
+    for stream in dict.fromkeys(spec.stream for spec in missing):
+        trace.read_ahead([spec.layer for spec in missing if spec.stream == stream], stream, _SUMS[2:])
+    return trace.in_threads(of, specs)
 
 
 def _sums(
     trace: Trace, layer: int, stream: str, span: Span, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Over the groups: tokens (G,), tokens with NaN (G,), count, weight and probability sums (G, E)."""
-    rows = trace.rollups(layer, stream, sums=("count", "weight_sum", "probability_sum"))
+    rows = trace.rollups(layer, stream, sums=_SUMS[2:])
     group_R = np.where(span.rows(trace, rows), groups.group_P[rows.prompt_R], -1)
     total = len(groups.names)
     return (
@@ -70,8 +82,10 @@ def counts_table(
     kinds |= {"expert": pa.int32(), "tokens": pa.int64(), "count": pa.int64()}
     kinds |= {"weight_sum": pa.float64(), "probability_sum": pa.float64(), "nan_tokens": pa.int64()}
     pieces = []
-    for spec in trace.select_routers(layer, stream):
-        names, sums = _group_sums(trace, spec.layer, spec.stream, by, where, (special, phase, completion))
+    tokens_of = (special, phase, completion)
+    specs = trace.select_routers(layer, stream)
+    found = _sums_of_routers(trace, specs, by, where, tokens_of)
+    for spec, (names, sums) in zip(specs, found, strict=True):
         experts = spec.num_experts
         rows = len(names) * experts
         columns: dict[str, Any] = {
@@ -150,8 +164,9 @@ def load_balance(
         dead (experts that no token chose); see docs/methods/counting.md.
     """
     records = []
-    for spec in trace.select_routers(layer, stream):
-        names, sums = _group_sums(trace, spec.layer, spec.stream, by, where, (special, phase, None))
+    specs = trace.select_routers(layer, stream)
+    found = _sums_of_routers(trace, specs, by, where, (special, phase, None))
+    for spec, (names, sums) in zip(specs, found, strict=True):
         tokens, counts = sums["tokens"], sums["count"]
         assert tokens is not None
         assert counts is not None
