@@ -63,7 +63,7 @@ def board(states: Mapping[tuple[str, int, int], str], load: pa.Table) -> str:
     cells = list(zip(*columns, strict=True))
     steered = [cell for cell in cells if cell in states]
     if not steered:
-        return f"No expert of {words.count(len(cells))} is steered."
+        return f"No single expert of {words.count(len(cells))} is steered."
     kinds = Counter(states[cell] for cell in steered)
     listed = words.listing((f"{count} {kind}" for kind, count in kinds.most_common()), most=6)
     counts = dict(zip(cells, load["count"].to_pylist(), strict=True))

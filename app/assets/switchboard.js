@@ -1,7 +1,7 @@
 // The switchboard: layers upwards, experts across, what a steering does drawn over what the trace measured.
 // A click sends one cell, a drag a box of cells; arrow keys walk, Enter clicks. Python answers with new states.
 
-const LEFT = 46, BOTTOM = 34, TOP = 4, NARROWEST = 7;
+const LEFT = 46, BOTTOM = 34, TOP = 4, NARROWEST = 4;
 const STATES = ["neutral", "off", "on", "zero", "low", "up", "down"];
 
 const decode = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
@@ -13,16 +13,18 @@ const element = (tag, className, text) => {
   return made;
 };
 
+const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
 function mix(stops, share) {
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
   const low = Math.min(Math.floor(at), stops.length - 2);
-  const [a, b] = [stops[low], stops[low + 1]].map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  const [a, b] = [stops[low], stops[low + 1]];
   return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * (at - low))).join(",")})`;
 }
 
 function colour(board, value) {
   if (Number.isNaN(value)) return board.missing;
-  return mix(board.colors, board.diverging ? (value / board.top + 1) / 2 : value / board.top);
+  return mix(board.stops, board.diverging ? (value / board.top + 1) / 2 : value / board.top);
 }
 
 // The sign of one state in a square: a cross, a filled disc, a ring, arrows.
@@ -101,8 +103,10 @@ function labels(ctx, board) {
   ctx.restore();
 }
 
-function draw(board) {
-  const ctx = sized(board.canvas, board.width, board.height);
+// All that stays as it is while a hand moves over the board: painted once, then copied.
+function paint(board) {
+  board.base = document.createElement("canvas");
+  const ctx = sized(board.base, board.width, board.height);
   const gap = board.cell > 8 && board.step > 8 ? 1 : 0;
   board.rows.forEach((row, r) => {
     for (let e = 0; e < row.experts; e++) {
@@ -118,6 +122,11 @@ function draw(board) {
     }
   });
   labels(ctx, board);
+}
+
+function draw(board) {
+  const ctx = sized(board.canvas, board.width, board.height);
+  ctx.drawImage(board.base, 0, 0, board.width, board.height);
   if (board.at) outline(ctx, board, place(board, board.at[0], board.at[1]));
   if (board.box) outline(ctx, board, board.box, true);
 }
@@ -269,14 +278,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (board.version !== data.version) {
     Object.assign(board, data, {
       values: decode(data.values, Float32Array), states: decode(data.states, Uint8Array),
-      font: getComputedStyle(root).fontFamily,
+      font: getComputedStyle(root).fontFamily, stops: data.colors.map(parts),
     });
     board.canvas.setAttribute("aria-label", data.name);
     root.querySelector(".ms-board-key").replaceWith(key(root, board));
   }
+  const scroll = root.querySelector(".ms-board-scroll");
+  const more = () => root.classList.toggle("ms-more", scroll.scrollLeft + scroll.clientWidth < board.width - 2);
+  scroll.onscroll = more;
   const fit = () => {
     measure(board, root.clientWidth || 600);
+    paint(board);
     draw(board);
+    more();
     Object.assign(board.canvas.dataset, { left: LEFT, top: TOP, cell: board.cell, step: board.step });
     board.canvas.dataset.states = board.states.join("");
     tell(root, board);

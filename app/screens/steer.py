@@ -14,6 +14,8 @@ from . import steer_answers, steer_board, steer_rules, steer_server, steer_state
 from .steer_evaluate import evaluate_tab
 
 ANSWERS, EVALUATE = "answers", "evaluate"
+MOST_IN_A_HALF = 96
+"""Experts of a layer that half the page has room for; a wider board takes all of it, with the answers below."""
 
 
 def page(frame: Frame) -> None:
@@ -37,8 +39,11 @@ def page(frame: Frame) -> None:
         steer_rules.summary()
         evaluate_tab(steer_state.profile(frame.trace.manifest.model.get("name")), served.model, served.client)
         return
+    most = max((router.num_experts for router in frame.routers()), default=0)
     with st.container(key="steer-halves"):
-        left, right = st.columns([11, 10], gap="large")
+        left, right = (
+            (st.container(), st.container()) if most > MOST_IN_A_HALF else st.columns([11, 10], gap="large")
+        )
     with left:
         steer_board.draw(frame, served)
     with right:

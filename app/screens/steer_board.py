@@ -16,7 +16,7 @@ from ..figures.steer_map import switchboard_map
 from ..frame import Frame
 from ..steer_edit import Cell, cycle, layer_rules, paint
 from ..steer_edit import states as states_of
-from . import steer_contrast, steer_files, steer_presets, steer_rules, steer_state
+from . import steer_contrast, steer_files, steer_learn, steer_presets, steer_rules, steer_state
 from .steer_server import Served
 
 BOARD = "steer-board"
@@ -39,6 +39,7 @@ def draw(frame: Frame, served: Served) -> None:
         with st.container(horizontal=True, gap="small", key="steer-more"):
             _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
             _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
+            _folded("Learn", "school", "steer-learn", lambda: steer_learn.draw(served))
             _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
     live = bool(st.session_state.get("steer-live"))
     if steer_state.edited() and (live or st.session_state.get("steer result")):

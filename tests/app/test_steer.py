@@ -79,6 +79,14 @@ class Playing:
         return {"model": {"name": "played"}, "routers": routers, "device": "cpu", "dtype": "float32",
                 "limits": {"new_tokens": 64}}  # fmt: skip
 
+    def rewire(self, **asked: Any) -> dict[str, Any]:
+        self.asked.append(asked)
+        if isinstance(self.events, ServerError):
+            raise self.events
+        vectors = {str(layer): [0.125 * (n - 3) for n in range(EXPERTS)] for layer in range(LAYERS)}
+        rule = {"rule": "vector", "layers": list(range(LAYERS)), "vector": vectors}
+        return {"steering": {"rules": [rule]}, "losses": [3.5, 3.25, 3.0], "tokens": 7}
+
     def generate(self, **asked: Any) -> Playing:
         self.asked.append(asked)
         if isinstance(self.events, ServerError):
@@ -233,6 +241,41 @@ def test_a_preset_and_a_rule_on_whole_layers_reach_the_list(play):
     app.selectbox(key="steer-preset").set_value("random control").run()
     app.button(key="steer-preset-apply").click().run()
     assert "control 0 of keep the 4 busiest" in well(app)
+
+
+def learning(app: AppTest) -> AppTest:
+    """The page with the popover on learning open."""
+    app.session_state["steer-learn"] = True
+    return app.run()
+
+
+def test_a_vector_is_learned_from_the_prompt_gone_on_from_and_forgotten(play):
+    process = Playing(SAME)
+    app = learning(play(process, OFF, ask="read this"))
+    app.button(key="steer-learn-go").click().run()
+    text = well(app)
+    assert "fell from 3.500 to 3.000" in text
+    assert "vector in layers 0–3" in text
+    assert "off: layer 2: 5" in text
+    asked = process.asked[-1]
+    assert (asked["prompt"], asked["start"], asked["steps"], asked["layers"]) == ("read this", None, 5, "all")
+    assert [rule["rule"] for rule in asked["steering"]["rules"]] == ["off"]
+    app.button(key="steer-learn-go").click().run()
+    assert [rule["rule"] for rule in process.asked[-1]["start"]["rules"]] == ["vector"]
+    assert [rule["rule"] for rule in process.asked[-1]["steering"]["rules"]] == ["off"]
+    app.toggle(key="steer-learn-renew").set_value(False).run()
+    app.button(key="steer-learn-go").click().run()
+    assert process.asked[-1]["start"] is None
+    app.button(key="steer-learn-forget").click().run()
+    assert "vector in layers" not in well(app)
+
+
+def test_learning_that_is_refused_leaves_the_rules_as_they_were(play):
+    app = learning(play(Playing(ServerError(422, "no router can be <steered>")), OFF, ask="read this"))
+    app.button(key="steer-learn-go").click().run()
+    text = well(app)
+    assert "no router can be &lt;steered&gt;" in text
+    assert "vector" not in text.split("Nothing was learned")[0].split("off: layer 2: 5")[-1]
 
 
 def test_profiles_are_kept_in_the_library_and_a_bad_file_is_refused(play, hand_library):

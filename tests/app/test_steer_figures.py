@@ -44,7 +44,7 @@ def test_the_board_says_what_its_experts_take_of_the_routing_in_their_layers():
     )
     said = board({("decoder", 2, 0): "off", ("decoder", 5, 2): "on"}, load())
     assert "2 of 6 experts are steered: 1 off and 1 on. In their 2 layers they take 30\u202f%" in said
-    assert board({}, load()) == "No expert of 6 is steered."
+    assert board({}, load()) == "No single expert of 6 is steered."
 
 
 def test_the_strip_names_the_largest_finite_kl_and_the_layer_that_changes_most():
