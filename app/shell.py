@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from ..store import Trace
-from . import ASSETS, states, theme_watch, topbar, travel
+from . import ASSETS, link_check, states, theme_watch, topbar, travel
 from .frame import current, current_theme
 
 
@@ -40,6 +40,7 @@ PAGES = (
     Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),
     Screen(name="data", title="Data", icon="database"),
 )
+FIRST = PAGES[0].name
 
 
 def run() -> None:
@@ -53,8 +54,17 @@ def run() -> None:
     st.html(f"<style>:root {{ --ms-steered: {theme.steered}; --ms-background: {theme.background}; }}</style>")
     st.logo(ASSETS / "logo.svg", size="large")
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
-    chosen = st.navigation(list(pages.values()))
+    # The default page has no address of its own: links to /library lead to it.
+    by_name = st.Page(
+        lambda: st.switch_page(pages[FIRST]), title=PAGES[0].title, url_path=FIRST, visibility="hidden"
+    )
+    chosen = st.navigation([*pages.values(), by_name])
+    if chosen is by_name:
+        st.switch_page(pages[FIRST], query_params=st.query_params.to_dict())
     travel.depart(pages)
+    if st.session_state.get("page") != chosen.title:
+        st.session_state["page"] = chosen.title
+        link_check.forget()
     theme_watch.watch(theme)
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):
@@ -67,8 +77,8 @@ def _streamlit_page(screen: Screen):
         _runner(screen),
         title=screen.title,
         icon=f":material/{screen.icon}:",
-        url_path=screen.name,
-        default=screen is PAGES[0],
+        url_path=None if screen.name == FIRST else screen.name,
+        default=screen.name == FIRST,
     )
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ..store import Trace
 from ..store.library import TraceSummary
-from . import address, sources, states, words
+from . import address, link_check, sources, states, words
 from .frame import TOKEN_KINDS, Frame, current_theme
 
 FIXED = ("language", "group")
@@ -38,6 +38,8 @@ def draw() -> Frame | None:
         )  # fmt: skip
         name = name or next(iter(known))
         others = [other for other in known if other != name]
+        if others:
+            link_check.look("vs", others, what="the trace")
         second = st.selectbox(
             "Compared with", others, index=None, placeholder="nothing", key="vs", bind="query-params",
             disabled=not others, width=190,
@@ -50,6 +52,7 @@ def draw() -> Frame | None:
         states.note(
             "error", f"The link names a trace “{missing}” that cannot be opened here. This is “{name}”."
         )
+    link_check.tell("vs", "tokens", "layers", "stream", *FIXED, "tag.")
     numbers = sorted({router.layer for router in trace.routers})
     narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
     address.complete(
@@ -78,13 +81,14 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
     tags = trace.tags()
     active = {column: st.session_state.get(tag_key(column)) or [] for column in tags}
     kind = st.session_state.get("tokens") or "all"
+    _look_at_filter(tags)
     with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=240, key="filter"):
         where = {}
         for column, values in tags.items():
             chosen = st.multiselect(
                 words.label(column), values,
                 key=tag_key(column), bind="query-params", placeholder="all",
-                format_func=str,
+                format_func=str, on_change=link_check.forget, args=(tag_key(column),),
             )  # fmt: skip
             if chosen:
                 where[column] = chosen
@@ -92,6 +96,17 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
             st.caption("The prompts have no language, group or tags to filter by.")
         tokens = st.selectbox("tokens", list(TOKEN_KINDS), key="tokens", bind="query-params")
     return where, tokens
+
+
+def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
+    """What the link filters by and the trace lacks: a value, or the whole column."""
+    asked = {key for key in st.query_params if key in FIXED or key.startswith("tag.")}
+    for key in sorted(asked):
+        column = key.removeprefix("tag.")
+        link_check.look(key, tags.get(column, ()), what=words.label(column))
+        if column not in tags:  # no widget takes it out of the address
+            del st.query_params[key]
+    link_check.look("tokens", TOKEN_KINDS)
 
 
 def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
@@ -105,6 +120,8 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     stream = streams[0] if streams else "decoder"
     numbers = sorted({router.layer for router in trace.routers})
     low, high = (numbers[0], numbers[-1]) if numbers else (0, 0)
+    link_check.look("layers", [kind(n) for n in range(low, high + 1) for kind in (int, float)], what="layer")
+    link_check.look("stream", streams)
     first, last = st.session_state.get("layers") or (low, high)
     whole = (first, last) == (low, high)
     label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
@@ -114,7 +131,8 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
         if low == high:
             st.caption(f"The trace has one MoE layer, {low}.")
             return (low, high), stream
-        window = st.slider("layers", low, high, (low, high), key="layers", bind="query-params")
+        window = st.slider("layers", low, high, (low, high), key="layers", bind="query-params",
+                           on_change=link_check.forget, args=("layers",))  # fmt: skip
     return (window[0], window[1]), stream
 
 
@@ -133,6 +151,7 @@ def _facts(trace: Trace) -> None:
 def _keep_valid() -> None:
     """Drop what the newly chosen trace does not have from filter and window."""
     st.session_state.pop(ASKED, None)
+    link_check.forget()
     summary: TraceSummary | None = sources.summaries().get(st.session_state["trace"])
     if summary is None or summary.error:
         return

@@ -187,7 +187,9 @@ def _right_margin(frame: Frame, theme: Theme, title: str, table: pa.Table) -> li
     chart = _bars(bars | {"layer": layer_R, "value": value_R}, frame, theme).encode(
         tooltip=[alt.Tooltip("layer:Q"), alt.Tooltip("value:Q", title=title, format=".3f")]
     )
-    return [chart, _note(title, frame, theme, x=base + frame.right, y=frame.rows - 0.5, align="right")]
+    # In two lines, so that in a narrow window it does not reach over the bars at the top.
+    note = title.replace(" ÷", "\n÷")
+    return [chart, _note(note, frame, theme, x=base + frame.right, y=frame.rows - 0.5, align="right")]
 
 
 def _bars(columns: dict[str, Any], frame: Frame, theme: Theme) -> alt.Chart:
@@ -199,5 +201,13 @@ def _note(
     text: str, frame: Frame, theme: Theme, *, x: float, y: float, align: Literal["left", "right"]
 ) -> alt.Chart:
     point = pd.DataFrame({"x": [x], "y": [y], "text": [text]})
-    mark = alt.Chart(point).mark_text(align=align, dy=-5, baseline="bottom", fontSize=10, color=theme.muted)
+    mark = alt.Chart(point).mark_text(
+        align=align,
+        dy=-5 - 11 * text.count("\n"),
+        baseline="bottom",
+        fontSize=10,
+        lineHeight=11,
+        lineBreak="\n",
+        color=theme.muted,
+    )
     return mark.encode(x=frame.x("x"), y=frame.y("y"), text="text:N")

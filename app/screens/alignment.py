@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from .. import drawer, spans, states, words
+from .. import drawer, link_check, spans, states, words
 from ..frame import Frame
+from ..layout import side_by_side
 from . import alignment_colors, alignment_experts, alignment_lines, alignment_pairs
 
 ENTROPY = ("routing-entropy", "entropy", "Routing entropy", "entropy of a sequence's mean p, nats")
@@ -36,15 +37,16 @@ def page(frame: Frame) -> None:
         known = alignment_colors.known_scores(frame, table)
         colors = alignment_colors.choose(frame, table, known)
         alignment_lines.choose_beside(frame)
+    link_check.tell("pivot")
     window = alignment_lines.draw(frame, params, colors)
     if window is None:
         return
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side(2, key="matrix")
     with left, states.guarded("The matrix could not be made"):
         alignment_pairs.matrix(frame, params, window)
     with right, states.guarded("The scores could not be shown"):
         alignment_pairs.scores(frame, params, window, known)
-    for place, measure in zip(st.columns(2, gap="large"), (ENTROPY, CONSISTENCY), strict=True):
+    for place, measure in zip(side_by_side(2, key="measures"), (ENTROPY, CONSISTENCY), strict=True):
         with place, states.guarded(f"{measure[2]} could not be shown"):
             alignment_pairs.by_language(frame, *measure, params, colors)
     alignment_experts.draw(frame, params, window)
@@ -57,9 +59,11 @@ def _controls(frame: Frame, languages: list[str]) -> dict[str, Any]:
     if "pivot" in st.session_state and st.session_state["pivot"] not in languages:
         del st.session_state["pivot"]
     first = languages.index("en") if "en" in languages else 0
+    named = {code: f"{words.language_name(code)} ({code})" for code in languages}
+    link_check.look("pivot", [*named.values(), *languages], what="the pivot")
     pivot = st.selectbox(
         "Pivot language", languages, index=first, key="pivot", bind="query-params", width=190,
-        format_func=lambda code: f"{words.language_name(code)} ({code})",
+        format_func=named.__getitem__, on_change=link_check.forget, args=("pivot",),
     )  # fmt: skip
     numbers = [router.layer for router in frame.routers()]
     return {"pivot": pivot, "layers": f"{min(numbers)}:{max(numbers)}"} | spans.choose(frame)

@@ -12,6 +12,7 @@ import streamlit as st
 from ...store.sql import ROWS, SECONDS, TRUNCATED, view_columns
 from .. import show, sources, states, words
 from ..frame import Frame
+from ..layout import side_by_side
 
 EXAMPLES = {
     "most used experts": (
@@ -44,7 +45,7 @@ EXPORT_BYTES = 2 << 30
 def page(frame: Frame) -> None:
     """Draw the page."""
     st.title("Data", anchor=False)
-    ask, columns = st.columns([5, 2], gap="large")
+    ask, columns = side_by_side([5, 2], key="query")
     with columns, states.guarded("The columns could not be read"):
         _schema(frame)
     with ask:

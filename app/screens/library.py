@@ -11,6 +11,7 @@ from ...store import StoreError
 from ...store.library import TraceSummary
 from .. import jobs_panel, new_trace, show, sources, states, travel, words
 from ..frame import Frame
+from ..layout import side_by_side
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn("trace", width="medium"),
@@ -38,7 +39,7 @@ def page(frame: Frame | None) -> None:
             f"Traces are kept in {sources.library()}.",
             todo="Trace a model below, or open a trace folder.",
         )
-    left, right = st.columns([3, 2], gap="large")
+    left, right = side_by_side([3, 2], key="new")
     with left:
         new_trace.draw(sources.library())
     with right:

@@ -15,6 +15,7 @@ from ..figures.routing_layout import lay_out
 from ..figures.routing_map import Hover, routing_map
 from ..figures.thresholds import Kind, Threshold, only_survivors
 from ..frame import Frame
+from ..layout import side_by_side
 from .resonance_groups import Contrast
 
 MEASURES = {
@@ -114,7 +115,7 @@ def in_box(table: pa.Table, points: list[dict[str, Any]]) -> list[figures.Cell]:
 
 
 def _two_more(table: pa.Table, limit: Threshold, python: str) -> None:
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side(2, key="scan")
     with left:
         show.chart(
             lambda theme: figures.volcano(table, threshold=limit, theme=theme), table, name="resonance-volcano",

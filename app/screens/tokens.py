@@ -8,7 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...kernels.locality import repeated_assignment, repeated_assignment_chance
-from .. import drawer, show, states, words
+from .. import drawer, link_check, show, states, words
 from ..figures.token_arrays import token_arrays
 from ..figures.token_grid import token_grid
 from ..frame import Frame, asked, remember
@@ -23,6 +23,9 @@ def page(frame: Frame) -> None:
     """Draw the page."""
     st.title("Tokens", anchor=False)
     prompts = prompt_list(frame)
+    link_check.look("prompt", prompts.about, what="the prompt")
+    link_check.look("layer", [router.layer for router in frame.routers()])
+    link_check.tell("prompt", "layer")
     if not len(prompts):
         states.empty(
             "No prompt passes the filter",
@@ -61,7 +64,8 @@ def _choose(prompts: PromptList) -> tuple[str, str | None]:
         if linked in listed or st.session_state.get("prompt choice") not in listed:
             st.session_state["prompt choice"] = linked if linked in listed else listed[0]
         label = f"Prompt ({words.count(len(prompts))})"
-        chosen = st.selectbox(label, listed, format_func=prompts.label, key="prompt choice", width=520)
+        chosen = st.selectbox(label, listed, format_func=prompts.label, key="prompt choice", width=520,
+                              on_change=link_check.forget, args=("prompt",))  # fmt: skip
         remember("prompt", chosen if chosen != listed[0] else None)
         return chosen, _beneath(prompts, chosen)
 

@@ -260,3 +260,30 @@ def test_a_box_over_the_scan_goes_to_steer(page):
     say(page, "The selected experts: layer 1: 2, 3, 4; layer 2: 2, 3, 4.")
     page.get_by_role("button", name="Send 6 experts to Steer").click()
     page.wait_for_url(re.compile(r"/steer\?.*profile="))
+
+
+def test_the_library_has_an_address(page):
+    page.goto("/library?trace=hand")
+    page.get_by_role("heading", name="Library").wait_for()
+    page.locator(".st-key-topbar").wait_for()
+    assert page.get_by_text("Page not found").count() == 0
+    assert "trace=hand" in page.url
+
+
+def test_a_link_that_names_what_is_not_there_says_so(page):
+    page.goto("/heatmap?trace=hand&language=ja&language=xx&layers=1&layers=50")
+    say(page, "The link names language “xx” and layer “50”, which this trace does not have.")
+    say(page, "of Japanese tokens to expert")
+
+
+def test_in_a_narrow_window_columns_stand_beneath_one_another(page):
+    page.set_viewport_size({"width": 800, "height": 1000})
+    page.goto("/data?trace=hand")
+    editor = page.locator(".st-key-beside-query textarea").first
+    editor.wait_for()
+    schema = page.get_by_test_id("stExpander").first
+    schema.wait_for()
+    above, below = editor.bounding_box(), schema.bounding_box()
+    assert below["y"] > above["y"] + above["height"]
+    assert abs(below["width"] - above["width"]) < 40
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 800

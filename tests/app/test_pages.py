@@ -75,6 +75,45 @@ def test_a_link_to_a_trace_that_is_not_here_says_so(hand_library, monkeypatch):
     assert "cannot be opened here" not in well(start(hand_library, monkeypatch, "heatmap", trace="hand"))
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"language": ["ja", "xx"]}, "language “xx”"),
+        ({"group": "nope"}, "group “nope”"),
+        ({"tag.seen": "maybe"}, "seen “maybe”"),
+        ({"tag.nope": "<b>1</b>"}, "nope “&lt;b&gt;1&lt;/b&gt;”"),
+        ({"layers": ["1", "50"]}, "layer “50”"),
+        ({"tokens": "few"}, "tokens “few”"),
+        ({"vs": "gone"}, "the trace “gone”"),
+    ],
+)
+def test_what_a_link_filters_by_and_the_trace_does_not_have_is_said(asked, says, hand_library, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    for name, value in ({"trace": "hand"} | asked).items():
+        app.query_params[name] = value
+    sentence = f"The link names {says}, which this trace does not have."
+    assert sentence in well(app.run())
+    assert sentence in well(app.run())
+    app.selectbox(key="trace").set_value("hand-steered").run()
+    assert sentence not in well(app)
+
+
+@pytest.mark.parametrize(
+    ("page", "asked", "says"),
+    [
+        ("tokens", {"prompt": "nobody"}, "the prompt “nobody”"),
+        ("tokens", {"layer": "99"}, "layer “99”"),
+        ("alignment", {"pivot": "Klingon (tlh)"}, "the pivot “Klingon (tlh)”"),
+        ("heatmap", {"show": "side by side", "by": "colour"}, "the column “colour”"),
+    ],
+)
+def test_what_a_link_names_on_a_page_in_vain_is_said(page, asked, says, hand_library, monkeypatch):
+    text = well(start(hand_library, monkeypatch, page, trace="hand", **asked))
+    assert f"The link names {says}, which this trace does not have." in text
+
+
 def test_a_filter_of_the_bar_reaches_the_picture(hand_library, monkeypatch):
     app = start(hand_library, monkeypatch, "heatmap", trace="hand")
     app.multiselect(key="language").set_value(["ja"]).run()
