@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny import NINE, family, tiny_olmoe
 
-from moescope.tracer import Steering
+from moescope.tracer import Steering, adapters
 from moescope.tracer.errors import CaptureError
+from moescope.tracer.passages import ExpertsCall
 from moescope.tracer.selfcheck import examined, self_check
 
 IDS = torch.arange(4, 18).reshape(2, 7)
@@ -71,6 +72,29 @@ def test_a_wrong_scoring_function_is_noticed(monkeypatch):
         torch.no_grad(),
         self_check(model),
     ):
+        model(IDS)
+
+
+class NextExpert(ExpertsCall):
+    def read(self, call):
+        ids_TK, weights_TK = super().read(call)
+        return (ids_TK + 1) % 8, weights_TK
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"passage": NextExpert()}, r"model\.layers\.0\.mlp\.experts was called with other experts"),
+        ({"logits": lambda call: -call.output[0]}, r"logits of model\.layers\.0\.mlp\.gate do not explain"),
+        ({"scoring": "sigmoid"}, r"logits of model\.layers\.0\.mlp\.gate do not explain"),
+        ({"num_experts": 3}, r"model\.layers\.0\.mlp\.gate chose an expert beyond its 3"),
+        ({"top_k": 3}, r"model\.layers\.0\.mlp\.gate recorded 28 choices for 14 tokens x 3"),
+    ],
+)
+def test_a_wrong_adapter_is_noticed_and_its_module_named(monkeypatch, fields, message):
+    monkeypatch.setitem(adapters.ADAPTERS, "OlmoeTopKRouter", lambda block: fields)
+    model: Any = tiny_olmoe()
+    with pytest.raises(CaptureError, match=message), torch.no_grad(), self_check(model):
         model(IDS)
 
 
