@@ -314,3 +314,28 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StoreError, match="the disk is full"):
         run("neutral", path, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["events.csv"]
+
+
+def test_views_that_need_what_an_engine_did_not_give_say_so(tmp_path: Path) -> None:
+    rows = [
+        {"sequence": f"{language}{n}", "step": step, "layer": layer, "expert": (step + n) % 4, "language": language,
+         "parallel_id": str(n)}
+        for language in ("en", "de") for n in range(3) for step in range(3) for layer in range(2)
+    ]  # fmt: skip
+    (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run("neutral", tmp_path / "e.jsonl", tmp_path / "t")
+    trace = open_trace(tmp_path / "t")
+    needs_probabilities = ("alignment", "alignment-matrix", "routing-entropy")
+    for view in needs_probabilities:
+        with pytest.raises(StoreError, match="the trace holds no router probabilities"):
+            trace.view(view)
+    with pytest.raises(StoreError, match="no gate weights"):
+        trace.view("expert-tokens", layer=0, expert=0, order="weight")
+    for measure in ("weight", "weight_rate"):
+        with pytest.raises(StoreError, match="no gate weights; measure rate or count does without"):
+            trace.view("resonance", by="language", target="de", measure=measure)
+    load = trace.view("load")
+    assert load["weight_sum"].null_count == load["mean_probability"].null_count == load.num_rows
+    assert set(trace.view("expert-contexts", layer=0, expert=0)["weight"].to_pylist()) == {None}
+    assert set(trace.sql("SELECT weight FROM selections")["weight"].to_pylist()) == {None}
+    assert trace.view("resonance", by="language", target="de", permutations=20, stability=2).num_rows == 8
