@@ -69,9 +69,13 @@ class Live:
 
     @property
     def why(self) -> str:
-        """The reason of a crash; the last line of its log where it died while it ran."""
+        """The reason of a crash; how it ended and the last line of its log where it died while it ran."""
         lines = self.process.log_tail.strip().splitlines()
-        return self.reason or (lines[-1] if lines else "it ended without a message")
+        said = lines[-1] if lines else "it left no message"
+        return (
+            self.reason
+            or f"{self.process.end[:1].upper()}{self.process.end[1:]}. {said[:1].upper()}{said[1:]}."
+        )
 
     @property
     def seconds(self) -> float:

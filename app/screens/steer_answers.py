@@ -126,7 +126,7 @@ def _show(place: Any, answers: Answers) -> None:
     heads = {"base": "as it is", "steered": name}
     columns = "".join(
         f'<section class="ms-side ms-{side}"><h5>{html.escape(heads[side])}</h5>'
-        f"{answer_html(own, end='' if answers.ended(side) else 'ms-caret')}</section>"
+        f"{answer_html(own, end='' if answers.seconds or answers.ended(side) else 'ms-caret')}</section>"
         for side, own in zip(SIDES, pieces, strict=True)
     )
     place.html(f'<div class="ms-answers">{columns}</div>')
@@ -144,7 +144,12 @@ def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
             "The answer broke off",
             failed,
             kind="error",
-            todo="What has come so far is kept. Press Generate to ask again.",
+            todo="What has come so far is kept. "
+            + (
+                "Press Generate to ask again."
+                if served.client is not None
+                else "Once the model is back, ask again."
+            ),
         )
     elif answers.done is None:
         states.note("partial", "Stopped. This is as far as the answers came.")

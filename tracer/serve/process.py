@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,18 @@ class ServerProcess:
         if self._process.poll() is not None:
             return "crashed"
         return "running" if self.url else "starting"
+
+    @property
+    def end(self) -> str:
+        """How it ended, in a few words; empty while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        if code == -signal.SIGKILL:
+            return "it was killed, as systems do where memory is short"
+        if code < 0:
+            return f"it was ended by signal {-code} ({signal.Signals(-code).name})"
+        return f"it ended with code {code}"
 
     @property
     def log_tail(self) -> str:
