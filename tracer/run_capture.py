@@ -1,19 +1,16 @@
 """The sink of a trace: takes the routing of one batch, forward pass by forward pass, off the model's device.
 
 1. A forward pass over whole prompts: each router's ids, weights and sums go into the arena at once.
-2. A decode step: the tiny tensors of all routers are kept until the step is over, then stacked and stored
-   together, because two copies a layer would cost more than the step.
+2. A decode step: the tensors of all routers are kept until the step is over, then stored together (`run_steps`).
 3. After the batch the arena goes to the host in one copy, which only the writer waits for.
 
-Shapes: G routers stored together, N rows, T real tokens, B sequences, K experts per token, E experts, R
-segments.
+Shapes: T token rows, B sequences, K experts per token, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +20,10 @@ from ..store.schema import RouterSpec
 from .batches import Batch
 from .errors import CaptureError
 from .outputs import OUTPUTS
-from .run_arena import Slot
 from .run_captured import CapturedBatch, Key, Stored, prompt_segments
 from .run_shelf import Shelf
-from .run_sums import Bags, RunningSums, Sums, score
-
-Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
-PutOut = tuple[Tensor | None, Tensor | None]
+from .run_steps import DecodeSteps, PutOut, Routed, moved
+from .run_sums import Bags, Sums, score
 
 UNSEEN = (
     "a forward pass called no router: a compiled or CUDA-graphed model replays its kernels past all hooks; load it "
@@ -61,10 +55,8 @@ class Capture:
         self.routers = list(routers)
         self._keys = {(spec.layer, spec.stream) for spec in self.routers}
         self._capture = set(capture)
-        self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
-        self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
-        self._ids_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._shelf = Shelf(capture, torch.float16 if weight_type == "float16" else torch.float32)
+        self._steps = DecodeSteps(self._shelf, special_ids, stop_ids)
         self._batch: Batch | None = None
 
     @property
@@ -79,13 +71,8 @@ class Capture:
         self._called: dict[Key, Routed] = {}
         self._outputs: dict[Key, PutOut] = {}
         self._prefill: list[Stored] = []
-        self._steps: list[list[Stored]] = []
         self._sums: list[tuple[list[RouterSpec], Sums]] = []
-        self._step_sums: dict[tuple[Key, ...], tuple[list[RouterSpec], RunningSums]] = {}
-        self._alive: list[Slot] = []
-        self._fed: list[Slot] = []
-        self._special: list[Slot] = []
-        self._running: Tensor | None = None
+        self._steps.clear()
         self._rows: dict[torch.device, tuple[Tensor, Bags]] = {}
         self._shelf.clear()
 
@@ -100,7 +87,7 @@ class Capture:
                 f"{spec.router} was called twice in one forward pass; its rows can't be told apart"
             )
         self._called[key] = (spec, expert_ids_TK, weights_TK, logits_TE)
-        if self._running is None:
+        if self._steps.running is None:
             self._store_prompt(self._called[key])
             self._called[key] = (spec, expert_ids_TK, None, None)
 
@@ -110,7 +97,7 @@ class Capture:
         if self._batch is None or key not in self._called:
             return
         self._outputs[key] = (norms_TK, similarity_T)
-        if self._running is None:
+        if self._steps.running is None:
             stored = next(stored for stored in self._prefill if stored.routers == [spec])
             keep_T, _ = self._rows_on(stored.device)
             values = [None if value is None else value.unsqueeze(0) for value in self._outputs[key]]
@@ -127,25 +114,12 @@ class Capture:
         assert self._batch is not None
         self._called.clear()
         self._outputs.clear()
-        self._running = torch.ones(len(self._batch), dtype=torch.bool)
+        self._steps.begin(len(self._batch))
 
     def end_step(self, fed_B: Tensor) -> None:
         """A decode step is over; `fed_B` are the tokens that it fed."""
         self._check_all_called()
-        assert self._running is not None
-        if self._running.device != fed_B.device:
-            self._running = self._running.to(fed_B.device)
-        stop_ids, special_ids = self._known_ids(fed_B.device)
-        self._running = self._running & torch.isin(fed_B, stop_ids, invert=True)
-        arena = self._shelf.arena(fed_B.device)
-        self._alive.append(arena.put(self._running.unsqueeze(0), torch.bool))
-        self._fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
-        special_B = torch.isin(fed_B, special_ids)
-        self._special.append(arena.put(special_B.unsqueeze(0), torch.bool))
-        nowhere = 2 * len(fed_B)
-        sequence_B = torch.arange(len(fed_B), device=fed_B.device)
-        segment_B = torch.where(self._running, 2 * sequence_B + special_B, nowhere)
-        self._steps.append([self._store_step(group, segment_B) for group in _alike(self._called.values())])
+        self._steps.add(fed_B, self._called.values(), self._outputs)
         self._called.clear()
         self._outputs.clear()
 
@@ -155,18 +129,11 @@ class Capture:
         assert self._batch is not None
         batch, self._batch = self._batch, None
         sums = [self._shelf.store_sums("prefill", *of_prompts) for of_prompts in self._sums]
-        for specs, running in self._step_sums.values():
-            sums.append(self._shelf.store_sums("decode", specs, running.sums))
-        home = self._running.device if self._running is not None else torch.device("cpu")
-        hosts = self._shelf.to_hosts()
-        steps = (self._alive, self._fed, self._special)
-        return CapturedBatch(batch, self._prefill, self._steps, sums, hosts, *steps, home)
-
-    def _known_ids(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Stop and special ids there, moved once: each move would wait for the device."""
-        if device not in self._ids_on:
-            self._ids_on[device] = (_moved(self._stop_ids, device), _moved(self._special_ids, device))
-        return self._ids_on[device]
+        sums += [self._shelf.store_sums("decode", *of_steps) for of_steps in self._steps.sums()]
+        hosts, steps = self._shelf.to_hosts(), self._steps
+        return CapturedBatch(
+            batch, self._prefill, steps.stored, sums, hosts, steps.alive, steps.fed, steps.special, steps.home
+        )
 
     def _check_all_called(self) -> None:
         if self.routers and not self._called:
@@ -197,57 +164,12 @@ class Capture:
             self._shelf.store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
         )
 
-    def _store_step(self, group: list[Routed], segment_B: Tensor) -> Stored:
-        specs = [routed[0] for routed in group]
-        ids_GBK, weights_GBK, logits_GBE = (_stacked([routed[i] for routed in group]) for i in (1, 2, 3))
-        assert ids_GBK is not None
-        if ids_GBK.shape[1] != len(segment_B):
-            raise CaptureError(
-                f"{specs[0].router} decided about {ids_GBK.shape[1]} rows in a step of {len(segment_B)}"
-            )
-        scores = None if logits_GBE is None else score(logits_GBE, specs[0].scoring)
-        if scores is not None:
-            keys = tuple((spec.layer, spec.stream) for spec in specs)
-            if keys not in self._step_sums:
-                shape = (len(specs), 2 * len(segment_B), scores.probability_GNE.shape[-1])
-                self._step_sums[keys] = specs, RunningSums(*shape, ids_GBK.device)
-            self._step_sums[keys][1].add(scores, segment_B.to(ids_GBK.device))
-        stored = self._shelf.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
-        if self._outputs:
-            outputs = [self._outputs[spec.layer, spec.stream] for spec in specs]
-            self._shelf.store_outputs(
-                stored, [_stacked([output[i] for output in outputs]) for i in (0, 1)], None
-            )
-        return stored
-
     def _rows_on(self, device: torch.device) -> tuple[Tensor, Bags]:
         """Rows of real tokens, and which of them each segment has, for this batch on one device."""
         if device not in self._rows:
             assert self._batch is not None
             _, segment_T = prompt_segments(self._batch)
             bags = Bags.of(self._batch.keep_T, segment_T)
-            move = partial(_moved, device=device)
+            move = partial(moved, device=device)
             self._rows[device] = move(self._batch.keep_T), bags.to(move)
         return self._rows[device]
-
-
-def _alike(called: Any) -> list[list[Routed]]:
-    """Router calls that can be stacked: same device, shapes, experts and scoring."""
-    groups: dict[Any, list[Routed]] = {}
-    for routed in called:
-        spec, ids, weights, logits = routed
-        shapes = [
-            None if tensor is None else (tensor.shape, tensor.dtype) for tensor in (ids, weights, logits)
-        ]
-        groups.setdefault((ids.device, spec.num_experts, spec.scoring, str(shapes)), []).append(routed)
-    return list(groups.values())
-
-
-def _stacked(tensors: list[Any]) -> Tensor | None:
-    return None if tensors[0] is None else torch.stack(tensors)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

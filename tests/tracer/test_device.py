@@ -13,7 +13,7 @@ from tiny import character_tokenizer, tiny_olmoe
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from moescope.store import RouterSpec
-from moescope.tracer import PromptSet, run_capture, trace_prompts
+from moescope.tracer import PromptSet, run_capture, run_steps, trace_prompts
 from moescope.tracer.batches import collate
 from moescope.tracer.encode import Encoded
 from moescope.tracer.passages import Call, ExpertsCall, by_weight
@@ -48,7 +48,8 @@ def test_recording_on_a_gpu_never_waits_for_it(monkeypatch):
     monkeypatch.setattr(
         torch, "isin", lambda values, of, invert=False: torch.empty_like(values, dtype=torch.bool)
     )
-    monkeypatch.setattr(run_capture, "_moved", lambda tensor, device: torch.empty_like(tensor, device=device))
+    for module in (run_capture, run_steps):
+        monkeypatch.setattr(module, "moved", lambda tensor, device: torch.empty_like(tensor, device=device))
     monkeypatch.setattr(Arena, "take", fresh)
     monkeypatch.setattr(Arena, "put", lambda arena, values, dtype: fresh(arena, (*values.shape,), dtype)[0])
     sink = Capture(SPECS, CAPTURE, special_ids=np.arange(2), stop_ids=[2])
@@ -58,7 +59,7 @@ def test_recording_on_a_gpu_never_waits_for_it(monkeypatch):
         for spec in SPECS:
             sink.routed(spec, *decided(ROWS))
         sink.end_prefill()
-        sink._running = torch.ones(2, dtype=torch.bool, device="cuda")
+        sink._steps.running = torch.ones(2, dtype=torch.bool, device="cuda")
         for _ in range(2):
             for spec in SPECS:
                 sink.routed(spec, *decided(2))
