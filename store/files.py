@@ -103,8 +103,9 @@ def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.File
         if size != entry.files[table].bytes:
             raise ValueError(f"the file has {size:,} bytes")
         tail = memoryview(source.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES)))
-        if int.from_bytes(tail[-8:-4], "little") + 12 > tail.nbytes:
-            tail = memoryview(source.read_at(size, 0))
+        end = int.from_bytes(tail[-8:-4], "little") + 8
+        if end > tail.nbytes:
+            tail = memoryview(source.read_at(min(size, end), max(0, size - end)))
     footer = footer_of(tail)
     if zlib.crc32(footer) != entry.files[table].footer_crc32:
         raise ValueError("its footer is damaged")
@@ -170,6 +171,14 @@ class _Tables:
 _tables = _Tables()
 
 
+def _upto(file: pq.ParquetFile, group: int, columns: list[str], key: int) -> pa.Table:
+    """Rows of a row group up to the last one of a prompt."""
+    keys = np.asarray(file.read_row_group(group, columns=["prompt"], use_threads=False)["prompt"])
+    rows = max(1, int(np.searchsorted(keys, key + 1)))
+    first = next(file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False))
+    return pa.Table.from_batches([first])
+
+
 def read_table(
     folder: Folder,
     entry: PartEntry,
@@ -179,6 +188,7 @@ def read_table(
     router: int | None = None,
     prompts: np.ndarray | None = None,
     groups: Sequence[int] | None = None,
+    until: int | None = None,
     threads: bool = True,
     keep: bool = False,
 ) -> pa.Table:
@@ -190,6 +200,7 @@ def read_table(
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
         groups: numbers of row groups instead (see `row_groups`).
+        until: key of a prompt of a single group: what lies behind it need not be decoded.
         keep: remember what was read for the next time, as memory allows: all prompts in one chunk, or each row group
             by itself.
     Raises:
@@ -208,6 +219,8 @@ def read_table(
                     page_checksum_verification=True,
                     pre_buffer=folder.local_path is None,
                 )
+                if until is not None and folder.local_path is not None:
+                    return _upto(file, groups[0], list(columns), until)
                 return file.read_row_groups(groups, columns=list(columns), use_threads=threads)
 
         if keep:

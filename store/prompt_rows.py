@@ -53,7 +53,7 @@ def _of_group(
     trace: TraceParts, entry: PartEntry, table: str, key: int, columns: Sequence[str], group: RowGroup
 ) -> pa.Table:
     read = [name for name in columns if table != "events" or name not in _OF_ROUTER]
-    found = read_table(trace.folder, entry, table, read, groups=[group.number], threads=False)
+    found = read_table(trace.folder, entry, table, read, groups=[group.number], until=key, threads=False)
     first, end = np.searchsorted(np.asarray(found["prompt"]), [key, key + 1])
     rows = found.take(pa.array(np.arange(first, end)))  # a slice would hold on to the whole group
     if len(read) == len(columns):

@@ -75,7 +75,7 @@ def _blocks(
     values_RE: np.ndarray, group_R: np.ndarray, times: int, together: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Sums of rows over `times` * `together` groups, those of `together` groups never torn apart: which groups, and
-    (some, E) in float64, or as they are where every group is one row."""
+    (some, E) in float64, or the rows as they are where every group is one: not to be written to."""
     order = np.argsort(group_R, kind="stable")
     step = max(1, _BLOCK // (together * values_RE.shape[1])) * together
     for first in range(0, times * together, step):
@@ -83,7 +83,8 @@ def _blocks(
         at = order[slice(*np.searchsorted(group_R, [here.start, here.stop], sorter=order))]
         group = group_R[at]
         if np.array_equal(group, np.arange(here.start, here.stop)):
-            yield here, values_RE[at]
+            in_order = len(at) and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
+            yield here, values_RE[at[0] : at[-1] + 1] if in_order else values_RE[at]
         else:
             yield here, sum_rows(values_RE[at], group - first, here.stop - first, np.float64)
 
