@@ -1,10 +1,15 @@
 """What tracing costs: a forward pass alone against the same one traced and written, and bytes per event.
 
-    python benchmarks/trace_overhead.py [--model FOLDER] [--pairs 7] [--batches 2] [--batch-tokens 8192]
+    python benchmarks/trace_overhead.py [--model FOLDER] [--pairs 7] [--batches 2] [--batch-tokens 8192] [--only WORD]
 
 Beside it, what one would otherwise do: `output_router_logits=True` with top-k and NumPy, hooks that append Python
 lists, and nnsight where it is installed. All in one run, in alternating order; medians of ratios to the plain
-forward pass of the same round, so that a busy machine slows both alike.
+forward pass of the same round, so that a busy machine slows both alike. The plain pass begins with padded tensors,
+tracing with texts: tokenising and padding are part of its time, and so are the self-check of the first batch and
+the end of the run, when the last part is written and nothing is left to compute.
+
+glibc is told to keep freed memory, for both sides: otherwise a pass faults 0.3 to 2 GB in again, by chance, and two
+plain passes in a row differ by 10 %.
 """
 
 from __future__ import annotations
@@ -12,8 +17,9 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import os
 import shutil
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,25 +111,40 @@ def with_nnsight(model: Any, batches: Batches) -> list[Any]:
     return found
 
 
-def seconds(work: Callable[[], Any]) -> float:
+STEADY = {
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "1000000000",
+}
+
+
+def keep_memory() -> None:
+    """Begin this process anew with settings that glibc reads only at its start."""
+    if not STEADY.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | STEADY)
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, float]:
+    """Wall-clock and CPU seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
 def ratios(
     baseline: Callable[[], Any], others: dict[str, Callable[[], Any]], pairs: int
-) -> dict[str, list[float]]:
-    """Time of each divided by the baseline of its own round; the order turns round every time."""
-    found: dict[str, list[float]] = {name: [] for name in others}
+) -> dict[str, list[np.ndarray]]:
+    """Wall-clock and CPU time of each divided by the baseline of its own round; the order turns round every
+    time."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in others}
     for round in range(pairs):
         for name, work in others.items():
             first, second = (baseline, work) if round % 2 else (work, baseline)
-            a, b = seconds(first), seconds(second)
+            a, b = np.array(seconds(first)), np.array(seconds(second))
             found[name].append(b / a if round % 2 else a / b)
     return found
 
@@ -151,7 +172,7 @@ def capture_cost(rows: int = 8192, experts: int = 64, k: int = 8, layers: int = 
             ids.clone()
             weights.clone()
 
-    best = [min(seconds(work) for _ in range(15)) for work in (capture, copy)]
+    best = [min(seconds(work)[0] for _ in range(15)) for work in (capture, copy)]
     return best[0] / (rows * k * layers) * 1e9, best[1] / (rows * k * layers) * 1e9
 
 
@@ -162,7 +183,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--only", default="", help="rows that hold this word")
     options = parser.parse_args()
+    keep_memory()
     model, tokenizer = load_model(options.model, dtype=options.dtype)
     prompts = prompts_for(tokenizer, options.batches, options.batch_tokens)
     batches = inputs(tokenizer, prompts, options.batch_tokens, model.device)
@@ -182,16 +205,19 @@ def main() -> None:
     if importlib.util.find_spec("nnsight") is not None:
         another = copy.deepcopy(model)
         others["nnsight, every router saved"] = lambda: with_nnsight(another, batches)
+    others = {name: work for name, work in others.items() if options.only in name}
     plain(model, batches[:1])
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     print(
         f"{tokens:,} tokens in {len(batches)} batches, {model.dtype}, {model.device}, {options.pairs} pairs"
     )
-    print(f"plain forward pass: {seconds(lambda: plain(model, batches)):.2f} s")
-    print("\n| what | time / plain forward (median) | quartiles |\n|---|---|---|")
+    print(f"plain forward pass: {seconds(lambda: plain(model, batches))[0]:.2f} s")
+    print(
+        "\n| what | time / plain forward (median) | quartiles | CPU seconds / plain forward |\n|---|---|---|---|"
+    )
     for name, values in ratios(lambda: plain(model, batches), others, options.pairs).items():
-        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-        print(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+        (low, middle, high), (_, cpu, _) = np.quantile(values, [0.25, 0.5, 0.75], axis=0).T
+        print(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} | {cpu:.3f} |")
     events = tokens * len(find_routers(model))
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     routed = sum(path.stat().st_size for path in (folder / "events").glob("*.parquet"))

@@ -6,6 +6,7 @@ for several GPUs too; between calls the weights of a layer elsewhere are on no d
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tiny import character_tokenizer, tiny_olmoe
@@ -47,7 +48,9 @@ def test_the_trace_is_that_of_the_model_in_one_place(tmp_path, new_tokens, steer
             steering=steering,
         )
         trace = open_trace(tmp_path / name)
-        found.append((trace.events(), trace.rollup_arrays(2).probability_sum.tolist(), trace.tokens("1")))
+        found.append(
+            (trace.events(), np.asarray(trace.rollup_arrays(2).probability_sum).tolist(), trace.tokens("1"))
+        )
     assert found[0] == found[1]
 
 
