@@ -13,10 +13,11 @@ import argparse
 import io
 import json
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -245,6 +246,38 @@ def chosen(plan: Synthetic) -> list[list[str]]:
         return rows
 
 
+ROLLUP_ENCODINGS = [
+    ("BYTE_STREAM_SPLIT", "zstd"),
+    ("BYTE_STREAM_SPLIT", "lz4"),
+    ("BYTE_STREAM_SPLIT", "none"),
+    ("PLAIN", "zstd"),
+    ("PLAIN", "lz4"),
+    ("PLAIN", "none"),
+]
+
+
+def rollup_encodings(folder: Path) -> list[list[str]]:
+    """Bytes and nanoseconds of reading a number of two columns of rollups, by encoding."""
+    source = pq.ParquetFile(next(folder.iterdir()))
+    rows = []
+    for encoding, compression in ROLLUP_ENCODINGS:
+        cells = [encoding, compression]
+        for name in ("probability_sum", "count"):
+            table = source.read(columns=[name])
+            path, sink = f"{name}.list.element", io.BytesIO()
+            how = {"column_encoding": {path: encoding}, "use_dictionary": False, "compression": compression}
+            pq.write_table(table, sink, write_page_checksum=True, **how)
+            numbers, content = len(table[name].combine_chunks().flatten()), pa.BufferReader(sink.getvalue())
+            seconds = []
+            for _ in range(9):
+                started = time.process_time()
+                pq.read_table(content, page_checksum_verification=True, use_threads=False)
+                seconds.append(time.process_time() - started)
+            cells += [f"{sink.tell() / numbers:.2f}", f"{statistics.median(seconds) / numbers * 1e9:.1f}"]
+        rows.append(cells)
+    return rows
+
+
 def column_bytes(folder: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for path in folder.iterdir():
@@ -271,6 +304,12 @@ def main() -> None:
         print("| " + " | ".join(measure(name, make, events)) + " |", flush=True)
     for cells in chosen(plan):
         print("| " + " | ".join(cells) + " |", flush=True)
+    print("\n| rollups | compression | probability: bytes | read ns | count: bytes | read ns |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        write_synthetic(f"{folder}/t", replace(plan, prompts=1000, tokens_per_prompt=50))
+        for cells in rollup_encodings(Path(folder) / "t" / "rollups"):
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,15 +39,18 @@ def seconds(call):
     return [time.perf_counter() - wall, time.process_time() - cpu]
 
 found = {}
+if sys.argv[2] == "lines":
+    found["lines of one pivot, cold"] = seconds(lambda: open_trace(sys.argv[1]).view("alignment", pivot="en"))
+    print(json.dumps(found))
+    sys.exit()
 trace = open_trace(sys.argv[1])
-found["lines of one pivot, cold"] = seconds(lambda: open_trace(sys.argv[1]).view("alignment", pivot="en"))
 found["the whole page, cold"] = seconds(lambda: page(trace, "en"))
 found["another pivot: lines"] = seconds(lambda: trace.view("alignment", pivot="de"))
 found["another pivot: specialised experts"] = seconds(lambda: trace.view("specialised-counts", pivot="de"))
-found["another window: matrix"] = seconds(lambda: trace.view("alignment-matrix", layers="20:30"))
-found["another tau: specialised experts"] = seconds(lambda: trace.view("specialised-experts", tau=0.2))
+found["another window of layers: matrix"] = seconds(lambda: trace.view("alignment-matrix", layers="20:30"))
+found["another τ: specialised experts"] = seconds(lambda: trace.view("specialised-experts", tau=0.2))
 found["the whole page again"] = seconds(lambda: page(trace, "en"))
-found["peak GB"] = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
+found["peak memory, GB"] = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
 print(json.dumps(found))
 """
 
@@ -107,6 +110,13 @@ def _part(specs: list[RouterSpec], units: range, experts: int, rng: np.random.Ge
     return Part(prompts=pa.table(prompts), tokens=pa.table(tokens), events=events, sums=sums)
 
 
+def _measured(folder: Path, what: str) -> dict[str, list[float]]:
+    """Seconds in a fresh process."""
+    command = [sys.executable, "-c", MEASURE, str(folder), what]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--units", type=int, default=500)
@@ -121,10 +131,7 @@ def main() -> None:
             write(folder, options.units, options.layers, options.experts)
         runs = []
         for _ in range(options.repeat):
-            done = subprocess.run(
-                [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True
-            )
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            runs.append(_measured(folder, "lines") | _measured(folder, "page"))
     size = f"{len(LANGUAGES)} languages × {options.units} units × {options.layers} layers × {options.experts} experts"
     print(f"{size}, median of {options.repeat}\n\n| | wall s | CPU s |\n|---|---|---|")
     for name in runs[0]:
