@@ -5,8 +5,13 @@ One app and one model process for the whole file. Skipped where Chromium is not 
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from real_browser import CHROMIUM, chromium, needs_chromium, running_app, session
@@ -106,3 +111,55 @@ def test_a_second_click_turns_on_a_third_leaves_alone_and_both_answers_are_ident
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("both answers are identical").wait_for()
     assert page.locator(".ms-answer mark").count() == 0
+
+
+def test_a_vector_is_learned_and_forgotten(page):
+    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to+life&new=8")
+    board(page).wait_for()
+    page.locator(".ms-server.ms-running").wait_for()
+    page.get_by_role("button", name="Learn").click()
+    form = page.get_by_test_id("stPopoverBody")
+    form.get_by_role("button", name="Learn", exact=True).click()
+    page.get_by_text(re.compile(r"the loss of the text .* fell from \d")).wait_for()
+    page.get_by_text(f"vector in layers 0–{LAYERS - 1}").wait_for()
+    form.get_by_role("button", name="Forget the vector").click()
+    page.get_by_text("No rules: the model runs as it is").wait_for()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_killed_model_is_said_and_restarted_with_the_steering_kept(page):
+    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to&new=4")
+    board(page).wait_for()
+    page.mouse.click(*at(page, 2, 7))
+    states(page, drawn((2, 7)))
+    page.locator(".ms-server.ms-running").wait_for()
+    os.kill(served_by(page.url), signal.SIGKILL)
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("It was killed").wait_for()
+    page.get_by_role("button", name="Restart").click()
+    page.locator(".ms-server.ms-running").wait_for()
+    states(page, drawn((2, 7)))
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text(re.compile("answers (are|part|have)")).wait_for()
+
+
+def served_by(url: str) -> int:
+    """The process that serves the model to the app at this address: the app's only child of that name."""
+    port = urlsplit(url).port
+    processes = {int(p.name): p for p in Path("/proc").iterdir() if p.name.isdigit()}
+
+    def words(pid: int) -> list[str]:
+        try:
+            return (processes[pid] / "cmdline").read_text().split("\0")
+        except OSError:
+            return []
+
+    def parent(pid: int) -> int:
+        try:
+            return int((processes[pid] / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
+
+    (app,) = [pid for pid in processes if {"streamlit", str(port)} <= set(words(pid))]
+    (found,) = [pid for pid in processes if parent(pid) == app and "serve" in words(pid)]
+    return found
