@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .arrays import CACHE_BYTES, SUMS, RollupArrays, RollupCache, RollupRows, per_prompt, rollup_rows
+from .arrays import RollupArrays, RollupRows, per_prompt
 from .errors import UnknownColumn
 from .files import read_table, row_groups
 from .folder import open_folder
 from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import PartEntry
 from .prompt_rows import read_prompt
+from .rollup_cache import CACHE_BYTES, SUMS, RollupCache, rollup_rows
 from .selection import Where
 from .trace_parts import DamageWarning, survives_damage
 from .trace_prompts import TracePrompts
@@ -187,7 +188,7 @@ class Trace(TracePrompts):
         """All rollup rows of a router as arrays, kept in memory; see `arrays.RollupRows`.
 
         Args:
-            sums: those of `arrays.SUMS` that are needed: on a large trace, naming few is much faster.
+            sums: those of `rollup_cache.SUMS` that are needed: on a large trace, naming few is much faster.
         """
         return self._rollups.get(self._router_number(layer, stream), sums)
 
