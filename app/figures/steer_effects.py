@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .. import words
-from ..theme import LIGHT, Theme, vega_config
+from ..theme import LIGHT, Theme
 from .look import Width, finish
 
 ROW_PIXELS = 34
@@ -118,23 +118,24 @@ def _tooltip(measure: str) -> list[alt.Tooltip]:
 
 
 def dose_chart(
-    table: pa.Table, *, by: str | None = None, theme: Theme = LIGHT, width: Width = "container"
-) -> alt.VConcatChart:
-    """Effect and side effect at each dose with their intervals, and random draws as grey points.
+    table: pa.Table, role: str, *, by: str | None = None, theme: Theme = LIGHT, width: Width = "container"
+) -> alt.LayerChart:
+    """The effect or the side effect at each dose with its interval, and random draws as grey points.
+
+    A chart for each: charts above one another in one picture can't take the width of their place.
 
     Args:
+        role: `effect` or `side effect`.
         by: the column that groups are values of, for their names.
-        table: as `dose_table` gives it. Both panels have one scale where they show the same measure.
+        table: as `dose_table` gives it. Both roles have one scale where they show the same measure.
     """
     rows = table.to_pylist()
     measures = {row["role"]: row["measure"] for row in rows}
     same = len(set(measures.values())) == 1
     ends = [row[end] for row in rows for end in ("low", "high", "change") if math.isfinite(row[end])]
     domain = [min([0.0, *ends]), max([0.0, *ends])] if same else None
-    panels = [
-        _panel(rows, role, measures[role], by, domain, theme, width) for role in ("effect", "side effect")
-    ]
-    return alt.vconcat(*panels, spacing=18).configure(**vega_config(theme))
+    panel = _panel(rows, role, measures[role], by, domain, theme)
+    return finish(panel, theme, width=width, height=PANEL_PIXELS)
 
 
 def _panel(
@@ -144,7 +145,6 @@ def _panel(
     by: str | None,
     domain: list[float] | None,
     theme: Theme,
-    width: Width,
 ) -> alt.LayerChart:
     mine = [row for row in rows if row["role"] == role]
     data = pd.DataFrame(mine)
@@ -167,4 +167,4 @@ def _panel(
         own.mark_area(color=color, opacity=0.18).encode(y=alt.Y("low:Q", title="change", scale=scale), y2="high:Q"),
         own.mark_line(color=color, point=alt.OverlayMarkDef(color=color, size=40)).encode(y=y),
     ]  # fmt: skip
-    return alt.LayerChart(layer=layers).properties(width=width, height=PANEL_PIXELS, title=title)
+    return alt.LayerChart(layer=layers, title=title)

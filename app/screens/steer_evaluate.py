@@ -178,11 +178,16 @@ def _dose(evaluation: Evaluation, by: str | None, target: str | None, classes: A
     if not classes and evaluation.base.tokens_P.sum() == 0:
         effect = "kl"
     table = dose_table(evaluation, by, target=target, effect=effect, classes=classes)
-    show.chart(
-        lambda theme: figures.dose_chart(table, by=by, theme=theme),
-        table, name="steering-dose", key="evaluate-dose-chart",
-        title="Effect and side effect by dose", say=sentences_steer.dose(table, by),
-    )  # fmt: skip
+    said = {
+        "effect": sentences_steer.dose(table, by),
+        "side effect": "What the same doses do beside it, on the same scale where the measure is the same.",
+    }
+    for role, say in said.items():
+        show.chart(
+            lambda theme, role=role: figures.dose_chart(table, role, by=by, theme=theme),
+            table, name=f"steering-dose-{role.replace(' ', '-')}", key=f"evaluate-dose-chart-{role}",
+            title=f"{role[:1].upper()}{role[1:]} by dose", say=say,
+        )  # fmt: skip
 
 
 def _answers(evaluation: Evaluation) -> None:

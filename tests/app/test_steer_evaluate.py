@@ -198,8 +198,17 @@ def test_dose_figure_and_sentence(found):
     found.variants |= {"1": found.variants["random 1"], "1 random 1": found.variants["random 2"]}
     found.kinds |= {"1": "dose", "1 random 1": "dose"}
     table = dose_table(found, "language", target="ja")
-    svg = export.to_svg(export.specification(figures.dose_chart(table, width=600))).decode()
+    svg = export.to_svg(export.specification(figures.dose_chart(table, "side effect", width=600))).decode()
     assert "side effect on others" in svg
+    assert (
+        "effect on Japanese"
+        in export.to_svg(
+            export.specification(figures.dose_chart(table, "effect", by="language", width=600))
+        ).decode()
+    )
     assert "At dose 1 the effect on Japanese is log perplexity" in sentences_steer.dose(table, "language")
     plain = dose_table(found)
-    assert "KL" in export.to_svg(export.specification(figures.dose_chart(plain, width=600))).decode()
+    assert (
+        "KL"
+        in export.to_svg(export.specification(figures.dose_chart(plain, "side effect", width=600))).decode()
+    )
