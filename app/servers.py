@@ -37,6 +37,7 @@ class Source:
     def options(self) -> dict[str, Any]:
         """Options of `moescope serve`."""
         asked = {"experts": self.experts, "experts_used": self.used if self.experts else None}
+        asked |= {"gguf_file": only_gguf(self.model)}
         return {name: value for name, value in asked.items() if value}
 
 
@@ -144,6 +145,15 @@ def model_of(trace: Trace) -> str:
     if name and not Path(name).exists() and beside.is_dir():
         return str(beside)
     return name
+
+
+def only_gguf(model: str) -> str | None:
+    """The GGUF file of a folder that holds one and no other weights: a trace does not say which file it was of."""
+    folder = Path(model)
+    if not model or not folder.is_dir() or (folder / "config.json").exists():
+        return None
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    return files[0] if len(files) == 1 else None
 
 
 def sample_model() -> str | None:

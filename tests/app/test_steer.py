@@ -311,6 +311,14 @@ def test_the_outcome_of_answers_that_agree_although_the_model_changed():
     assert not answers.untouched
 
 
+def test_a_folder_that_is_one_gguf_file_is_started_with_it(tmp_path):
+    assert servers.Source(str(tmp_path)).options == {}
+    (tmp_path / "tiny.gguf").touch()
+    assert servers.Source(str(tmp_path), 16).options == {"experts": 16, "gguf_file": "tiny.gguf"}
+    (tmp_path / "config.json").touch()
+    assert servers.Source(str(tmp_path)).options == {}
+
+
 def test_a_trace_of_emergent_experts_asks_for_the_same_view_of_the_model(hand_library):
     trace = open_trace(str(hand_library / "hand"))
     assert servers.source_of(trace) == servers.Source("hand <b>made</b>")
