@@ -10,7 +10,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...store.arrow import pc
-from .. import states, words
+from .. import link_check, states, words
 from ..frame import Frame
 from ..text import excerpt
 from . import resonance_classes, resonance_picks
@@ -72,9 +72,15 @@ def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         first = columns.index("group") if "group" in columns else 0
+        link_check.look("contrast", columns, what="the column")
         by = st.selectbox("Tag", columns, index=first, key="contrast", bind="query-params", width=170)
         values = frame.trace.tags()[by]
+        for name in ("target", "rest"):
+            link_check.look(
+                name, [*values, ALL_OTHERS, *(option(by, value) for value in values)], what=words.label(by)
+            )
         target, rest = _two(values, lambda value: option(by, value))
+    link_check.tell("contrast", "target", "rest")
     params: dict[str, Any] = {"by": by, "target": [target]}
     if rest is not None:
         params["rest"] = [rest]

@@ -106,6 +106,7 @@ def test_what_a_link_filters_by_and_the_trace_does_not_have_is_said(asked, says,
         ("tokens", {"prompt": "nobody"}, "the prompt “nobody”"),
         ("tokens", {"layer": "99"}, "layer “99”"),
         ("alignment", {"pivot": "Klingon (tlh)"}, "the pivot “Klingon (tlh)”"),
+        ("resonance", {"contrast": "language", "target": "Klingon (tlh)"}, "language “Klingon (tlh)”"),
         ("heatmap", {"show": "side by side", "by": "colour"}, "the column “colour”"),
     ],
 )
