@@ -2,7 +2,7 @@
 
 Streamlit drops a bound parameter whose value its widget does not offer, without a word: the page would then show
 something else than the link names. So a page looks at the address before it draws the widget (`look`), and says
-what was dropped (`tell`) until the reader chooses something there.
+what was dropped (`tell`) until the reader chooses something there (`on_change=link_check.forget`) or leaves.
 """
 
 from __future__ import annotations

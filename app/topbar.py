@@ -42,7 +42,7 @@ def draw() -> Frame | None:
             link_check.look("vs", others, what="the trace")
         second = st.selectbox(
             "Compared with", others, index=None, placeholder="nothing", key="vs", bind="query-params",
-            disabled=not others, width=190,
+            disabled=not others, width=190, on_change=link_check.forget, args=("vs",),
         )  # fmt: skip
         trace = sources.get(known[name].url)
         where, tokens = _filter(trace)
@@ -94,7 +94,8 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
                 where[column] = chosen
         if not tags:
             st.caption("The prompts have no language, group or tags to filter by.")
-        tokens = st.selectbox("tokens", list(TOKEN_KINDS), key="tokens", bind="query-params")
+        tokens = st.selectbox("tokens", list(TOKEN_KINDS), key="tokens", bind="query-params",
+                              on_change=link_check.forget, args=("tokens",))  # fmt: skip
     return where, tokens
 
 

@@ -73,7 +73,8 @@ def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         first = columns.index("group") if "group" in columns else 0
         link_check.look("contrast", columns, what="the column")
-        by = st.selectbox("Tag", columns, index=first, key="contrast", bind="query-params", width=170)
+        by = st.selectbox("Tag", columns, index=first, key="contrast", bind="query-params", width=170,
+                          on_change=link_check.forget, args=("contrast", "target", "rest"))  # fmt: skip
         values = frame.trace.tags()[by]
         for name in ("target", "rest"):
             link_check.look(
@@ -114,11 +115,13 @@ def _class(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
 def _two(values: list[str], name) -> tuple[str, str | None]:
     """Two values to contrast, the second None for all others, and the button that swaps them."""
     _drop_unknown("target", values)
-    target = st.selectbox("A", values, key="target", bind="query-params", width=230, format_func=name)
+    target = st.selectbox("A", values, key="target", bind="query-params", width=230, format_func=name,
+                          on_change=link_check.forget, args=("target",))  # fmt: skip
     others = [ALL_OTHERS, *(value for value in values if value != target)]
     _drop_unknown("rest", others)
     rest = st.selectbox(
         "against B", others, key="rest", bind="query-params", width=230,
+        on_change=link_check.forget, args=("rest",),
         format_func=lambda value: value if value == ALL_OTHERS else name(value),
     )  # fmt: skip
     st.button("Swap", key="swap", disabled=rest == ALL_OTHERS, on_click=_swap, icon=":material/swap_horiz:")
