@@ -188,12 +188,7 @@ def test_a_wrong_file_is_named(tmp_path, name, data, message):
     [
         ({"text": "a\0b"}, "row 1, column 'text': character 2 is a NUL"),
         ({"text": "a", "group": "g\0"}, "column 'group': character 2 is a NUL"),
-        (
-            {"text": "a", "language": "not a language"},
-            "column 'language': 'not a language' is no language code",
-        ),
-        ({"text": "a", "language": "e"}, "column 'language': 'e' is no language code"),
-        ({"text": "a", "language": "en-"}, "column 'language': 'en-' is no language code"),
+        ({"text": "a", "language": "All human beings " * 4}, "column 'language': 'All human beings "),
         ({"text": "a", "id": "1", "prompt_id": "2"}, "column 'prompt_id': column 'id' holds the ids already"),
     ],
 )
@@ -204,7 +199,19 @@ def test_what_would_break_a_trace_later_is_refused_at_once(row, message):
 
 
 @pytest.mark.parametrize(
-    "code", ["en", "pt-BR", "zh-Hant-TW", "eng_Latn", "x-klingon", "i-default", "de-1996", None]
+    "code",
+    [
+        "en",
+        "pt-BR",
+        "zh-Hant-TW",
+        "eng_Latn",
+        "x-klingon",
+        "i-default",
+        "de-1996",
+        "Portuguese",
+        "Chinese (Simplified)",
+        None,
+    ],
 )
 def test_language_codes_are_taken_as_they_are_written(code):
     assert PromptSet.from_rows([{"text": "a", "language": code}])[0].language == code
