@@ -62,7 +62,11 @@ class PromptColumns:
         return sorted(pc.unique(self.column(name).drop_null()).to_pylist())
 
     def mask(self, where: Where | None) -> np.ndarray:
-        """(P,) bool: prompts that satisfy every condition. Raises UnknownColumn for a value that no prompt has."""
+        """(P,) bool: prompts that satisfy every condition. An empty list chooses none.
+
+        Raises:
+            UnknownColumn: for a column, or a value, that no prompt has.
+        """
         chosen = np.ones(self._prompts.num_rows, bool)
         for name, values in (where or {}).items():
             wanted = [values] if isinstance(values, str) else list(values)
@@ -73,7 +77,7 @@ class PromptColumns:
         return chosen
 
     def _check(self, name: str, wanted: list[str], found: set[str]) -> None:
-        unknown = [value for value in wanted or [""] if value not in found]
+        unknown = [value for value in wanted if value not in found]
         if not unknown:
             return
         known = self.values(name)

@@ -91,7 +91,13 @@ def test_a_value_that_no_prompt_has_is_an_error_that_names_those_there_are(share
     with pytest.raises(UnknownColumn, match="no prompt has language 'xx'"):
         shared_trace.counts(where={"language": ["xx"]})
     with pytest.raises(UnknownColumn, match="no prompt has language ''"):
-        shared_trace.events(where={"language": []})
+        shared_trace.events(where={"language": [""]})
+
+
+def test_a_list_without_values_chooses_no_prompt(shared_trace: Trace) -> None:
+    assert shared_trace.events(where={"language": []}).num_rows == 0
+    assert shared_trace.prompts({"prompt_id": []}).num_rows == 0
+    assert shared_trace.view("load", where={"language": []}).num_rows == 0
 
 
 @pytest.mark.parametrize("view", [name for name in views.names() if "phase" in views.parameters(name)])
