@@ -85,7 +85,8 @@ def run_query(
     """
     limits = QueryLimits(seconds=seconds, rows=rows, memory_mb=memory_mb)
     if not trace.parts:
-        raise QueryRefused("the trace has no committed part yet: there is nothing to ask")
+        why = "no part of the trace can be read" if trace.problems else "the trace has no committed part yet"
+        raise QueryRefused(f"{why}: there is nothing to ask")
     # Tables of earlier statements: looking at their files again is quicker than asking twice.
     known = [table for table in TABLES if trace.memo.find(("sql", table))]
     check_tables(trace, known)

@@ -104,6 +104,8 @@ class Choice(TorchFunctionMode):
         if func not in self._looks_at:
             self._probabilities = None
             return func(*args, **kwargs)
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {name: kwargs[name] for name in kwargs if name != "input"}
         if self.state is None:
             return self._before_edit(func, args, kwargs)
         if func in SCORING:

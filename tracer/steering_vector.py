@@ -9,7 +9,7 @@ Shapes: B sequences, S tokens, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -50,13 +50,14 @@ def learn_vector(
         start: vectors to go on from, as an earlier call returned them (for renewal during generation).
         on_step: called with the number of the step and the loss before it; once more after the last.
     Raises:
-        SteeringError: the model has no router that can be steered, or the context has no two tokens.
+        SteeringError: the model has no router that can be steered, the context has no two tokens, or `start` is
+            more than one rule of vectors that fit the model.
     """
     ids_BS, mask_BS = _encoded(context, tokenizer, attention_mask, model)
     if ids_BS.shape[1] < 2:
         raise SteeringError("a context needs at least two tokens to learn from")
     widths = _layers_to_learn(model, ids_BS, mask_BS, layers)
-    old = next((rule for rule in start.rules if rule.rule == "vector"), None) if start else None
+    old = going_on_from(start, widths) if start else None
     device = ids_BS.device
     with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
         ids_BS, mask_BS = ids_BS.clone(), mask_BS.clone()
@@ -78,6 +79,25 @@ def learn_vector(
     learned = {layer: vector.tolist() for layer, vector in vectors.items()}
     rule = {"rule": "vector", "layers": sorted(learned), "vector": learned}
     return Steering([rule], name=f"learned vector, {steps} steps of {lr}")
+
+
+def going_on_from(start: Steering, widths: Mapping[int, int]) -> Rule:
+    """The one rule of `start`, whose vectors learning goes on from; `widths` are layer → E.
+
+    Raises:
+        SteeringError: it holds another rule, which learning would drop, or a vector of another length.
+    """
+    if [rule.rule for rule in start.rules] != ["vector"]:
+        kinds = ", ".join(rule.rule for rule in start.rules) or "none"
+        raise SteeringError(f"learning goes on from one vector rule alone; the rules are: {kinds}")
+    (rule,) = start.rules
+    for layer, width in widths.items():
+        vector = rule.vector_in(layer)
+        if vector is not None and len(vector) != width:
+            raise SteeringError(
+                f"a vector of {len(vector)} numbers for layer {layer}, which has {width} experts"
+            )
+    return rule
 
 
 def _encoded(

@@ -148,6 +148,18 @@ def test_a_silently_flipped_byte_leaves_the_part_out_and_never_becomes_a_number(
     assert "its checksum is" in str(caught[0].message)
 
 
+@pytest.mark.filterwarnings("ignore::moescope.store.reader.DamageWarning")
+def test_a_trace_whose_every_part_is_damaged_is_not_called_unfinished(own_trace_path: Path) -> None:
+    trace = open_trace(own_trace_path)
+    for entry in trace.parts:
+        path = own_trace_path / entry.path("events")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(QueryRefused, match="no part of the trace can be read"):
+        open_trace(own_trace_path).sql("SELECT count(*) FROM events")
+
+
 def test_only_the_tables_that_a_query_reads_are_checked(own_trace_path: Path) -> None:
     path = own_trace_path / "events" / "part-00000.parquet"
     data = bytearray(path.read_bytes())

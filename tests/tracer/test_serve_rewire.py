@@ -75,7 +75,19 @@ def test_who_generates_meanwhile_gets_what_he_gets_alone(client):
     assert meanwhile == alone == [tokens(None), tokens(OFF)]
 
 
-def test_what_it_cannot_go_on_from_is_said(client):
-    with pytest.raises(ServerError, match="no vector rule") as refused:
-        client.rewire(TEXT, start=OFF)
+VECTOR = {"rule": "vector", "layers": [0], "vector": {"0": [0.5] * 8}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        (OFF["rules"], "one vector rule alone; the rules are: off"),
+        ([VECTOR, VECTOR], "the rules are: vector, vector"),
+        ([VECTOR, *OFF["rules"]], "the rules are: vector, off"),
+        ([VECTOR | {"vector": {"0": [0] * 5}}], "a vector of 5 numbers for layer 0, which has 8 experts"),
+    ],
+)
+def test_what_it_cannot_go_on_from_is_said(client, rules, says):
+    with pytest.raises(ServerError, match=says) as refused:
+        client.rewire(TEXT, start={"rules": rules})
     assert (refused.value.status, refused.value.field) == (422, "start")

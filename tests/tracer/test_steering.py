@@ -43,6 +43,24 @@ def model() -> Any:
     return tiny_olmoe()
 
 
+def by_keyword(router: Any, hidden_TH: torch.Tensor) -> Any:
+    """OLMoE's router, with every operand given by its name."""
+    hidden_TH = hidden_TH.reshape(-1, router.hidden_dim)
+    logits_TE = torch.nn.functional.linear(input=hidden_TH, weight=router.weight)
+    scores_TE = torch.softmax(input=logits_TE, dim=-1, dtype=torch.float)
+    weights_TK, ids_TK = torch.topk(input=scores_TE, k=router.top_k, dim=-1)
+    return logits_TE, weights_TK.to(logits_TE.dtype), ids_TK
+
+
+@pytest.mark.parametrize("rules", [[off(3)], [{"rule": "on", "experts": [5]}, off(0, layers=[1])]])
+def test_a_router_may_name_its_operands(model, monkeypatch, rules):
+    expected, there = run(model, steer(model, *rules))
+    monkeypatch.setattr(type(model.model.layers[0].mlp.gate), "forward", by_keyword)
+    logits, here = run(model, steer(model, *rules))
+    assert torch.equal(logits, expected)
+    assert all(torch.equal(here.ids(layer), there.ids(layer)) for layer in (0, 1))
+
+
 def test_layers_that_are_not_named_choose_as_before_until_the_change_reaches_them(model):
     _, base = run(model)
     _, steered = run(model, steer(model, off(3, layers=[1])))

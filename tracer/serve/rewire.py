@@ -14,7 +14,7 @@ import torch
 
 from ..errors import SteeringError
 from ..steering import Steering
-from ..steering_vector import learn_vector
+from ..steering_vector import going_on_from, learn_vector
 from .checks import read_steering
 from .engine import Event, Steps
 from .errors import ApiError
@@ -32,9 +32,17 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable
         raise ApiError(400, f"{kind}: at least two tokens are needed to learn from", field=kind)
     steering = read_steering(request.get("steering"), served)
     start = read_steering(request.get("start"), served, "start")
-    if start is not None and not any(rule.rule == "vector" for rule in start.rules):
-        raise ApiError(422, "start: holds no vector rule to go on from", field="start")
+    if start is not None:
+        _check_start(start, served)
     return lambda loaded: _steps(loaded, ids, steering, start, request)
+
+
+def _check_start(start: Steering, served: Served) -> None:
+    widths = {spec.layer: spec.num_experts for spec in served.routers if spec.stream == "decoder"}
+    try:
+        going_on_from(start, widths)
+    except SteeringError as error:
+        raise ApiError(422, f"start: {error}", field="start") from None
 
 
 def _steps(
