@@ -56,7 +56,10 @@ def deepseek_v4_hash(b: Block) -> Fields:
 
 def doge(b: Block) -> Fields:
     moe, passage = b.router, ProductKeys(b.router)
-    note = "Gate weights are the softmax of the chosen scores: the model hands them to no module."
+    note = (
+        "Gate weights are the softmax of the chosen scores: the model hands them to no module."
+        " Its router mixes the rows of a batch: what a sequence gets depends on its neighbours."
+    )
     return {
         "router": moe.router_gate, "experts": moe.up_embed, "scope": moe, "passage": passage, "weight": None,
         "logits": passage.logits, "edits_scores": True, "num_experts": passage.keys**2, "top_k": moe.top_k,

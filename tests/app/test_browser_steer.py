@@ -122,7 +122,8 @@ def test_a_vector_is_learned_and_forgotten(page):
     form.get_by_role("button", name="Learn", exact=True).click()
     page.get_by_text(re.compile(r"the loss of the text .* fell from \d")).wait_for()
     page.get_by_text(f"vector in layers 0–{LAYERS - 1}").wait_for()
-    form.get_by_role("button", name="Forget the vector").click()
+    # While the page is drawn anew, the button of before, still disabled, stands beside the new one.
+    form.get_by_role("button", name="Forget the vector", disabled=False).click()
     page.get_by_text("No rules: the model runs as it is").wait_for()
 
 
