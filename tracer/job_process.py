@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -89,5 +90,7 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Ignored from birth where the app runs in the background of a shell script: cancelling would do nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.exit(main(Path(sys.argv[1])))

@@ -1,6 +1,7 @@
 """Jobs as the app uses them: started, followed, cancelled, and told from dead ones."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -69,12 +70,18 @@ def test_a_failure_is_one_line_and_a_log(model_folder, tmp_path):
     assert "Traceback" in status.log_tail
 
 
-def test_a_cancelled_job_keeps_what_is_committed(model_folder, tmp_path):
+@pytest.mark.parametrize("inherited", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_cancelled_job_keeps_what_is_committed(model_folder, tmp_path, inherited):
+    """Also where the app itself ignores Ctrl-C, as all that a shell script runs in its background does."""
     prompts = tmp_path / "prompts.csv"
     prompts.write_text(
         "text\n" + "a b c d e f g h i j " * 300 + "\n" + ("a b c d e f g h i j " * 300 + "\n") * 400
     )
-    job = jobs.start_trace(str(model_folder), prompts, tmp_path / "t", batch_tokens=3000)
+    before = signal.signal(signal.SIGINT, inherited)
+    try:
+        job = jobs.start_trace(str(model_folder), prompts, tmp_path / "t", batch_tokens=3000)
+    finally:
+        signal.signal(signal.SIGINT, before)
     until = time.monotonic() + 90
     while job.status().state not in ("running", *jobs.ENDED) and time.monotonic() < until:
         time.sleep(0.05)
