@@ -89,3 +89,21 @@ def session(browser: Any, address: str, *, height: int, patience_ms: int) -> Ite
     assert not outside, f"the page asked for {outside}"
     assert tab.get_by_test_id("stException").count() == 0
     context.close()
+
+
+def at_rest(locator: Any) -> None:
+    """Wait until an element has kept its place and size for 300 ms: columns change their width while a page
+    loads, and a point measured before that would be clicked beside.
+    """
+    locator.evaluate(
+        """element => new Promise(resolve => {
+          let last = "", since = 0;
+          const look = now => {
+            const {x, y, width, height} = element.getBoundingClientRect();
+            const seen = [x, y, width, height].join();
+            if (seen !== last) [last, since] = [seen, now];
+            if (now - since > 300) resolve(); else requestAnimationFrame(look);
+          };
+          requestAnimationFrame(look);
+        })"""
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_browser import chromium, needs_chromium, running_app, session
+from real_browser import at_rest, chromium, needs_chromium, running_app, session
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 SECONDS = 120_000
@@ -240,6 +240,7 @@ def test_a_drag_over_the_lines_chooses_the_layers(page):
     chart = page.locator(CHART).first
     chart.wait_for()
     say(page, "Layers 0 to 3: most alike")
+    at_rest(chart)
     point = {
         layer: page.locator(f'.stVegaLiteChart path[aria-label*="layer: {layer};"]').first.bounding_box()
         for layer in (1, 2)
@@ -254,6 +255,7 @@ def test_a_box_over_the_scan_goes_to_steer(page):
     page.goto("/resonance?trace=hand&contrast=language&mouse=drag+selects+experts")
     cell(page, 1, 2).wait_for()
     cell(page, 1, 2).scroll_into_view_if_needed()
+    at_rest(cell(page, 1, 2))
     corners = [cell(page, 1, 2).bounding_box(), cell(page, 2, 4).bounding_box()]
     centres = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in corners]
     drag(page, *centres)

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from real_browser import CHROMIUM, chromium, needs_chromium, running_app, session
+from real_browser import CHROMIUM, at_rest, chromium, needs_chromium, running_app, session
 
 from moescope.store import open_trace, sample_dir
 
@@ -43,13 +43,21 @@ def board(page):
     return page.locator(".ms-board-scroll canvas")
 
 
+def opened(page, address: str) -> None:
+    """The Steer page at this address, once its model answers."""
+    page.goto(address)
+    page.locator(".ms-server.ms-running").wait_for()
+    board(page).wait_for()
+
+
 def at(page, layer: int, expert: int) -> tuple[float, float]:
-    """Where a cell of the switchboard stands on the screen."""
-    canvas = board(page)
-    data, box = canvas.evaluate("e => ({...e.dataset})"), canvas.bounding_box()
-    left, top, cell, step = (float(data[name]) for name in ("left", "top", "cell", "step"))
-    x = box["x"] + left + (expert + 0.5) * cell
-    return x, box["y"] + top + (LAYERS - 1 - layer + 0.5) * step
+    """Where a cell of the switchboard stands on the screen, all of it read in one moment."""
+    at_rest(board(page))
+    data = board(page).evaluate(
+        "e => ({...e.dataset, x: e.getBoundingClientRect().x, y: e.getBoundingClientRect().y})"
+    )
+    x, y, left, top, cell, step = (float(data[name]) for name in ("x", "y", "left", "top", "cell", "step"))
+    return x + left + (expert + 0.5) * cell, y + top + (LAYERS - 1 - layer + 0.5) * step
 
 
 def states(page, expected: str) -> None:
@@ -69,8 +77,7 @@ LAYERS, EXPERTS = len(_ROUTERS), max((router.num_experts for router in _ROUTERS)
 
 
 def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_back(page):
-    page.goto("/steer?trace=sample&ask=All+human+beings+are+born+free+and&new=16")
-    board(page).wait_for()
+    opened(page, "/steer?trace=sample&ask=All+human+beings+are+born+free+and&new=16")
     page.mouse.click(*at(page, 5, 3))
     page.get_by_text("off: layer 5: 3").wait_for()
     states(page, drawn((5, 3)))
@@ -84,7 +91,6 @@ def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_ba
     states(page, drawn(*boxed, (5, 3)))
     page.wait_for_url(re.compile("profile="))
 
-    page.locator(".ms-server.ms-running").wait_for()
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("The answers part at token").wait_for()
     assert page.locator(".ms-answer mark").count() > 0
@@ -96,27 +102,22 @@ def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_ba
     page.get_by_text("The steering has changed since").wait_for(state="attached")
 
     page.goto("about:blank")
-    page.goto(shared)
-    board(page).wait_for()
+    opened(page, shared)
     states(page, drawn(*boxed, (5, 3)))
 
 
 def test_a_second_click_turns_on_a_third_leaves_alone_and_both_answers_are_identical(page):
-    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to&new=8")
-    board(page).wait_for()
+    opened(page, "/steer?trace=sample&ask=Everyone+has+the+right+to&new=8")
     for state in "120":
         page.mouse.click(*at(page, 2, 7))
         states(page, drawn((2, 7), state=state))
-    page.locator(".ms-server.ms-running").wait_for()
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("both answers are identical").wait_for()
     assert page.locator(".ms-answer mark").count() == 0
 
 
 def test_a_vector_is_learned_and_forgotten(page):
-    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to+life&new=8")
-    board(page).wait_for()
-    page.locator(".ms-server.ms-running").wait_for()
+    opened(page, "/steer?trace=sample&ask=Everyone+has+the+right+to+life&new=8")
     page.get_by_role("button", name="Learn").click()
     form = page.get_by_test_id("stPopoverBody")
     form.get_by_role("button", name="Learn", exact=True).click()
@@ -129,11 +130,9 @@ def test_a_vector_is_learned_and_forgotten(page):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_killed_model_is_said_and_restarted_with_the_steering_kept(page):
-    page.goto("/steer?trace=sample&ask=Everyone+has+the+right+to&new=4")
-    board(page).wait_for()
+    opened(page, "/steer?trace=sample&ask=Everyone+has+the+right+to&new=4")
     page.mouse.click(*at(page, 2, 7))
     states(page, drawn((2, 7)))
-    page.locator(".ms-server.ms-running").wait_for()
     os.kill(served_by(page.url), signal.SIGKILL)
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("It was killed").wait_for()
