@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import check_footer, damaged
+from .damage import check_sha256, told_as_damage
+from .footers import footer_and_index
 from .manifest import PartEntry
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_tables(trace: TraceParts, tables: Sequence[str]) -> None:
 
 def check_footers(trace: TraceParts, tables: Sequence[str]) -> None:
     """The same of the footers alone, which is quick. Raises DamagedPart."""
-    trace.in_threads(lambda file: check_footer(trace.folder, *file), _files(trace, tables))
+    trace.in_threads(lambda file: footer_and_index(trace.folder, *file), _files(trace, tables))
 
 
 def _files(trace: TraceParts, tables: Sequence[str]) -> Iterable[tuple[PartEntry, str]]:
@@ -49,19 +50,12 @@ def _files(trace: TraceParts, tables: Sequence[str]) -> Iterable[tuple[PartEntry
 
 def _check(root: Path, entry: PartEntry, table: str) -> None:
     path = root / entry.path(table)
-    expected = entry.files[table].sha256
-    try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            key = (str(path), about.st_size, about.st_mtime_ns, about.st_ino, expected)
-            if key in _seen:
-                return
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise damaged(entry, table, "the file is missing") from None
-    except OSError as error:
-        raise damaged(entry, table, f"it can't be read: {error.strerror or error}") from error
-    if found != expected:
-        raise damaged(entry, table, f"its checksum is {found[:12]}…")
+    with told_as_damage(entry, table), path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        key = (str(path), about.st_size, about.st_mtime_ns, about.st_ino, entry.files[table].sha256)
+        if key in _seen:
+            return
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    check_sha256(entry, table, found)
     with _lock:
         _seen.add(key)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from .files import RowGroup, read_table, row_groups
+from .files import read_table
+from .footers import RowGroup, row_groups
 from .layout import TOKENS_FILE, events_schema
 from .manifest import PartEntry
 from .threads import readers

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from .arrays import RollupArrays, RollupRows, per_prompt
 from .errors import UnknownColumn
-from .files import read_table, row_groups
+from .files import read_table
 from .folder import open_folder
+from .footers import row_groups
 from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .manifest import PartEntry
 from .prompt_rows import read_prompt

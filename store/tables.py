@@ -38,26 +38,27 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
-    if pa.types.is_nested(kind):
-        values = (plain(value, kind) for value in column.to_pylist())
-        texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-        return pa.chunked_array([pa.array(texts, pa.string())])
-    if pa.types.is_interval(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        texts = [plain(value, kind) for value in column.to_pylist()]
-        return pa.chunked_array([pa.array(texts, pa.string())])
+    if any(is_kind(kind) for is_kind in _AS_TEXT):
+        return _text(column)
     return column
+
+
+_AS_TEXT = (pa.types.is_nested, pa.types.is_interval, pa.types.is_binary, pa.types.is_large_binary)
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as text: nested values as JSON."""
+    values = (plain(value, column.type) for value in column.to_pylist())
+    if pa.types.is_nested(column.type):
+        values = (None if value is None else json.dumps(value, ensure_ascii=False) for value in values)
+    return pa.chunked_array([pa.array(list(values), pa.string())])
 
 
 def storable(table: pa.Table) -> pa.Table:
     """The table with columns that Parquet can hold: intervals become text."""
     for at, field in enumerate(table.schema):
         if "interval" in str(field.type):
-            values = [plain(value, field.type) for value in table.column(at).to_pylist()]
-            if pa.types.is_nested(field.type):
-                values = [
-                    None if value is None else json.dumps(value, ensure_ascii=False) for value in values
-                ]
-            table = table.set_column(at, field.name, pa.array(values, pa.string()))
+            table = table.set_column(at, field.name, _text(table.column(at)))
     return table
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
+from .damage import Problem, find_problems, verify_files
 from .errors import DamagedPart, UnknownColumn
-from .files import Problem, find_problems, verify_files
 from .folder import Folder
 from .lock import is_being_written
 from .manifest import Manifest, PartEntry

@@ -123,9 +123,7 @@ class Client:
             "steering": as_profile(steering), "compare": compare, "candidates": candidates, "stream": True,
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
         }  # fmt: skip
-        body |= {"prompt": prompt} if prompt is not None else {}
-        body |= {"messages": [dict(turn) for turn in messages]} if messages is not None else {}
-        return Generation(*self._open("POST", "/v1/generate", body))
+        return Generation(*self._open("POST", "/v1/generate", body | _asked(prompt, messages)))
 
     def score(self, prompts: Prompts, *, steering: Any = None, compare: bool = False) -> Event:
         """Perplexity of each prompt, or the likelihood of its choices; see docs/serve.md."""
@@ -156,9 +154,7 @@ class Client:
             "steering": as_profile(steering), "start": as_profile(start), "steps": steps,
             "learning_rate": learning_rate, "layers": layers,
         }  # fmt: skip
-        body |= {"prompt": prompt} if prompt is not None else {}
-        body |= {"messages": [dict(turn) for turn in messages]} if messages is not None else {}
-        return self._json("POST", "/v1/rewire", body)
+        return self._json("POST", "/v1/rewire", body | _asked(prompt, messages))
 
     def trace(self, prompts: Prompts, name: str, **options: Any) -> RemoteJob:
         """Record a trace called `name` in the server's library, in the background."""
@@ -286,6 +282,11 @@ def _row(prompt: Prompt) -> Event:
     }
     row |= {"messages": prompt.chat} if prompt.messages else {}
     return {**prompt.tags, **{name: value for name, value in row.items() if value is not None}}
+
+
+def _asked(prompt: str | None, messages: Sequence[Mapping[str, str]] | None) -> Event:
+    body: Event = {} if prompt is None else {"prompt": prompt}
+    return body if messages is None else body | {"messages": [dict(turn) for turn in messages]}
 
 
 def _refusal(response: http.client.HTTPResponse) -> ServerError:
