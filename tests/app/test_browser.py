@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_browser import at_rest, chromium, needs_chromium, running_app, session
+from real_browser import at_rest, chromium, needs_chromium, once_more_if_late, running_app, session
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 SECONDS = 120_000
 CHART = ".stVegaLiteChart svg.marks, .stVegaLiteChart canvas"
 
-pytestmark = [needs_chromium, pytest.mark.timeout(600)]
+pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

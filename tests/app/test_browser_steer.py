@@ -14,14 +14,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from real_browser import CHROMIUM, at_rest, chromium, needs_chromium, running_app, session
+from real_browser import CHROMIUM, at_rest, chromium, needs_chromium, once_more_if_late, running_app, session
 
 from moescope.store import open_trace, sample_dir
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 MILLISECONDS = 90_000
 
-pytestmark = [needs_chromium, pytest.mark.timeout(400)]
+pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
