@@ -111,6 +111,7 @@ class Client:
         top_p: float = 1.0,
         seed: int = 0,
         candidates: int = 0,
+        positions: bool = False,
     ) -> Generation:
         """Tokens as they are made; the last event has `done`. Closing the iterator stops the server's work.
 
@@ -118,9 +119,12 @@ class Client:
             steering: a `Steering`, its JSON as a mapping, or None.
             compare: also generate without it; events then carry `side`, `kl` and `changed`.
             candidates: how many likeliest next tokens to report with each event.
+            positions: of a comparison, also the KL, the experts (and the candidates) along the prompt, as
+                `prompt_positions` of the last event.
         """
         body: Event = {
             "steering": as_profile(steering), "compare": compare, "candidates": candidates, "stream": True,
+            **({"positions": True} if positions else {}),
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
         }  # fmt: skip
         return Generation(*self._open("POST", "/v1/generate", body | _asked(prompt, messages)))

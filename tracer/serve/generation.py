@@ -21,7 +21,8 @@ from .engine import Event, Steps
 from .errors import ApiError
 from .lanes import Lane, Step
 from .limits import Limits
-from .live import Key
+from .live import key_name
+from .prompt_positions import along_prompt, first_steered, note, rows_to_keep
 from .sampling import Sampler
 from .schemas import exactly_one
 from .served import Served
@@ -61,14 +62,24 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable
         most = served.context - len(ids)
         message = f"max_new_tokens: the model takes {served.context} tokens, the prompt has {len(ids)}; "
         raise ApiError(400, message + f"at most {most} can follow", field="max_new_tokens")
-    return lambda loaded: generate_steps(loaded, ids, steering, request)
+    if request["positions"] and not request["compare"]:
+        raise ApiError(400, "positions: are told of a comparison; ask for `compare` too", field="positions")
+    keep = rows_to_keep(served, len(ids), limits) if request["positions"] else 1
+    return lambda loaded: generate_steps(loaded, ids, steering, request, keep)
 
 
-def generate_steps(served: Served, ids: list[int], steering: Any, request: dict[str, Any]) -> Steps:
-    """Events of one request; one forward pass between two yields."""
+def generate_steps(
+    served: Served, ids: list[int], steering: Any, request: dict[str, Any], keep: int = 1
+) -> Steps:
+    """Events of one request; one forward pass between two yields.
+
+    Args:
+        keep: of how many of the prompt's last positions the logits are kept for `along_prompt`.
+    """
     compare = bool(request["compare"])
     writers = [_writer(served, side, row, ids, request) for row, side in enumerate(_sides(compare, steering))]
-    lane = Lane(served.live, [ids] * len(writers), [None, steering] if compare else [steering])
+    lane = Lane(served.live, [ids] * len(writers), [None, steering] if compare else [steering], keep=keep)
+    along: list[Event] = []
     together = [(lane, writers)]
     while together:
         for group in list(together):
@@ -78,8 +89,18 @@ def generate_steps(served: Served, ids: list[int], steering: Any, request: dict[
             together.remove(group)
             together += _go_on(lane, members)
             yield from events
-    results = {writer.side: writer.result() for writer in writers}
-    yield {"done": True, "prompt_tokens": len(ids), **results}
+            if step.prompt is not None:
+                same_until = first_steered(served, steering, len(ids))
+                for piece in along_prompt(served, ids, step.prompt, int(request["candidates"]), same_until):
+                    along += piece
+                    yield None
+            del step  # and the logits of the prompt with it
+    end: Event = {"done": True, "prompt_tokens": len(ids)} | {
+        writer.side: writer.result() for writer in writers
+    }
+    if request["positions"]:
+        end |= {"prompt_positions": along, "prompt_note": note(served, len(ids), len(along))}
+    yield end
 
 
 def _sides(compare: bool, steering: Any) -> tuple[Side, ...]:
@@ -148,12 +169,6 @@ def _go_on(lane: Lane, members: list[Writer]) -> list[tuple[Lane, list[Writer]]]
     for own, writers in groups:
         own.feed([writers[0].ids[-1]] * own.size)
     return groups
-
-
-def key_name(key: Key) -> str:
-    """A router in JSON: its layer, after its stream where that is not the decoder."""
-    layer, stream = key
-    return str(layer) if stream == "decoder" else f"{stream}.{layer}"
 
 
 def _finite(value: float) -> float | None:

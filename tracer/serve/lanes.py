@@ -2,7 +2,7 @@
 
 A lane has a key-value cache of its own, so nothing that other requests do reaches it.
 
-Shapes: B sequences, S tokens of this call, V vocabulary entries.
+Shapes: B sequences, S tokens of this call, P of them with logits, V vocabulary entries, K experts per token.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from ..steering import Steering
 from .live import Key, LiveModel
 
 
+class PromptPass(NamedTuple):
+    """What the pass over the prompts says about all their tokens, on the model's device."""
+
+    logits_BPV: Tensor
+    """Of the last P positions; the last of them predicts the first new token."""
+    experts: dict[Key, Tensor]
+    """By router: (B, S, K) as executed, in descending gate weight, -1 for an empty slot."""
+
+
 class Step(NamedTuple):
     """What one step of a lane says about the next token of each of its sequences."""
 
@@ -26,6 +35,8 @@ class Step(NamedTuple):
     """Log-probabilities, float32 on the CPU."""
     experts: dict[Key, list[list[int]]]
     """By router: for each sequence the experts at its last token, without empty slots."""
+    prompt: PromptPass | None = None
+    """Of the first step, where more than its last position is kept."""
 
 
 class Lane:
@@ -34,6 +45,7 @@ class Lane:
     Args:
         prompts: token ids of each sequence; shorter ones are padded on the left.
         steerings: one for each sequence.
+        keep: of how many of the prompts' last positions the first step keeps the logits.
     """
 
     def __init__(
@@ -42,9 +54,12 @@ class Lane:
         prompts: Sequence[Sequence[int]],
         steerings: Sequence[Steering | None],
         pad_id: int = 0,
+        *,
+        keep: int = 1,
     ) -> None:
         self._live = live
         self._steerings = list(steerings)
+        self._wanted = keep
         self._accepts = inspect.signature(live.model.forward).parameters
         width = max(map(len, prompts))
         rows = [[pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
@@ -71,13 +86,19 @@ class Lane:
         if bool(torch.isnan(logits_BV).any()):
             raise ValueError("the model gives NaN instead of next-token logits")
         batch, length = self._next_BS.shape
-        last = {
-            key: ids_RK[length - 1 :: length]
+        ids_BSK = {
+            key: ids_RK.view(batch, length, -1)
             for key, ids_RK in routed.items()
             if len(ids_RK) == batch * length
         }
-        experts = {key: [[e for e in row if e >= 0] for row in ids.tolist()] for key, ids in last.items()}
-        return Step(logits_BV.log_softmax(-1).cpu(), experts)
+        experts = {
+            key: [[e for e in row if e >= 0] for row in ids[:, -1].tolist()] for key, ids in ids_BSK.items()
+        }
+        prompt = None
+        if self._wanted > 1:
+            prompt = PromptPass(output.logits[:, -self._wanted :].contiguous(), ids_BSK)
+            self._wanted = 1
+        return Step(logits_BV.log_softmax(-1).cpu(), experts, prompt)
 
     def feed(self, tokens: Sequence[int]) -> None:
         """The next token of each sequence."""
@@ -98,7 +119,7 @@ class Lane:
             return inputs | {"decoder_input_ids": self._next_BS}
         inputs["input_ids"] = self._next_BS
         if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = 1
+            inputs["logits_to_keep"] = self._wanted
         if self._padded and "position_ids" in self._accepts:
             positions_BS = (self._mask_BS.cumsum(-1) - 1).clamp(min=0)
             inputs["position_ids"] = positions_BS[:, -self._next_BS.shape[1] :]

@@ -1,4 +1,4 @@
-"""The named limits of a served model; each is answered with the status in brackets."""
+"""The named limits of a served model; each is answered with the status in brackets, or [-] with less."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ class Limits:
     """Longest request body. [413]"""
     prompt_tokens: int = 4096
     """Longest prompt, also bounded by the model's own positions. [413]"""
+    prompt_positions: int = 512
+    """Most tokens of a prompt that a comparison tells of, the last ones; fewer under a large vocabulary. [-]"""
     new_tokens: int = 2048
     """Most tokens that one request may generate. [400]"""
     score_prompts: int = 512

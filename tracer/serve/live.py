@@ -24,6 +24,12 @@ Key = tuple[int, str]
 """(layer, stream) of a router."""
 
 
+def key_name(key: Key) -> str:
+    """A router in JSON: its layer, after its stream where that is not the decoder."""
+    layer, stream = key
+    return str(layer) if stream == "decoder" else f"{stream}.{layer}"
+
+
 Wish = tuple[tuple[Steering | None, ...], bool, tuple[int, ...] | None]
 """Steerings, whether one holds for all sequences, and prompt lengths."""
 

@@ -64,10 +64,61 @@ TOKEN_EVENT: Schema = {
     },
 }
 
+SIDE_RESULT: Schema = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "token_ids": {"type": "array", "items": {"type": "integer"}},
+        "count": {"type": "integer"},
+        "finish": {"enum": ["stop", "length"]},
+        "mean_kl": {"type": ["number", "null"]},
+    },
+}
+PROMPT_POSITION: Schema = {
+    "type": "object",
+    "required": ["position", "token_id", "token", "logprob", "kl", "experts", "changed"],
+    "properties": {
+        "position": {"type": "integer", "description": "In the prompt, from 0; 0 itself is never predicted."},
+        "token_id": {"type": "integer"},
+        "token": {"type": "string"},
+        "logprob": {"type": "object", "description": "Of this token, by model: `base`, `steered`."},
+        "kl": {
+            "type": ["number", "null"],
+            "description": "KL(base || steered) in nats of the distributions that predict this token.",
+        },
+        "experts": {
+            "type": "object",
+            "description": "By model, then by layer: the experts at the position before, which predicted this token.",
+        },
+        "changed": {"type": "array", "items": {"type": "string"}},
+        "candidates": TOKEN_EVENT["properties"]["candidates"],
+    },
+}
+END_EVENT: Schema = {
+    "type": "object",
+    "required": ["done", "prompt_tokens"],
+    "properties": {
+        "done": {"const": True},
+        "prompt_tokens": {"type": "integer"},
+        "base": SIDE_RESULT,
+        "steered": SIDE_RESULT,
+        "prompt_positions": {
+            "type": "array",
+            "items": PROMPT_POSITION,
+            "description": "If `positions` were asked for.",
+        },
+        "prompt_note": {
+            "type": ["string", "null"],
+            "description": "With `prompt_positions`: why they are not of every token that something predicts.",
+        },
+    },
+}
+
 
 def describe(schemas: dict[str, Schema]) -> dict[str, Any]:
     """OpenAPI 3.1 of the server; `schemas` are the request bodies by name."""
-    stream = {"text/event-stream": {"schema": {"$ref": "#/components/schemas/TokenEvent"}}, **_json()}
+    events = [{"$ref": f"#/components/schemas/{name}"} for name in ("TokenEvent", "EndEvent")]
+    stream = {"text/event-stream": {"schema": {"anyOf": events}}, **_json()}
     paths = {
         "/health": {"get": {**_operation("Whether the model is there", _json()), "security": []}},
         "/openapi.json": {"get": _operation("This description", _json())},
@@ -101,7 +152,7 @@ def describe(schemas: dict[str, Schema]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {**schemas, "TokenEvent": TOKEN_EVENT, "Error": ERROR},
+            "schemas": {**schemas, "TokenEvent": TOKEN_EVENT, "EndEvent": END_EVENT, "Error": ERROR},
         },
     }
 

@@ -112,6 +112,11 @@ def request_schemas(limits: Limits) -> dict[str, Schema]:
                     "description": "Server-sent events, or one JSON.",
                 },
                 "candidates": _integer(0, 20, 0, "Likeliest next tokens to report per step and model."),
+                "positions": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "Compared only: the last event also tells of every token of the prompt.",
+                },
             }
         ),
         "Score": _object(

@@ -22,8 +22,8 @@ from ..steering import Steering
 from .checks import read_prompts, read_steering
 from .engine import Event, Steps
 from .errors import ApiError
-from .generation import key_name
 from .limits import Limits
+from .live import key_name
 from .served import Served
 
 BATCH_TOKENS = 2048
