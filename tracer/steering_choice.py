@@ -69,6 +69,8 @@ class Choice(TorchFunctionMode):
         self._rest: Any = None
         self._probabilities: Tensor | None = None
         """Float32 scores from 0 on, where a softmax or sigmoid made them in the operation just before."""
+        self._before_groups: Tensor | None = None
+        """Scores (..., groups, E / groups) among which groups were chosen, before the router closed any."""
         self._choices = 0
         """How often this forward has chosen."""
         self._all_choices: tuple[bool, int] | None = None
@@ -76,7 +78,7 @@ class Choice(TorchFunctionMode):
 
     def begin(self, *_: Any) -> None:
         """The router's forward begins."""
-        self.state = self._places = self.safe_ids = self._probabilities = None
+        self.state = self._places = self.safe_ids = self._probabilities = self._before_groups = None
         self._choices = 0
         self._looks_at = EVERYTHING if self.site.edits_scores else LINEAR
         self._entered = True
@@ -125,6 +127,7 @@ class Choice(TorchFunctionMode):
         if func in ARGMAX and self._are_scores(args[0]):
             return func(self._guarded(args[0]), *args[1:], **kwargs)
         if (func in TOPK or func in MAXIMUM) and self._are_grouped(args[0]):
+            self._before_groups = args[0]
             return func(self._guarded_groups(args[0]), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
@@ -216,8 +219,14 @@ class Choice(TorchFunctionMode):
 
     def _guarded(self, scores: Tensor) -> Tensor:
         """Scores (..., E) as a choice among them must see them, float32."""
-        # Scores that the router itself set to -inf (closed groups) still come before masked experts.
-        guarded = scores.float().clamp(min=torch.finfo(torch.float32).min)
+        # Scores that the router itself set to -inf (closed groups) still come before masked experts, and the best
+        # of them first: where masks leave open groups with fewer than k, the next best expert takes the slot.
+        lowest = torch.finfo(torch.float32).min
+        guarded = scores.float().clamp(min=lowest)
+        assert self.state is not None
+        if self._before_groups is not None and self.state.masked is not None:
+            place = self._before_groups.reshape(scores.shape).argsort(-1).argsort(-1)
+            guarded = torch.where(guarded == lowest, lowest / (1 + place), guarded)
         return self._filled(guarded, torch.inf)
 
     def _guarded_groups(self, scores: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class LogitState:
             case "low":
                 low_T1 = _filled(z_TE, masked, torch.inf).amin(-1, keepdim=True)
                 named = experts if masked is None else experts & ~masked
-                return torch.where(named, low_T1, z_TE), masked, forced
+                return torch.where(named, low_T1, z_TE), masked, _without(forced, experts)
             case "bias":
                 assert amount is not None
                 step = amount if rule.options["absolute"] else amount * self._std().to(z_TE.dtype)

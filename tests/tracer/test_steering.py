@@ -124,6 +124,20 @@ def test_a_huge_selection_bias_is_no_help_to_a_masked_expert():
         gate.e_score_correction_bias.copy_(before)
 
 
+def test_when_open_groups_have_too_few_experts_the_best_of_the_closed_ones_follow():
+    model: Any = family("deepseek_v3")  # 10 experts in 2 groups, 1 open, 3 chosen
+    gate = model.model.layers[1].mlp.gate
+    assert (gate.num_experts, gate.num_group, gate.topk_group, gate.top_k) == (10, 2, 1, 3)
+    _, steered = run(model, steer(model, {"rule": "keep_only", "experts": [1, 4, 7, 8, 9]}))
+    scores_TE = steered.logits(1).sigmoid() + gate.e_score_correction_bias
+    for ids, scores in zip(steered.ids(1).tolist(), scores_TE.tolist(), strict=True):
+        first, second = [1, 4], [7, 8, 9]
+        if sum(scores[e] for e in first) < sum(sorted(scores[e] for e in second)[1:]):
+            first, second = second, first
+        ranked = [e for group in (first, second) for e in sorted(group, key=lambda e: -scores[e])]
+        assert sorted(ids) == sorted(ranked[:3])
+
+
 @pytest.mark.parametrize("name", ["olmoe", "deepseek_v3", "deepseek_v2", "gpt_oss", "granitemoe", "phimoe"])
 def test_with_fewer_experts_than_k_what_is_left_is_used(name):
     model: Any = family(name)

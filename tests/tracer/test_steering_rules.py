@@ -94,6 +94,13 @@ def test_rules_act_in_their_order():
     assert back.forced.tolist() == [[False, True, False]]
 
 
+def test_an_expert_that_is_put_low_is_no_longer_forced():
+    state = after([[0.0, 5.0, 3.0]], rule(rule="on", experts=[0, 2]), rule(rule="low", experts=[2]))
+    assert state.logits_TE.tolist() == [[6.0, 5.0, 5.0]]
+    assert state.forced is not None
+    assert state.forced.tolist() == [[True, False, False]]
+
+
 def test_spread_and_extremes_leave_masked_experts_out():
     z = [[0.0, 1.0, 2.0, 9.0]]
     off = rule(rule="off", experts=[3])
