@@ -14,7 +14,7 @@ import numpy as np
 from ...kernels.contrast import exchange_between
 from ...kernels.counting import count_experts
 from ...kernels.resonance import prompt_maps
-from ..errors import StoreError
+from ..errors import BadArgument, StoreError
 from ..passes import EventBatch
 from ..reader import Trace
 from ..schema import RouterSpec
@@ -29,7 +29,11 @@ class Span:
     phase: str | None = None
     completion: bool | None = None
     last: int | None = None
-    """Only the last so many tokens of the prompt itself."""
+    """Only the last so many tokens of the prompt itself, of those that the other fields take."""
+
+    def __post_init__(self) -> None:
+        if self.last is not None and self.phase == "decode":
+            raise BadArgument("last counts a prompt's own tokens: there are none in phase decode")
 
     def note(self) -> str:
         kinds = {"prefill": "prompt tokens only", "decode": "generated tokens only"}
@@ -127,8 +131,9 @@ def _add_last(
     weighted = measure.startswith("weight")
     columns = ("experts", "weights") if weighted else ("experts",)
     for batch in trace.iter_router(
-        spec.layer, spec.stream, columns=columns, special=span.special, phase="prefill"
-    ):
+        spec.layer, spec.stream, columns=columns, special=span.special, phase="prefill",
+        completion=span.completion,
+    ):  # fmt: skip
         if batch.offsets is not None and weighted:
             raise StoreError("weights of the last tokens are not summed where k varies; use measure rate")
         kept = last_of(batch, span.last)

@@ -142,7 +142,7 @@ def resonance(
         special: false leaves special and template tokens out.
         phase: prefill or decode, for those tokens only.
         completion: true for the teacher-forced span only.
-        last: only the last so many tokens of each prompt.
+        last: only the last so many of each prompt's own (prefill) tokens, of those that the others take.
         permutations: random relabellings; all of them where there are no more.
         stability: bootstraps of the prompts.
         top: how many experts to list; all by default.

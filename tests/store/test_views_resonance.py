@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from moescope.store import StoreError, open_trace
+from moescope.store.errors import BadArgument
+from moescope.store.importers import run
 from moescope.store.notes import notes_of
 from moescope.store.response_classes import REFUSAL_RULES, classify
 from moescope.store.synthetic import Synthetic, write_synthetic
@@ -99,6 +101,20 @@ def test_last_tokens_come_from_the_events(trace):
     expected = np.mean(maps["de"], axis=0) - np.mean(maps["en"], axis=0)
     for row in table.to_pylist():
         assert row["score"] == pytest.approx(expected[row["layer"], row["expert"]])
+
+
+def test_the_last_tokens_of_a_completion_are_its_own(tmp_path):
+    steps = [(0, "false"), (1, "true"), (2, "true"), (3, "false"), (4, "false")]  # position = expert
+    lines = ["sequence,step,layer,expert,completion,phase"]
+    lines += [f"a,{step},0,{step},{inside},prefill" for step, inside in steps]
+    (tmp_path / "events.csv").write_text("\n".join([*lines, "a,5,0,5,false,decode"]))
+    run("neutral", tmp_path / "events.csv", tmp_path / "trace")
+    found = open_trace(tmp_path / "trace")
+    for completion, experts in ((None, [3, 4]), (True, [1, 2]), (False, [3, 4])):
+        table = found.view("prompt-maps", prompts="a", measure="count", last=2, completion=completion)
+        assert [row["expert"] for row in table.to_pylist() if row["value"]] == experts
+    with pytest.raises(BadArgument, match="own tokens"):
+        found.view("prompt-maps", prompts="a", last=2, phase="decode")
 
 
 def test_a_contrast_coincides_with_itself(trace):
