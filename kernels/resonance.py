@@ -123,17 +123,18 @@ def _checked_maps(maps: ArrayLike) -> np.ndarray:
 def _means_and_effect(
     maps_PM: np.ndarray, exchange: Exchange, precision_M: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Score, effect and the means of both groups, over the prompts that take part."""
+    """Score, effect and the means of both groups (over pairs where there are pairs), whose difference it is."""
     target_PM, rest_PM = (
         maps_PM[np.concatenate([block[side] for block in exchange.blocks])] for side in (0, 1)
     )
-    score_M = exchange.observed() @ maps_PM
+    weights_P = exchange.observed()
+    score_M = weights_P @ maps_PM
     score_M[np.ptp(np.concatenate([target_PM, rest_PM]), axis=0) == 0] = 0.0
     return {
         "score": score_M,
         "effect": divide(score_M, _pooled_deviation(target_PM, rest_PM, precision_M)),
-        "target_mean": target_PM.mean(0),
-        "rest_mean": rest_PM.mean(0),
+        "target_mean": weights_P.clip(min=0) @ maps_PM,
+        "rest_mean": -weights_P.clip(max=0) @ maps_PM,
     }
 
 

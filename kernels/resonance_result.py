@@ -27,7 +27,9 @@ class ResonanceResult:
     stability: np.ndarray
     """Share of bootstraps of the prompts in which the expert is in the top N."""
     target_mean: np.ndarray
+    """Mean of the target's maps; where paired, the mean over pairs of their means within the pair."""
     rest_mean: np.ndarray
+    """The same of the rest's: score = target_mean - rest_mean."""
     n_target: int
     """Target prompts that took part."""
     n_rest: int

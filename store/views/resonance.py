@@ -97,9 +97,9 @@ def scan(
 
 
 def _group_means(maps_QM: np.ndarray, pairs: Pairing) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the prompts of each group that take part."""
+    """Means of each group as the score takes them: over prompts, or over pairs of their means within the pair."""
     weights_Q = pairs.weights()
-    return maps_QM[weights_Q > 0].mean(0), maps_QM[weights_Q < 0].mean(0)
+    return weights_Q.clip(min=0) @ maps_QM, -weights_Q.clip(max=0) @ maps_QM
 
 
 @view("resonance")
@@ -153,8 +153,8 @@ def resonance(
     Returns:
         rank, layer, stream, expert, score (target mean - rest mean), effect (score / pooled standard
         deviation), p, q (Benjamini-Hochberg over all layers and experts), p_family (max-T), stability,
-        target_mean, rest_mean (of the measure), target_share, rest_share (of a prompt's tokens, mean over
-        prompts). In rank order.
+        target_mean, rest_mean (of the measure), target_share, rest_share (of a prompt's tokens); means are over
+        prompts, where paired over pairs. In rank order.
     """
     found = scan(
         trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,

@@ -110,6 +110,12 @@ def planted():
     return counts, tokens, ["a"] * 30 + ["b"] * 30, where
 
 
+def test_the_means_of_unequal_pairs_differ_by_the_score():
+    maps = np.array([[8.0], [2.0], [4.0], [6.0], [1.0]])
+    result = resonance(maps, ["a", "b", "b", "a", "b"], "a", pairs=[1, 1, 1, 2, 2])
+    assert (result.target_mean[0], result.rest_mean[0], result.score[0]) == (7.0, 2.0, 5.0)
+
+
 def test_planted_experts_are_found_and_stable(planted):
     counts, tokens, labels, where = planted
     result = resonance(prompt_maps(counts, tokens), labels, "a", top_n=4)
