@@ -19,6 +19,8 @@ from .encode import Encoded, Encoder
 from .evaluate_forced import Pass, Work, scored_tokens
 from .evaluate_outcome import Outcome
 from .prompts import Prompt
+from .serve.detokenise import UNFINISHED
+from .token_text import TokenTexts
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,26 @@ class Scored:
 def scored_sequences(prompts: Sequence[Prompt], encoder: Encoder, tokenizer: Any) -> list[Scored]:
     """The sequences of a prompt set. Raises `EncodingError` where one does not fit the model."""
     found: list[Scored] = []
+    texts = TokenTexts(tokenizer)
     for number, (prompt, whole) in enumerate(zip(prompts, encoder.prompts(prompts), strict=True)):
         if prompt.choices:
             pairs = zip(prompt.choices, encoder.choices(prompt), strict=True)
             found += [Scored(number, i, own, len(text.encode())) for i, (text, own) in enumerate(pairs)]
         else:
-            found.append(Scored(number, None, whole, _scored_bytes(prompt, whole, tokenizer)))
+            found.append(Scored(number, None, whole, _scored_bytes(prompt, whole, tokenizer, texts)))
     return found
 
 
-def _scored_bytes(prompt: Prompt, encoded: Encoded, tokenizer: Any) -> int:
+def _scored_bytes(prompt: Prompt, encoded: Encoded, tokenizer: Any, texts: TokenTexts) -> int:
     if encoded.completion.any():
         return len((prompt.completion or "").encode())
-    unscored = [] if encoded.special[0] else [int(encoded.ids[0])]
-    return len(prompt.text.encode()) - len(tokenizer.decode(unscored).encode())
+    size = len(prompt.text.encode())
+    if encoded.special[0]:
+        return size
+    # Decoded, since some tokenizers spell a first token with a space that the text has not.
+    first_id = int(encoded.ids[0])
+    first = tokenizer.decode([first_id])
+    return size - (texts.num_bytes(first_id) if UNFINISHED in first else len(first.encode()))
 
 
 class Tally:

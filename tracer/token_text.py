@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LONE_BYTE = re.compile("⟨[0-9A-F]{2}⟩")
 
 
 class TokenTexts:
@@ -44,6 +45,10 @@ class TokenTexts:
             text = self._known[token_id] = self._look_up(token_id)
         return text
 
+    def num_bytes(self, token_id: int) -> int:
+        """UTF-8 bytes of one token, also where it holds a part of a character."""
+        return len(_LONE_BYTE.sub("?", self.text(token_id)).encode())
+
     def _look_up(self, token_id: int) -> str:
         if token_id in self._added:
             return clean(self._added[token_id])
@@ -55,7 +60,10 @@ class TokenTexts:
 
 def readable(data: bytes) -> str:
     """UTF-8 as text; every byte that belongs to no whole character as ⟨E2⟩."""
-    return data.decode("utf-8", "surrogateescape").translate(_ESCAPED)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "surrogateescape").translate(_ESCAPED)
 
 
 def clean(text: str) -> str:
@@ -69,14 +77,15 @@ _ESCAPED = {0xDC00 + byte: f"⟨{byte:02X}⟩" for byte in range(0x80, 0x100)}
 def _reader(tokenizer: Any) -> Any:
     """From a vocabulary entry to its text, by the way in which this tokenizer spells spaces and bytes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    spelling = _parts(json.loads(backend.to_str())) if backend is not None else set()
+    # Their states alone: the whole tokenizer as JSON takes a second where it has many merges.
+    parts = [] if backend is None else [backend.decoder, backend.pre_tokenizer]
+    spelling = _parts([json.loads(part.__getstate__()) for part in parts if part is not None])
     return _from_byte_level if "ByteLevel" in spelling else _from_pieces
 
 
-def _parts(spec: dict[str, Any]) -> set[str]:
-    """Names of the decoders and pre-tokenizers, those inside sequences too."""
+def _parts(todo: list[Any]) -> set[str]:
+    """Names of these decoders and pre-tokenizers, those inside sequences too."""
     found: set[str] = set()
-    todo = [spec.get("decoder"), spec.get("pre_tokenizer")]
     while todo:
         part = todo.pop()
         if isinstance(part, dict):
@@ -86,10 +95,10 @@ def _parts(spec: dict[str, Any]) -> set[str]:
 
 
 def _from_byte_level(token: str) -> str:
-    alphabet = _byte_of_character()
-    if not all(character in alphabet for character in token):
+    try:
+        return readable(token.translate(_byte_of_character()).encode("latin-1"))
+    except UnicodeEncodeError:
         return token
-    return readable(bytes(alphabet[character] for character in token))
 
 
 def _from_pieces(token: str) -> str:
@@ -99,9 +108,10 @@ def _from_pieces(token: str) -> str:
 
 
 @cache
-def _byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level BPE: printable bytes stand for themselves, the others from U+0100
-    upwards."""
+def _byte_of_character() -> dict[int, int]:
+    """The alphabet of byte-level BPE as a translation: printable bytes stand for themselves, the others from U+0100
+    upwards. What is no letter of it becomes something that is no byte."""
     own = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in own]
-    return {chr(byte): byte for byte in own} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    letters = {byte: byte for byte in own} | {0x100 + i: byte for i, byte in enumerate(others)}
+    return dict.fromkeys(others, 0xFFFF) | letters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import character_tokenizer, tiny_olmoe
+from transformers import AutoTokenizer
 
 from moescope.store import RouterSpec
 from moescope.tracer import PromptSet, Steering, find_routers, record_routing
+from moescope.tracer.encode import Encoder
 from moescope.tracer.evaluate import dose_curve, evaluate
 from moescope.tracer.evaluate_controls import make_controls
 from moescope.tracer.evaluate_curve import dose_of, dose_table
 from moescope.tracer.evaluate_dose import cells_of, doses_of_amount, doses_of_experts
 from moescope.tracer.evaluate_effects import Evaluation
 from moescope.tracer.evaluate_finding import is_finding, judge, p_of_draws, why_not
+from moescope.tracer.evaluate_tally import scored_sequences
 from moescope.tracer.evaluate_units import contrast_interval, mean_interval, units_of
 from moescope.tracer.generate import generate
 
@@ -88,6 +92,17 @@ def test_the_answer_is_the_likeliest_choice(setting: Setting, found):
         ]
         assert outcome.correct_P[place] == (int(np.argmax(sums)) == row["answer"])
         assert outcome.nll_P[place] == pytest.approx(-sums[row["answer"]], abs=1e-4)
+
+
+def test_bytes_are_counted_where_a_text_begins_within_a_character():
+    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "sample_data" / "model")
+    texts = ["괜찮다", "鬱は", "Ünder", "plain"]
+    parts = [tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) for text in texts]
+    assert any(len(first) < len(text[0].encode()) for text, (first, *_) in zip(texts, parts, strict=True))
+    found = scored_sequences(
+        list(PromptSet.from_rows([{"text": text} for text in texts])), Encoder(tokenizer), tokenizer
+    )  # byte-level: a character of a token's spelling is a byte
+    assert [one.bytes for one in found] == [sum(map(len, rest)) for _, *rest in parts]
 
 
 def test_batches_change_nothing(setting: Setting, found):
