@@ -25,10 +25,9 @@ def all_pairs(
     trace: Trace, units: Units, layers: Sequence[int], stream: str, span: Span
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each layer: divergence (U, Q) of the pairs of `np.triu_indices(N, 1)`, 0 where there is no pair, and
-    shared (U, Q)."""
+    which texts are there (U, N)."""
     one, other = np.triu_indices(len(units.languages), 1)
-    found = _remembered(trace, units, layers, stream, span, "every", one, other)
-    return [(divergence_UQ, present_UN[:, one] & present_UN[:, other]) for divergence_UQ, present_UN in found]
+    return _remembered(trace, units, layers, stream, span, "every", one, other)
 
 
 def from_pivot(

@@ -133,12 +133,12 @@ def alignment_matrix(
     chosen = layers_of(trace, layers if layer is None else layer, stream)
     one, other = np.triu_indices(len(units.languages), 1)
     divergence_UQ = np.zeros((units.shape[0], len(one)))
-    shared_UQ = np.ones(divergence_UQ.shape, bool)
-    for of_layer_UQ, there_UQ in all_pairs(trace, units, chosen, stream, span):
+    there_UN = np.ones(units.shape, bool)
+    for of_layer_UQ, in_layer_UN in all_pairs(trace, units, chosen, stream, span):
         divergence_UQ += of_layer_UQ
-        shared_UQ &= there_UQ
+        there_UN &= in_layer_UN
     divergence_UQ /= len(chosen)
-    mean = mean_interval(divergence_UQ, shared_UQ, resamples, seed)
+    mean = mean_interval(divergence_UQ, there_UN[:, one] & there_UN[:, other], resamples, seed)
     place = _places(len(units.languages), one, other, mean.point, mean.units)
     rows = []
     cell = {(int(a), int(b)): pair for pair, (a, b) in enumerate(zip(one, other, strict=True))}
@@ -146,8 +146,7 @@ def alignment_matrix(
         for b, second in enumerate(units.languages):
             row: dict[str, Any] = {"language_a": first, "language_b": second}
             if a == b:
-                have = int((units.cell_P[units.cell_P >= 0] % units.shape[1] == a).sum())
-                row |= {"divergence": 0.0, "low": 0.0, "high": 0.0, "units": have}
+                row |= {"divergence": 0.0, "low": 0.0, "high": 0.0, "units": int(there_UN[:, a].sum())}
             else:
                 row |= _interval("divergence", mean, cell[min(a, b), max(a, b)])
             rows.append(row | {"order_a": int(place[a]), "order_b": int(place[b])})

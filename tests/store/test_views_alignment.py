@@ -8,6 +8,7 @@ import pytest
 from moescope.store import StoreError, open_trace
 from moescope.store.notes import notes_of
 from moescope.store.synthetic import Synthetic, synthetic_parts, write_synthetic
+from moescope.store.views import alignment
 
 PLAN = Synthetic(prompts=48, languages=4, layers=3, experts=8, top_k=2, part_tokens=600)
 
@@ -82,6 +83,20 @@ def test_matrix_over_a_window_is_the_mean_of_its_layers(trace):
 
     window = cells(layers="1:2")
     assert window == pytest.approx(np.mean([cells(layer=1), cells(layer=2)], axis=0))
+
+
+def test_the_matrix_counts_only_texts_that_have_such_tokens(trace, monkeypatch):
+    whole = alignment.all_pairs
+
+    def without_one(*args):
+        *rest, (divergence_UQ, present_UN) = whole(*args)
+        here = present_UN.copy()
+        here[0, 0] = False
+        return [*rest, (divergence_UQ, here)]
+
+    monkeypatch.setattr(alignment, "all_pairs", without_one)
+    for row in trace.view("alignment-matrix", resamples=50).to_pylist():
+        assert row["units"] == 12 - ("de" in (row["language_a"], row["language_b"]))
 
 
 def test_routing_entropy_is_the_mean_of_sequence_entropies(trace, sums):
