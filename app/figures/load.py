@@ -75,6 +75,8 @@ def with_measure(load: pa.Table, measure: str) -> pa.Table:
 def difference(a: pa.Table, b: pa.Table) -> pa.Table:
     """value of a − value of b for every cell that both have; tables from `with_measure`.
 
+    Null where no token of a side passed the router: that side has no share, not one of 0.
+
     Returns:
         stream, layer, expert, value (the difference), a, b, tokens_a, tokens_b.
     """
@@ -82,9 +84,12 @@ def difference(a: pa.Table, b: pa.Table) -> pa.Table:
     matched = [(row, of_b[key]) for row, key in enumerate(_keys(a)) if key in of_b]
     rows_a, rows_b = (pa.array([pair[side] for pair in matched], pa.int64()) for side in (0, 1))
     a, b = a.take(rows_a), b.take(rows_b)
-    value_a, value_b = _floats(a, "value"), _floats(b, "value")
+    value_a, value_b = (
+        np.where(_floats(side, "tokens") > 0, _floats(side, "value"), np.nan) for side in (a, b)
+    )
     columns = {name: a[name] for name in ("stream", "layer", "expert")}
-    columns |= {"value": pa.array(value_a - value_b, from_pandas=True), "a": a["value"], "b": b["value"]}
+    values = {"value": value_a - value_b, "a": value_a, "b": value_b}
+    columns |= {name: pa.array(value, from_pandas=True) for name, value in values.items()}
     return pa.table(columns | {"tokens_a": a["tokens"], "tokens_b": b["tokens"]})
 
 

@@ -59,6 +59,15 @@ def test_a_difference_keeps_only_cells_of_both():
     assert difference(a, b)["layer"].to_pylist() == [0, 0]
 
 
+def test_there_is_no_difference_from_a_side_without_tokens():
+    a, b = with_measure(load([[0.7, 0.3]]), "share"), with_measure(load([[0.0, 0.0]], tokens=0), "share")
+    table = difference(a, b)
+    assert table["value"].to_pylist() == table["b"].to_pylist() == [None, None]
+    assert "No cell has a share of tokens on both sides" in sentences.load_difference(
+        table, "share", "A", "B"
+    )
+
+
 def test_moved_is_the_share_of_routing_that_differs():
     a, b = (
         with_measure(load(shares), "share") for shares in ([[1.0, 0.0], [0.6, 0.4]], [[0.0, 1.0], [0.5, 0.5]])
