@@ -19,30 +19,39 @@ from .manifest import PartEntry
 _KEPT_BYTES = 384 << 20
 
 
-class _Tables:
-    """Decoded row groups that were read last: the next question is often about the same layer, or prompt."""
+class _Columns:
+    """Decoded columns that were read last: the next question is often about the same layer, or prompt."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple, pa.Table] = OrderedDict()
+        self._kept: OrderedDict[tuple, pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple, load: Callable[[], pa.Table]) -> pa.Table:
+    def get(self, place: tuple, columns: list[str], load: Callable[[list[str]], pa.Table]) -> pa.Table:
+        """A table of these columns; `load` reads those that are not there."""
+        found = {}
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        table = load()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = table
-                self._bytes += table.nbytes
-            while self._bytes > _KEPT_BYTES:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return table
+            for name in columns:
+                if (key := (place, name)) in self._kept:
+                    self._kept.move_to_end(key)
+                    found[name] = self._kept[key]
+        if missing := [name for name in columns if name not in found]:
+            table = load(missing)
+            found |= dict(zip(table.column_names, table.columns, strict=True))
+            with self._lock:
+                for name in missing:
+                    self._keep((place, name), found[name])
+        return pa.table({name: found[name] for name in columns})
+
+    def _keep(self, key: tuple, column: pa.ChunkedArray) -> None:
+        if key not in self._kept:
+            self._kept[key] = column
+            self._bytes += column.nbytes
+        while self._bytes > _KEPT_BYTES:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
-_tables = _Tables()
+_columns = _Columns()
 
 
 def _upto(file: pq.ParquetFile, group: int, columns: list[str], key: int) -> pa.Table:
@@ -81,11 +90,11 @@ def read_table(
         DamagedPart: the file is missing, truncated or changed.
     """
     metadata, index = footer_and_index(folder, entry, table)
-    place = (str(folder.local_path or folder.url), entry.files[table].sha256, *columns)
+    place = (str(folder.local_path or folder.url), entry.files[table].sha256)
     whole = router is None and prompts is None and groups is None
     groups = index.select(router, prompts) if groups is None else list(groups)
 
-    def read(groups: list[int]) -> pa.Table:
+    def read(groups: list[int], columns: list[str]) -> pa.Table:
         with folder.open(entry.path(table)) as source:
             file = pq.ParquetFile(
                 source,
@@ -94,18 +103,24 @@ def read_table(
                 pre_buffer=folder.local_path is None,
             )
             if until is not None and folder.local_path is not None:
-                return _upto(file, groups[0], list(columns), until)
-            return file.read_row_groups(groups, columns=list(columns), use_threads=threads)
+                found = _upto(file, groups[0], columns, until)
+            else:
+                found = file.read_row_groups(groups, columns=columns, use_threads=threads)
+        _check_values(found, columns)
+        return found
 
     with told_as_damage(entry, table):
         if not keep:
-            found = read(groups)
+            found = read(groups, list(columns))
         elif prompts is None:
-            found = _tables.get((*place, *groups), lambda: read(groups).combine_chunks())
+            found = _columns.get(
+                (*place, *groups), list(columns), lambda names: read(groups, names).combine_chunks()
+            )
         else:
-            pieces = [_tables.get((*place, at), functools.partial(read, [at])) for at in groups]
-            found = pa.concat_tables(pieces) if pieces else read([])
-        _check_values(found, columns)
+            pieces = [
+                _columns.get((*place, at), list(columns), functools.partial(read, [at])) for at in groups
+            ]
+            found = pa.concat_tables(pieces) if pieces else read([], list(columns))
         if whole and found.num_rows != entry.files[table].rows:
             raise ValueError(f"it has {found.num_rows:,} rows")
     return found

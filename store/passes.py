@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from .batches import EventBatch, batch_of, has_same_k
 from .errors import UnknownColumn
 from .files import read_table
+from .footers import row_groups
 from .rollups import PHASES, token_key
 from .selection import Where
 from .threads import READERS, readers
@@ -21,45 +23,11 @@ if TYPE_CHECKING:
     from .manifest import PartEntry
     from .reader import Trace
 
+KEYS = ["prompt", "position"]
 _FEW_PROMPTS = 64
 """What is read for so few prompts is kept: the same neighbours may be asked for next."""
 
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class EventBatch:
-    """Events of one router in one part; N token rows sorted by (prompt, position)."""
-
-    prompt_N: np.ndarray
-    """(N,) int32 keys, rising; `prompt_index` gives the rows of `Trace.prompts()`."""
-    position_N: np.ndarray
-    """(N,) int32."""
-    prompt_index: np.ndarray
-    """(N,) int64: row of the prompt in `Trace.prompts()`."""
-    experts: np.ndarray
-    """(N, K) unsigned, in descending gate weight: a view of the Arrow buffer. Where k varies, flat (S,)."""
-    offsets: np.ndarray | None
-    """(N + 1,) where k varies: token i chose experts[offsets[i]:offsets[i + 1]]; else None."""
-    columns: dict[str, np.ndarray]
-    """The other columns that were asked for: `weights`, `probability`, `output_norm` in the shape of
-    `experts`, `logits` (N, E), `entropy` and `similarity` (N,)."""
-
-    tokens: dict[str, np.ndarray] = field(default_factory=dict)
-    """(N,) columns of the tokens that were asked for; `token_id` is -1 where there is none."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        return self.columns["weights"]
-
-    def padded(self) -> np.ndarray:
-        """(N, K) int32 experts, -1 in empty slots where k varies; `experts` itself where it does not."""
-        if self.offsets is None:
-            return self.experts
-        lengths = np.diff(self.offsets)
-        out = np.full((len(lengths), int(lengths.max(initial=0))), -1, np.int32)
-        out[np.arange(out.shape[1]) < lengths[:, None]] = self.experts
-        return out
 
 
 @dataclass(frozen=True)
@@ -75,47 +43,62 @@ class _Pass:
     phase: str | None
     completion: bool | None
 
-    @property
-    def by_class(self) -> bool:
-        return not self.special or self.phase is not None or self.completion is not None
-
     def load(self, entry: PartEntry) -> EventBatch:
-        wanted = ["prompt", "position", "experts", *self.columns]
-        table = self._read(entry, "events", wanted, self.router)
-        prompt, position = np.asarray(table["prompt"]), np.asarray(table["position"])
-        keep = None if self.keys is None else np.isin(prompt, self.keys, kind="sort")
-        tokens = None
-        if self.by_class or self.token_columns:
-            tokens = self._tokens(entry, prompt, position)
-        if tokens is not None and self.by_class:
-            of_class = self._of_class(tokens)
-            keep = of_class if keep is None else keep & of_class
-        if keep is not None and not keep.all():
-            table = table.filter(pa.array(keep))
-            tokens = None if tokens is None else tokens.filter(pa.array(keep))
-        batch = _batch(self.trace, table.combine_chunks(), self.trace.routers[self.router].num_experts)
+        events, keys, tokens = self._tables(entry)
+        prompt, position = (np.asarray(keys[name]) for name in KEYS)
+        rows = None
+        if self.classes and not (of_class := self._of_class(tokens)).all():
+            rows = np.flatnonzero(of_class)
+            if not (len(rows) and has_same_k(events)):
+                events, prompt, position = events.take(pa.array(rows)), prompt[rows], position[rows]
+                tokens, rows = tokens.take(pa.array(rows)), None
+        spec = self.trace.routers[self.router]
+        batch = batch_of(events, prompt, position, self.trace.row_of_key(prompt), spec.num_experts)
         for name in self.token_columns:
-            assert tokens is not None
             batch.tokens[name] = _token_column(tokens, name)
-        return batch
+        return batch if rows is None else batch.kept(rows)
+
+    @property
+    def classes(self) -> list[str]:
+        """Columns of the tokens that say which are wanted."""
+        asked = {
+            "special": not self.special,
+            "phase": self.phase is not None,
+            "completion": self.completion is not None,
+        }
+        return [name for name, wanted in asked.items() if wanted]
+
+    def _tables(self, entry: PartEntry) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Events of the part, and with a row for each of them their keys, and their tokens where those are needed.
+
+        Every event has a row in the tokens, no two the same one, and both are sorted (the writer refuses others): as
+        many events as tokens are those of all tokens in their order.
+        """
+        of_tokens = [*KEYS, *self.classes, *self.token_columns]
+        of_events = ["experts", *self.columns]
+        groups = row_groups(self.trace.folder, entry, "events", self.router)
+        if self.keys is None and sum(group.rows for group in groups) == entry.tokens:
+            tokens = self._read(entry, "tokens", of_tokens, None)
+            return self._read(entry, "events", of_events, self.router), tokens, tokens
+        events = self._read(entry, "events", [*KEYS, *of_events], self.router)
+        if self.keys is not None:
+            events = events.filter(pa.array(np.isin(events["prompt"], self.keys, kind="sort")))
+        keys, events = events.select(KEYS), events.select(of_events)
+        if len(of_tokens) == len(KEYS):
+            return events, keys, keys
+        tokens = self._read(entry, "tokens", of_tokens, None)
+        if all(np.array_equal(tokens[name], keys[name]) for name in KEYS):
+            return events, keys, tokens
+        key_T, key_N = (token_key(*(np.asarray(table[name]) for name in KEYS)) for table in (tokens, keys))
+        return events, keys, tokens.take(pa.array(np.searchsorted(key_T, key_N)))
 
     def _read(self, entry: PartEntry, table: str, columns: list[str], router: int | None) -> pa.Table:
         keep = self.keys is None or len(self.keys) <= _FEW_PROMPTS
         folder = self.trace.folder
+        columns = list(dict.fromkeys(columns))
         return read_table(
             folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=keep
         )
-
-    def _tokens(self, entry: PartEntry, prompt: np.ndarray, position: np.ndarray) -> pa.Table:
-        """Rows of the tokens of the events, in their order."""
-        names = list(dict.fromkeys(["prompt", "position", *self.token_columns]))
-        names += [name for name in ("phase", "special", "completion") if self.by_class and name not in names]
-        tokens = self._read(entry, "tokens", names, None)
-        key_T = token_key(np.asarray(tokens["prompt"]), np.asarray(tokens["position"]))
-        key_N = token_key(prompt, position)
-        if len(key_T) == len(key_N) and np.array_equal(key_T, key_N):
-            return tokens
-        return tokens.take(pa.array(np.searchsorted(key_T, key_N)))
 
     def _of_class(self, tokens: pa.Table) -> np.ndarray:
         """(N,) bool: events whose token is of the wanted kind."""
@@ -186,41 +169,3 @@ def _token_column(tokens: pa.Table, name: str) -> np.ndarray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(pa.string())
     return column.to_numpy()
-
-
-def _batch(trace: Trace, table: pa.Table, num_experts: int) -> EventBatch:
-    prompt = np.asarray(table["prompt"])
-    offsets, experts = _list_arrays(table["experts"])
-    rows = len(prompt)
-    k = len(experts) // rows if rows else 1
-    regular = bool(k * rows == len(experts) and (np.diff(offsets) == k).all())
-    shape = (rows, k) if regular and k else None
-    columns = {}
-    for name in table.column_names[3:]:
-        column = table[name]
-        if not pa.types.is_list(column.type):
-            columns[name] = np.asarray(column)
-            continue
-        if column.null_count:
-            raise UnknownColumn(f"some events have no {name}: the router or the import did not give any")
-        values = _list_arrays(column)[1]
-        columns[name] = values.reshape(rows, num_experts) if name == "logits" else values
-        if name != "logits" and shape is not None:
-            columns[name] = values.reshape(shape)
-    return EventBatch(
-        prompt_N=prompt,
-        position_N=np.asarray(table["position"]),
-        prompt_index=trace.row_of_key(prompt),
-        experts=experts if shape is None else experts.reshape(shape),
-        offsets=offsets if shape is None else None,
-        columns=columns,
-    )
-
-
-def _list_arrays(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets from 0 and values of a list column."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
-    offsets = np.asarray(array.offsets)
-    return offsets - offsets[0] if len(offsets) and offsets[0] else offsets, np.asarray(array.flatten())

@@ -10,7 +10,7 @@ from moescope.kernels import _log_sums
 from moescope.kernels import compiled as compiled_module
 from moescope.kernels.compiled import compiled, expect, twin
 from moescope.kernels.consistency import hit_curve, segment_hit_curve
-from moescope.kernels.counting import co_activation, transitions
+from moescope.kernels.counting import co_activation, count_experts, transitions
 from moescope.kernels.pairwise import pairwise_divergence
 
 rng = np.random.default_rng(0)
@@ -24,6 +24,7 @@ IDS = [
 
 
 def results_of(ids):
+    yield count_experts(ids, 12)
     yield co_activation(ids, 12)
     yield transitions(ids, ids[::-1], 12, 12)
     for policy in ("lru", "lfu", "belady"):
