@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from . import words
-from .figures.steer_effects import format_of
+from .figures.steer_effects import format_of, in_points
 
 Row = dict[str, Any]
 NOUNS = {
@@ -29,7 +29,7 @@ def effect(table: pa.Table, measure: str, by: str | None, target: str | None) ->
     drawn = [one["change"] for one in rows if one["kind"] == "random" and one["group"] == group]
     said = f"On {name}, the profile changes {noun} by {number(row, measure)}"
     if drawn:
-        ends = (f"{end:{format_of(measure)}}" for end in (min(drawn), max(drawn)))
+        ends = (level(end, measure) for end in (min(drawn), max(drawn)))
         said += f"; {words.amount(len(drawn), 'draw')} of as many random experts by {' to '.join(ends)}"
     return f"{said}. {verdict(row)}{others(own, by, group)}"
 
@@ -55,8 +55,13 @@ def others(own: dict[str, Row], by: str | None, group: str) -> str:
 
 def number(row: Row, measure: str) -> str:
     """A change with its interval."""
-    form = format_of(measure)
-    return f"{row['change']:{form}} (95 % {row['low']:{form}} to {row['high']:{form}})"
+    change, low, high = (level(row[name], measure) for name in ("change", "low", "high"))
+    return f"{change} (95 % {low} to {high})"
+
+
+def level(change: float, measure: str) -> str:
+    """A change in the unit of its measure."""
+    return words.points(change) if in_points(measure) else f"{change:{format_of(measure)}}"
 
 
 def dose(table: pa.Table, by: str | None) -> str:

@@ -66,7 +66,7 @@ class Evaluation:
         Returns:
             variant, kind, measure, group, base, steered, change, low, high (95 %), prompts, units, and for the
             profile finding, why (not), p_draws; these are null for controls. `change` is steered − base; of
-            "perplexity" it is steered / base − 1.
+            "perplexity" it is steered / base − 1, and target's factor / the others' − 1 in their contrast.
         """
         masks = self._masks(by)
         wanted: list[tuple[str, Measure, str, np.ndarray]] = []

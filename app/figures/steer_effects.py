@@ -28,10 +28,10 @@ KINDS = {
 }
 PERCENT = ("perplexity", "accuracy", "changed")
 LABELS = {
-    "perplexity": "change of perplexity",
+    "perplexity": "change of perplexity (steered ÷ base − 1)",
     "log_perplexity": "change of log perplexity (nats a token)",
     "bits_per_byte": "change in bits per byte",
-    "accuracy": "change of accuracy",
+    "accuracy": "change of accuracy, percentage points",
     "kl": "KL(base ‖ steered), nats a token",
     "changed": "share of routing changed",
 }
@@ -39,7 +39,13 @@ LABELS = {
 
 def label_of(measure: str) -> str:
     """An axis title."""
-    return LABELS.get(measure, f"change of the rate of {measure.removeprefix('behaviour: ')}")
+    rate = f"change of the rate of {measure.removeprefix('behaviour: ')}, percentage points"
+    return LABELS.get(measure, rate)
+
+
+def in_points(measure: str) -> bool:
+    """Whether the measure is a share, so that its change is in percentage points."""
+    return measure == "accuracy" or measure.startswith("behaviour")
 
 
 def format_of(measure: str) -> str:

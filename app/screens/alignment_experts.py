@@ -20,6 +20,9 @@ HOVER = [
     Hover(column="delta", title="difference", format="+.1%"),
 ]
 
+RESAMPLES = 200
+"""Fewer than elsewhere: the intervals are drawn anew whenever τ moves."""
+
 
 def draw(frame: Frame, params: dict[str, Any], window: tuple[int, int]) -> None:
     """Draw counts by layer, the map, and the way to steering."""
@@ -28,7 +31,7 @@ def draw(frame: Frame, params: dict[str, Any], window: tuple[int, int]) -> None:
     with states.guarded("The specialised experts could not be found"):
         with states.loading(height=260):
             counts = frame.view("specialised-counts", **asked)
-            experts = frame.view("specialised-experts", tau=tau, resamples=200, **asked)
+            experts = frame.view("specialised-experts", tau=tau, resamples=RESAMPLES, **asked)
         at_tau = counts.filter(pc.less(pc.abs(pc.subtract(counts["tau"], tau)), 1e-9))
         show.chart(
             lambda theme: figures.kinds_by_layer(at_tau, theme=theme), counts, name="specialised-counts",
@@ -67,7 +70,7 @@ def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> 
         ),
         experts, name="specialised-experts", title=f"Specialised experts, τ = {tau}", select="cell",
         say=sentences_alignment.specialised(experts),
-        python=frame.snippet("specialised-experts", tau=tau, **asked),
+        python=frame.snippet("specialised-experts", tau=tau, resamples=RESAMPLES, **asked),
     )  # fmt: skip
     drawer.choose(points, place="specialised")
 
