@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,19 +39,30 @@ def outcome(answers: Answers, *, neutral: bool) -> str:
 
 
 def strip(answers: Answers, side: Side) -> str:
-    """Where along one answer the models differ most."""
-    events = answers.events[side]
-    known = [(event["kl"], at) for at, event in enumerate(events) if event["kl"] is not None]
+    """Where along the prompt and one answer the models differ most."""
+    rows = answers.along(side)
+    known = [(row["kl"], row) for row in rows if row["kl"] is not None]
     if not known:
         return "No finite KL along this answer."
-    most, at = max(known)
-    layers = Counter(name for event in events for name in event["changed"])
-    text = f"Largest KL: {most:.3g} nats at token {at}." if most > 0 else "KL is 0 at every token."
-    if not layers:
-        return f"{text} No expert set changed."
-    name, count = layers.most_common(1)[0]
-    share = words.percent(count / len(events))
-    return f"{text} Layer {name} changes most often: at {share} of the tokens."
+    most, at = max(known, key=lambda pair: pair[0])
+    said = [f"Largest KL: {most:.3g} nats at {place(at)}." if most > 0 else "KL is 0 at every token."]
+    prompt = [kl for kl, row in known if row["phase"] == "prompt"]
+    if prompt and most > 0:
+        said.append(f"Along the prompt it is {sum(prompt) / len(prompt):.3g} nats on average.")
+    layers = Counter(name for row in rows for name in row["changed"])
+    if layers:
+        name, count = layers.most_common(1)[0]
+        said.append(f"Layer {name} changes most often: at {words.percent(count / len(rows))} of the tokens.")
+    else:
+        said.append("No expert set changed.")
+    if note := answers.prompt_note:
+        said.append(f"{note[:1].upper()}{note[1:]}.")
+    return " ".join(said)
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """`token 3 of the prompt`; of an answer, `token 3`."""
+    return f"token {row['position']}{' of the prompt' if row['phase'] == 'prompt' else ''}"
 
 
 def board(states: Mapping[tuple[str, int, int], str], load: pa.Table) -> str:

@@ -1,8 +1,8 @@
 """What two answers, base and steered, showed token by token.
 
 Events come from the server in any interleaving of the sides; `Answers` keeps them and makes the tables behind
-the figures. A position is the number of a generated token, from 0. KL is KL(base ‖ steered) of the next-token
-distribution at that position of the text of one side, in nats: both models read the same text there.
+the figures. A position is the number of a token in its phase, prompt or answer, from 0. KL is KL(base ‖ steered) of
+the distributions that predict the token there, in nats: both models read the same text before it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Answers:
     @property
     def untouched(self) -> bool:
         """Whether nothing at all differs: no token, no chosen expert, no distribution."""
-        every = [event for side in SIDES for event in self.events[side]]
+        every = [event for side in SIDES for event in self.along(side)]
         return self.identical and all(event["kl"] == 0 and not event["changed"] for event in every)
 
     @property
@@ -74,40 +74,83 @@ class Answers:
         known = [event["kl"] for event in self.events[side] if event["kl"] is not None]
         return sum(known) / len(known) if known else None
 
+    def along(self, side: Side) -> list[Event]:
+        """All tokens of a side's text that something predicted, the prompt's first: its events, with `phase` and
+        `position`. The prompt's come at the end of an answer."""
+        told = (self.done or {}).get("prompt_positions") or []
+        prompt = [
+            {**event, "phase": "prompt", "experts": event["experts"][side], "logprob": event["logprob"][side]}
+            for event in told
+        ]
+        answer = enumerate(self.events[side])
+        return prompt + [{**event, "phase": "answer", "position": position} for position, event in answer]
+
+    @property
+    def prompt_note(self) -> str | None:
+        """Why the prompt is not told of as a whole."""
+        return (self.done or {}).get("prompt_note")
+
     def strip(self, side: Side) -> pa.Table:
-        """One row a position of a side's text: position, token, kl, logprob, changed (routers whose chosen set
-        of experts the steering changed), routers."""
-        events = self.events[side]
+        """One row a token of a side's text: column (from 0), phase, position, token, kl, logprob, changed (routers
+        whose chosen set of experts the steering changed), routers, changes (those in words)."""
+        rows = self.along(side)
+        changes = self._changes(side)
         return pa.table(
             {
-                "position": pa.array(range(len(events)), pa.int32()),
-                "token": pa.array([event["token"] for event in events], pa.string()),
-                "kl": pa.array([event["kl"] for event in events], pa.float64()),
-                "logprob": pa.array([event["logprob"] for event in events], pa.float64()),
-                "changed": pa.array([len(event["changed"]) for event in events], pa.int32()),
-                "routers": pa.array([len(event["experts"]) for event in events], pa.int32()),
+                "column": pa.array(range(len(rows)), pa.int32()),
+                "phase": pa.array([row["phase"] for row in rows], pa.string()),
+                "position": pa.array([row["position"] for row in rows], pa.int32()),
+                "token": pa.array([row["token"] for row in rows], pa.string()),
+                "kl": pa.array([row["kl"] for row in rows], pa.float64()),
+                "logprob": pa.array([row["logprob"] for row in rows], pa.float64()),
+                "changed": pa.array([len(row["changed"]) for row in rows], pa.int32()),
+                "routers": pa.array([len(row["experts"]) for row in rows], pa.int32()),
+                "changes": pa.array(changes, pa.string()),
             }
         )
 
+    def _changes(self, side: Side) -> list[str]:
+        """For each token which experts took whose places, layer by layer: `layer 2: 7 → 12`. Once the texts have
+        parted the other model's choice is not known, and only the layers are named."""
+        base, steered = self.along("base"), self.along("steered")
+        parting = self.parting
+        told = []
+        for column, row in enumerate(self.along(side)):
+            both = row["phase"] == "prompt" or parting is None or row["position"] <= parting
+            if both and column < min(len(base), len(steered)):
+                told.append(_exchanged(row["changed"], base[column]["experts"], steered[column]["experts"]))
+            else:
+                told.append(", ".join(f"layer {name}" for name in row["changed"]))
+        return told
+
     def grid(self, side: Side, routers: list[RouterSpec]) -> pa.Table:
-        """One row a position and router: position, token, stream, layer, changed, experts (of this side)."""
+        """One row a token and router: column, phase, position, token, stream, layer, changed, experts (of this
+        side)."""
         rows = []
-        for position, event in enumerate(self.events[side]):
+        for column, event in enumerate(self.along(side)):
             for spec in routers:
                 name = str(spec.layer) if spec.stream == "decoder" else f"{spec.stream}.{spec.layer}"
                 if name in event["experts"]:
                     rows.append(
-                        {"position": position, "token": event["token"], "stream": spec.stream,
-                         "layer": spec.layer, "changed": name in event["changed"],
+                        {"column": column, "phase": event["phase"], "position": event["position"],
+                         "token": event["token"], "stream": spec.stream, "layer": spec.layer,
+                         "changed": name in event["changed"],
                          "experts": ", ".join(map(str, event["experts"][name]))}
                     )  # fmt: skip
         return pa.Table.from_pylist(rows, schema=_GRID)
 
-    def candidates(self, side: Side, position: int) -> pa.Table:
-        """Likeliest next tokens of both models at a position of a side's text: token_id, token, base, steered
+    def before(self, side: Side, column: int) -> str:
+        """The text before a token of the strip."""
+        rows = self.along(side)
+        told = "".join(row["token"] for row in rows if row["phase"] == "prompt")
+        start = self.prompt.removesuffix(told) if self.prompt.endswith(told) else ""
+        return start + "".join(row.get("text", row["token"]) for row in rows[:column])
+
+    def candidates(self, side: Side, column: int) -> pa.Table:
+        """Likeliest next tokens of both models in a column of the strip: token_id, token, base, steered
         (probabilities; null where it is not among the likeliest), by the larger of the two."""
         found: dict[int, dict[str, Any]] = {}
-        for model, top in self.events[side][position].get("candidates", {}).items():
+        for model, top in self.along(side)[column].get("candidates", {}).items():
             for token_id, token, logprob in top:
                 row = found.setdefault(token_id, {"token_id": token_id, "token": token})
                 row[model] = 0.0 if logprob is None else math.exp(logprob)
@@ -115,10 +158,21 @@ class Answers:
         return pa.Table.from_pylist(rows, schema=_CANDIDATES)
 
 
+def _exchanged(changed: list[str], base: Event, steered: Event) -> str:
+    """`layer 2: 7 → 12; layer 5: 3, 8 → 1, 9`."""
+    parts = []
+    for name in changed:
+        out = [expert for expert in base[name] if expert not in steered[name]]
+        new = [expert for expert in steered[name] if expert not in base[name]]
+        gone, come = (", ".join(map(str, experts)) or "none" for experts in (out, new))
+        parts.append(f"layer {name}: {gone} → {come}")
+    return "; ".join(parts)
+
+
 _GRID = pa.schema(
     [
-        ("position", pa.int32()), ("token", pa.string()), ("stream", pa.string()), ("layer", pa.int32()),
-        ("changed", pa.bool_()), ("experts", pa.string()),
+        ("column", pa.int32()), ("phase", pa.string()), ("position", pa.int32()), ("token", pa.string()),
+        ("stream", pa.string()), ("layer", pa.int32()), ("changed", pa.bool_()), ("experts", pa.string()),
     ]
 )  # fmt: skip
 _CANDIDATES = pa.schema(

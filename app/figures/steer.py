@@ -1,7 +1,8 @@
-"""The strip under two answers: KL at every token, and beneath it which layers chose other experts.
+"""The strip under two answers: KL at every token of the prompt and of an answer, and beneath it which layers chose
+other experts.
 
-One view with plain numbers on both axes, as in the routing map, so that a click anywhere in a column reports its
-position: layers take rows from 0 (input) upwards, the bars of KL stand above them.
+One view with plain numbers on both axes, as in the routing map, so that a click anywhere in a column reports which
+one: layers take rows from 0 (input) upwards, the bars of KL stand above them, the prompt left of a line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from .look import Width, depth_title, finish
 
 BAR_PIXELS = 70
 ROWS_PIXELS = 150
+LINE_PIXELS = 16
+"""Height of a line of words above the bars."""
 MOST_LABELS = 70
+MOST_PROMPT = 120
+"""Prompt tokens that are drawn, the last ones: an answer beside thousands of columns would be lost."""
 
 
 def steering_strip(
@@ -27,52 +32,74 @@ def steering_strip(
     """Draw the strip.
 
     Args:
-        strip: `Answers.strip`: position, token, kl (null: infinite or unknown), logprob, changed.
-        grid: `Answers.grid`: position, stream, layer, changed, experts.
+        strip: `Answers.strip`: column, phase, position, token, kl (null: infinite or unknown), changed, changes.
+        grid: `Answers.grid`: column, stream, layer, changed.
     Returns:
-        A chart with the point selection `token` over the field position.
+        A chart with the point selection `token` over the field column.
     """
     if not strip.num_rows:
         raise ValueError("a strip needs at least one token")
     routers = sorted(set(zip(grid["stream"].to_pylist(), grid["layer"].to_pylist(), strict=True)))
-    step = min(max(ROWS_PIXELS / max(len(routers), 1), 3), 14)
-    rows, top = len(routers), BAR_PIXELS / step
-    axes = _Axes(strip, routers, top, step, theme)
-    pick = alt.selection_point(name="token", fields=["position"], on="click", toggle="false", empty=False)
+    prompt = strip["phase"].to_pylist().count("prompt")
+    first = max(prompt - MOST_PROMPT, 0)
+    data = strip.to_pandas().iloc[first:]
+    data["token"] = [visible(token) for token in data["token"]]
+    data["place"] = data["phase"] + " token " + data["position"].astype(str)
+    cells = grid.select(["column", "stream", "layer", "changed"]).to_pandas()
+    cells = cells[cells["column"] >= first]
+    place = _Place(first, prompt, strip.num_rows, routers)
+    axes = _Axes(data, place)
+    pick = alt.selection_point(name="token", fields=["column"], on="click", toggle="false", empty=False)
     layers = [
-        *_cells(grid, routers, axes, theme),
-        *_bars(strip, rows, top, axes, theme),
-        _columns(strip, rows, top, axes, theme, pick),
+        *_cells(cells, place, axes, theme),
+        *_bars(data, place, axes, theme),
+        *_border(place, axes, theme),
+        _columns(data, place, axes, theme, pick),
     ]
-    height = (rows + top + 1) * step
-    return finish(alt.LayerChart(layer=layers), theme, width=width, height=height)
+    return finish(alt.LayerChart(layer=layers), theme, width=width, height=place.height * place.step)
+
+
+class _Place:
+    """Where things stand, in columns across and rows upwards."""
+
+    def __init__(self, first: int, prompt: int, end: int, routers: list[tuple[str, int]]) -> None:
+        self.first, self.prompt, self.end = first, prompt, end
+        """The first column that is drawn, the first of the answer, and the one after the last."""
+        self.routers = routers
+        self.rows = len(routers)
+        self.step = min(max(ROWS_PIXELS / max(self.rows, 1), 3), 14)
+        """Pixels of a row."""
+        self.top = self.rows + BAR_PIXELS / self.step
+        self.line = LINE_PIXELS / self.step
+        self.height = self.top + self.line * (2 if prompt else 1)
 
 
 class _Axes:
     """Both axes, shared by all layers."""
 
-    def __init__(
-        self, strip: pa.Table, routers: list[tuple[str, int]], top: float, step: float, theme: Theme
-    ) -> None:
-        count, rows = strip.num_rows, len(routers)
-        tokens = [visible(token)[:14] for token in strip["token"].to_pylist()]
-        every = 1 if count <= MOST_LABELS else 10
+    def __init__(self, data: pd.DataFrame, place: _Place) -> None:
+        named = len(data) <= MOST_LABELS
+        labels = [token[:14] for token in data["token"]] if named else data["position"].astype(str).tolist()
+        ticks = data["column"] if named else data["column"][data["position"] % 10 == 0]
         self._x = {
-            "scale": alt.Scale(domain=[-0.5, count - 0.5], nice=False, zero=False),
+            "scale": alt.Scale(domain=[place.first - 0.5, place.end - 0.5], nice=False, zero=False),
             "axis": alt.Axis(
-                title=None, values=list(range(0, count, every)), grid=False, ticks=False, domain=False,
-                labelExpr=f"{json.dumps(tokens)}[datum.value]" if every == 1 else "datum.value",
-                labelAngle=-90 if every == 1 else 0,
+                title=None, values=ticks.tolist(), grid=False, ticks=False, domain=False,
+                labelExpr=f"{json.dumps(labels)}[datum.value - {place.first}]",
+                labelAngle=-90 if named else 0,
                 labelLimit=90, labelFontSize=11,
             ),
         }  # fmt: skip
-        shown = max(1, round(11 / step))
-        names = [str(layer) if stream == "decoder" else f"{stream} {layer}" for stream, layer in routers]
+        shown = max(1, round(11 / place.step))
+        names = [
+            str(layer) if stream == "decoder" else f"{stream} {layer}" for stream, layer in place.routers
+        ]
         self._y = {
-            "scale": alt.Scale(domain=[-0.5, rows + top + 0.5], nice=False, zero=False),
+            "scale": alt.Scale(domain=[-0.5, place.height - 0.5], nice=False, zero=False),
             "axis": alt.Axis(
-                title=depth_title(True, rows * step), values=list(range(0, rows, shown)), grid=False, ticks=False,
-                domain=False, labelExpr=f"{json.dumps(names)}[datum.value]", titleAnchor="start", labelFontSize=10,
+                title=depth_title(True, place.rows * place.step), values=list(range(0, place.rows, shown)),
+                grid=False, ticks=False, domain=False, labelExpr=f"{json.dumps(names)}[datum.value]",
+                titleAnchor="start", labelFontSize=10,
             ),
         }  # fmt: skip
 
@@ -83,63 +110,58 @@ class _Axes:
         return alt.Y(f"{field}:Q", **self._y)
 
 
-def _cells(grid: pa.Table, routers: list[tuple[str, int]], axes: _Axes, theme: Theme) -> list[alt.Chart]:
-    if not grid.num_rows:
+def _cells(cells: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
+    if not len(cells):
         return []
-    row_of = {router: row for row, router in enumerate(routers)}
-    data = grid.to_pandas()
-    data["row"] = [row_of[pair] for pair in zip(data["stream"], data["layer"], strict=True)]
-    data["routing"] = ["other experts" if changed else "the same experts" for changed in data["changed"]]
-    data["token"] = [visible(token) for token in data["token"]]
-    x, row = data["position"], data["row"]
-    data = data.assign(x=x - 0.46, x2=x + 0.46, y=row - 0.44, y2=row + 0.44)
+    row_of = {router: row for row, router in enumerate(place.routers)}
+    row = pd.Series([row_of[pair] for pair in zip(cells["stream"], cells["layer"], strict=True)], cells.index)
+    x = cells["column"]
+    data = cells.assign(x=x - 0.46, x2=x + 0.46, y=row - 0.44, y2=row + 0.44)
     colour = alt.Color(
         "changed:N", scale=alt.Scale(domain=[False, True], range=[theme.surface, theme.steered]), legend=None
     )
-    tooltip = [
-        alt.Tooltip("position:Q"), alt.Tooltip("token:N"), alt.Tooltip("layer:Q"), alt.Tooltip("routing:N"),
-        alt.Tooltip("experts:N", title="experts here"),
-    ]  # fmt: skip
     mark = alt.Chart(data).mark_rect()
-    return [mark.encode(x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q", color=colour, tooltip=tooltip)]
+    return [mark.encode(x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q", color=colour)]
 
 
-def _bars(strip: pa.Table, rows: int, top: float, axes: _Axes, theme: Theme) -> list[alt.Chart]:
-    data = strip.to_pandas()
+def _bars(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
     most = data["kl"].max() if data["kl"].notna().any() else 0.0
     share = data["kl"].fillna(0.0) / (most or 1.0)
-    base = rows + 0.3
-    x = data["position"]
-    data = data.assign(x=x - 0.4, x2=x + 0.4, y=base, y2=base + share * (top - 1.2))
-    data["token"] = [visible(token) for token in data["token"]]
-    bars = (
-        alt.Chart(data)
-        .mark_rect(color=theme.steered)
-        .encode(
-            x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q",
-            tooltip=[
-                alt.Tooltip("position:Q"), alt.Tooltip("token:N"), alt.Tooltip("kl:Q", title="KL, nats", format=".3g"),
-                alt.Tooltip("changed:Q", title="layers changed"),
-            ],
-        )
-    )  # fmt: skip
-    note = pd.DataFrame(
-        {"x": [-0.5], "y": [base + top - 1.0], "text": [f"KL(base || steered), up to {most:.3g} nats"]}
+    base, x = place.rows + 0.3, data["column"]
+    boxes = data.assign(x=x - 0.4, x2=x + 0.4, y=base, y2=base + share * (place.top - base - 0.9))
+    bars = alt.Chart(boxes).mark_rect(color=theme.steered)
+    words = f"KL(base || steered), up to {most:.3g} nats"
+    return [
+        bars.encode(x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q"),
+        _words(place.first - 0.5, place.top - 0.5, words, axes, theme.muted),
+    ]
+
+
+def _border(place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
+    """The line between prompt and answer, with their names at its head."""
+    if not place.prompt:
+        return []
+    at, y = place.prompt - 0.5, place.top - 0.5 + place.line
+    line = pd.DataFrame({"x": [at], "y": [-0.5], "y2": [y + place.line]})
+    rule = alt.Chart(line).mark_rule(color=theme.text, strokeWidth=1.5)
+    prompt = f"prompt, its last {place.prompt - place.first} tokens" if place.first else "prompt"
+    names = [_words(place.first - 0.5, y, prompt, axes, theme.text)]
+    if place.prompt < place.end:
+        names.append(_words(at, y, "answer", axes, theme.text, dx=5))
+    return [rule.encode(x=axes.x("x"), y=axes.y("y"), y2="y2:Q"), *names]
+
+
+def _words(x: float, y: float, text: str, axes: _Axes, colour: str, *, dx: int = 0) -> alt.Chart:
+    mark = alt.Chart(pd.DataFrame({"x": [x], "y": [y], "text": [text]})).mark_text(
+        align="left", baseline="bottom", fontSize=11, color=colour, dx=dx
     )
-    text = alt.Chart(note).mark_text(align="left", baseline="bottom", fontSize=11, color=theme.muted)
-    return [bars, text.encode(x=axes.x("x"), y=axes.y("y"), text="text:N")]
+    return mark.encode(x=axes.x("x"), y=axes.y("y"), text="text:N")
 
 
-def _columns(
-    strip: pa.Table, rows: int, top: float, axes: _Axes, theme: Theme, pick: alt.Parameter
-) -> alt.Chart:
-    """Clear columns over everything: they take the click and frame the chosen token."""
-    position = strip["position"].to_pandas()
-    data = pd.DataFrame(
-        {"position": position, "token": [visible(t) for t in strip["token"].to_pylist()],
-         "kl": strip["kl"].to_pandas(), "changed": strip["changed"].to_pandas(),
-         "x": position - 0.5, "x2": position + 0.5, "y": -0.5, "y2": rows + top - 0.9}
-    )  # fmt: skip
+def _columns(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme, pick: alt.Parameter) -> alt.Chart:
+    """Clear columns over everything: they tell of a token, take the click and frame the chosen one."""
+    x = data["column"]
+    data = data.assign(x=x - 0.5, x2=x + 0.5, y=-0.5, y2=place.top - 0.5)
     return (
         alt.Chart(data)
         .mark_rect(fillOpacity=0.001, fill=theme.background, cursor="pointer")
@@ -147,8 +169,9 @@ def _columns(
             x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q",
             stroke=alt.condition(pick, alt.value(theme.selected), alt.value(None)), strokeWidth=alt.value(1.5),
             tooltip=[
-                alt.Tooltip("position:Q"), alt.Tooltip("token:N"), alt.Tooltip("kl:Q", title="KL, nats", format=".3g"),
-                alt.Tooltip("changed:Q", title="layers changed"),
+                alt.Tooltip("place:N", title="which"), alt.Tooltip("token:N"),
+                alt.Tooltip("kl:Q", title="KL, nats", format=".3g"),
+                alt.Tooltip("changed:Q", title="layers changed"), alt.Tooltip("changes:N", title="experts"),
             ],
         )
         .add_params(pick)

@@ -92,7 +92,12 @@ def _generate(place: Any, served: Served, request: steer_prompt.Request) -> None
     assert served.client is not None
     try:
         with served.client.generate(
-            **asked, steering=draft.to_json(), compare=True, candidates=CANDIDATES, **request.sampling
+            **asked,
+            steering=draft.to_json(),
+            compare=True,
+            candidates=CANDIDATES,
+            positions=True,
+            **request.sampling,
         ) as events:
             for event in events:
                 answers.add(event)
@@ -164,36 +169,33 @@ def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
         "Token by token, along", list(SIDES), default="steered", key="steer-along", required=True,
         format_func={"base": "the base answer", "steered": "the steered answer"}.__getitem__,
     ) or "steered"  # fmt: skip
-    if not answers.events[side]:
+    strip, grid = answers.strip(side), answers.grid(side, served.routers or list(frame.trace.routers))
+    if not strip.num_rows:
         return
-    strip = answers.strip(side)
-    grid = answers.grid(side, served.routers or list(frame.trace.routers))
     points = show.chart(
         lambda theme: steering_strip(strip, grid, theme=theme), grid, name=f"steering-{side}",
         key=f"steer-strip-{side}-{id(answers)}", select="token",
         title="Where the steered model differs, token by token",
         say=sentences_steering.strip(answers, side), python=_snippet(answers),
     )  # fmt: skip
-    _candidates(answers, side, int(points[-1]["position"]) if points else None)
+    _candidates(answers, side, int(points[-1]["column"]) if points else None)
 
 
-def _candidates(answers: Answers, side: Side, position: int | None) -> None:
-    """The next-token candidates of both models at one position."""
-    events = answers.events[side]
-    if position is None or position >= len(events):
-        position = max(range(len(events)), key=lambda at: events[at]["kl"] or 0.0)
+def _candidates(answers: Answers, side: Side, column: int | None) -> None:
+    """The next-token candidates of both models at one token."""
+    rows = answers.along(side)
+    if column is None or column >= len(rows):
+        column = max(range(len(rows)), key=lambda at: rows[at]["kl"] or 0.0)
         which = "where they differ most"
     else:
         which = "chosen in the strip"
-    table = answers.candidates(side, position)
-    before = "".join(event["text"] for event in events[:position])[-40:]
-    st.html(
-        f'<p class="ms-candidates">Candidates for token {position}, {which}, after '
-        f"<bdi>“…{html.escape(before)}”</bdi></p>"
-    )
+    place = sentences_steering.place(rows[column])
+    before = html.escape(answers.before(side, column)[-40:])
+    st.html(f'<p class="ms-candidates">Candidates for {place}, {which}, after <bdi>“…{before}”</bdi></p>')
     bar = {"min_value": 0.0, "max_value": 1.0, "format": "percent"}
     show.table(
-        table, name=f"candidates-{side}-{position}", key=f"steer-candidates-{side}", height=320,
+        answers.candidates(side, column), name=f"candidates-{side}-{place.replace(' ', '-')}",
+        key=f"steer-candidates-{side}", height=320,
         columns={
             "token_id": None, "token": st.column_config.TextColumn("token"),
             "base": st.column_config.ProgressColumn("base", **bar),
@@ -207,5 +209,6 @@ def _snippet(answers: Answers) -> str:
         "from moescope.tracer.client import connect\n\n"
         "client = connect(URL, token_file=TOKEN_FILE)  # as moescope serve printed them\n"
         f"profile = {answers.draft.to_json()!r}\n"
-        f"events = list(client.generate({answers.prompt!r}, steering=profile, compare=True, candidates={CANDIDATES}))"
+        f"events = list(client.generate({answers.prompt!r}, steering=profile, compare=True, positions=True, "
+        f"candidates={CANDIDATES}))"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import character_tokenizer, family, tiny_olmoe
@@ -100,7 +102,7 @@ def test_nothing_differs_before_the_first_position_that_a_rule_acts_on(client):
 @pytest.mark.parametrize("name", ["qwen2_moe", "deepseek_v3"])
 def test_rounding_alone_is_no_difference(name):
     """In these families two equal sequences of one pass differ in the last bit."""
-    model = family(name)
+    model: Any = family(name)
     ids = torch.randint(5, model.config.vocab_size - 1, (1, 17), generator=torch.Generator().manual_seed(0))
     rules = [{"rule": "off", "layers": "all", "experts": [1], "span": "generation"}]
     rules += [{"rule": "off", "layers": "all", "experts": [2], "span": {"from": 9, "to": 12}}]
@@ -108,6 +110,7 @@ def test_rounding_alone_is_no_difference(name):
     try:
         lane = Lane(served.live, [ids[0].tolist()] * 2, [None, Steering(rules)], keep=17)
         kept = lane.step().prompt
+        assert kept is not None
         first = first_steered(served, Steering(rules), 17)
         told = [event for piece in along_prompt(served, ids[0].tolist(), kept, 0, first) for event in piece]
     finally:
