@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_output import FORMATS, write_table
+from .cli_output import format_options, write_table
 from .cli_trace import load, model_options, steering_from
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _doses(
               help="A dose curve: experts=1,2,4 (of the ranking's top) or amount=0.25,0.5,1.")  # fmt: skip
 @click.option("--ranking", type=click.Path(dir_okay=False), metavar="TABLE.csv",
               help="Experts for --dose, strongest first: columns layer and expert.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(FORMATS), help="By the ending of --out, else a table.")
+@format_options("By the ending of --out, else a table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file.")
 @click.option("--keep", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json",
               help="Also keep the whole evaluation: every prompt, every control.")  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option(
     "--exact", is_flag=True, help="CSV without the apostrophe before text that a spreadsheet would run."
 )
-def export_command(trace: str, form: str, out: Path, exact: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
+def export_command(trace: str, form: str, out: Path, exact: bool, as_json: bool) -> None:
     """Write a trace as one DuckDB file, or as Parquet, CSV or JSONL tables.
 
     \b
@@ -44,7 +47,8 @@ def export_command(trace: str, form: str, out: Path, exact: bool) -> None:
     """
     from ..store.export import export_trace
 
-    click.echo(f"→ {export_trace(open_told(trace), out, form, spreadsheet_safe=not exact)}")
+    made = str(export_trace(open_told(trace), out, form, spreadsheet_safe=not exact))
+    click.echo(json.dumps({"out": made, "format": form}) if as_json else f"→ {made}")
 
 
 @click.command("import")
@@ -58,7 +62,10 @@ def export_command(trace: str, form: str, out: Path, exact: bool) -> None:
 @click.option("--top-k", type=click.IntRange(1), help="k, for SGLang's counts and responses.")
 @click.option("--num-layers", type=click.IntRange(1), help="Layers of the arrays in SGLang's responses.")
 @click.option("--tokenizer", metavar="MODEL", help="Gives the text of token ids.")
-def import_command(form: str, path: Path, out: str, tokenizer: str | None, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
+def import_command(
+    form: str, path: Path, out: str, tokenizer: str | None, as_json: bool, **options: Any
+) -> None:
     """Make a trace of routing events that others recorded: FORMAT is neutral, vllm or sglang.
 
     \b
@@ -76,6 +83,9 @@ def import_command(form: str, path: Path, out: str, tokenizer: str | None, **opt
         name = "tokenizer" if unknown[0] == "token_text" else unknown[0].replace("_", "-")
         raise click.UsageError(f"--{name} is nothing that {form} files need")
     made = run(form, path, out, **given)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made)))
+        return
     click.echo(f"{made.prompts:,} sequences, {made.tokens:,} tokens, {made.events:,} events → {out}")
     for note in made.notes:
         click.echo(f"note: {note}", err=True)

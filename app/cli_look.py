@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from .cli_output import FORMATS, as_text, json_ready, open_told, write_table
+from .cli_output import as_text, format_options, json_ready, open_told, write_table
 
-FORM = click.option("--format", "form", type=click.Choice(FORMATS), help="How to write it; by FILE's ending.")
+FORM = format_options("How to write it; by FILE's ending.")
 OUT = click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

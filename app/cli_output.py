@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
+from codecs import BOM_UTF8
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,18 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "parquet")
 ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def format_options(help: str) -> Callable[[Any], Any]:
+    """`--format`, and `--json` for short, of a command that writes a table: the parameter `form`."""
+
+    def add(command: Any) -> Any:
+        command = click.option("--json", "form", flag_value="json", help="The same as --format json.")(
+            command
+        )
+        return click.option("--format", "form", type=click.Choice(FORMATS), help=help)(command)
+
+    return add
 
 
 def open_told(trace: str) -> Trace:
@@ -38,10 +53,9 @@ def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:
     """
     form = form or (ENDINGS.get(out.suffix.lower()) if out else None) or "table"
     if out is None:
-        if form == "parquet":
-            raise click.UsageError("--format parquet needs --out FILE")
-        # The byte order mark is for spreadsheets, which open files.
-        click.echo(_bytes(table, form).decode("utf-8-sig"), nl=False)
+        if form == "parquet" and sys.stdout.isatty():
+            raise click.UsageError("--format parquet needs --out FILE, or a pipe")
+        click.echo(_bytes(table, form), nl=False)
         return
     out.write_bytes(_bytes(table, form))
     click.echo(f"{table.num_rows:,} rows → {out}", err=True)
@@ -55,7 +69,8 @@ def _bytes(table: pa.Table, form: str) -> bytes:
     if form == "json":
         rows = json_rows(export.unique_names(table))
         return (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
-    return export.to_csv(table) if form == "csv" else export.to_parquet(table)
+    # The byte order mark of the app's downloads is for spreadsheets; a script would take it for the first name.
+    return export.to_csv(table).removeprefix(BOM_UTF8) if form == "csv" else export.to_parquet(table)
 
 
 def json_ready(value: Any) -> Any:

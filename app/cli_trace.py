@@ -136,7 +136,8 @@ def trace_command(
     profile = None if steer is None else profile_in(steer)
     count = len(prompt_set.limit(options["limit"]))
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
-    click.echo(f"{of}{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
+    if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
+        click.echo(f"{of}{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
     loaded = load(model, options)
     from ..tracer import trace_prompts
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import click
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -93,9 +94,41 @@ def test_view_writes_the_same_numbers_in_every_format(capsys, trace, tmp_path):
     assert [int(row["count"]) for row in rows] == expected["count"].to_pylist()
     assert [row["language"] for row in rows] == expected["language"].to_pylist()
     assert call(capsys, *options, "--out", tmp_path / "load.parquet")[0] == 0
-    import pyarrow.parquet as pq
-
     assert pq.read_table(tmp_path / "load.parquet").to_pylist() == expected.to_pylist()
+
+
+def test_json_is_short_for_the_format_and_may_stand_anywhere(capsys, trace):
+    expected = open_trace(trace).view("load", by="language").to_pylist()
+    for words in (["--json", "--by", "language"], ["--by", "language", "--json"]):
+        code, out, err = call(capsys, "view", trace, "load", *words)
+        assert (code, json.loads(out), err) == (0, expected, "")
+    code, out, _ = call(capsys, "sql", trace, "SELECT 1 AS one", "--json")
+    assert (code, json.loads(out)) == (0, [{"one": 1}])
+
+
+def test_a_file_holds_what_stdout_shows(capsys, trace, tmp_path):
+    """A script that reads a CSV must find its first column by name: no byte order mark."""
+    for form in ("table", "json", "csv"):
+        call(capsys, "view", trace, "load", "--format", form, "--out", tmp_path / "load")
+        _, out, _ = call(capsys, "view", trace, "load", "--format", form)
+        assert (tmp_path / "load").read_text(encoding="utf-8") == out
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [int(row["layer"]) for row in rows] == open_trace(trace).view("load")["layer"].to_pylist()
+
+
+def test_parquet_goes_into_a_pipe(trace):
+    words = ["-m", "moescope.app", "view", str(trace), "load", "--format", "parquet"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, check=True)
+    assert pq.read_table(io.BytesIO(done.stdout)).to_pylist() == open_trace(trace).view("load").to_pylist()
+
+
+def test_files_in_and_out_are_told_to_a_machine(capsys, trace, tmp_path):
+    code, out, _ = call(capsys, "export", trace, "--format", "jsonl", "--out", tmp_path / "tables", "--json")
+    assert (code, json.loads(out)) == (0, {"out": str(tmp_path / "tables"), "format": "jsonl"})
+    (tmp_path / "e.csv").write_text("sequence,step,layer,expert,weight\na,0,0,1,1.0\na,1,0,0,1.0\n")
+    code, out, _ = call(capsys, "import", "neutral", tmp_path / "e.csv", "--out", tmp_path / "made", "--json")
+    told = json.loads(out)
+    assert (code, told["prompts"], told["tokens"], told["events"]) == (0, 1, 2, 2)
 
 
 def test_view_options_take_flags_numbers_and_words(capsys, trace):

@@ -51,7 +51,14 @@ def test_a_bad_prompt_file_and_a_missing_profile(prompts, tmp_path, capsys):
     assert "loading" not in error
 
 
-def test_only_the_prompts_that_will_run_are_announced(prompts, tmp_path, capsys):
+def test_a_model_that_is_not_there_is_one_line(prompts, tmp_path, capsys):
+    error = said(capsys, prompts, "--out", str(tmp_path / "t"))
+    assert error.startswith(f"moescope: {NO_MODEL}: ")
+    assert error.count("\n") == 1
+
+
+def test_only_the_prompts_that_will_run_are_announced(prompts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     error = said(capsys, prompts, "--out", str(tmp_path / "t"), "--limit", "2")
     assert "the first 2 of 5 prompts" in error
     assert not (tmp_path / "t").exists()
