@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from .layout import (
     footer_of,
     prompt_chunks,
 )
-from .manifest import FileEntry, PartEntry
+from .manifest import TABLES, FileEntry, PartEntry
 from .rollups import PHASES, TokenClasses, counts_rollup, router_rollup, token_key
 from .schema import PROMPTS, TOKENS, Part, RouterCounts, RouterEvents, RouterSpec, RouterSums
 
@@ -43,50 +44,37 @@ class PartBuilder:
         self._expert_type = expert_type(routers).to_pandas_dtype()
         self._weight_type = np.dtype(weight_type)
 
-    def build(self, part: Part, name: str, first_prompt: int) -> tuple[PartEntry, dict[str, memoryview]]:
-        """Files of a part and its entry in the manifest.
+    def build(
+        self, part: Part, name: str, first_prompt: int, put: Callable[[str, memoryview], None]
+    ) -> PartEntry:
+        """Hands over the files of a part and returns its entry in the manifest.
 
         Args:
             first_prompt: key of the part's first prompt.
+            put: called with the table and the bytes of each file once it is whole, while others are encoded.
         Raises:
-            BadPart: the part contradicts itself or the trace; the message says where.
+            BadPart: the part contradicts itself or the trace; the message says where. Nothing was put then.
         """
         prompts = conform(part.prompts, PROMPTS, "prompts")
         tokens, classes = self._tokens(part.tokens, prompts.num_rows)
-        events_of = self._by_router(part.events)
-        sums_of = self._by_router(part.sums)
-        events, rollups = PartFile(self._schema), PartFile(ROLLUPS_FILE)
-        nan_tokens, rows = 0, None
-        with ThreadPoolExecutor(1) as beside:  # events are encoded while the rollups are summed
-            encoded = []
-            for number, spec in enumerate(self.routers):
-                if number not in events_of:
-                    continue
-                router = self._checked(spec, events_of[number], prompts.num_rows)
-                if rows is None or not rows.are_those_of(router):
-                    rows = classes.rows_of(router)
-                flat = self._flat(spec, router)
-                encoded.append(beside.submit(self._add_events, events, number, router, flat, first_prompt))
-                rollup = router_rollup(spec, flat, rows, sums_of.get(number))
-                nan_tokens += int(np.asarray(rollup["nan_tokens"]).sum())
-                _add_keyed(rollups, number, rollup, first_prompt)
+        events, entries = PartFile(self._schema), dict[str, FileEntry]()
+
+        def finish(table: str, file: PartFile) -> None:
+            data = file.close()
+            put(table, data)
+            entries[table] = _entry(file.rows, data)
+
+        with ThreadPoolExecutor(1) as beside:  # events are encoded while everything else is
+            encode = partial(beside.submit, self._add_events, events)
+            rollups, nan_tokens, encoded = self._routed(part, prompts.num_rows, classes, first_prompt, encode)
+            finish("rollups", rollups)
+            prompt_T = np.asarray(tokens["prompt"])
+            finish("tokens", _whole(TOKENS_FILE, tokens, prompt_T, first_prompt, TOKENS_PER_GROUP))
+            finish("prompts", _whole(PROMPTS_FILE, prompts, np.arange(prompts.num_rows), first_prompt))
             for done in encoded:
                 done.result()
-        for number, counts in self._by_router(part.counts).items():
-            if number in events_of:
-                raise BadPart(f"layer {counts.layer} ({counts.stream}): both events and counts")
-            rollup = counts_rollup(self.routers[number], counts, prompts.num_rows)
-            _add_keyed(rollups, number, rollup, first_prompt)
-        files = {
-            "prompts": _whole(PROMPTS_FILE, prompts, np.arange(prompts.num_rows), first_prompt),
-            "tokens": _whole(
-                TOKENS_FILE, tokens, np.asarray(tokens["prompt"]), first_prompt, TOKENS_PER_GROUP
-            ),
-            "events": events,
-            "rollups": rollups,
-        }
-        data = {table: file.close() for table, file in files.items()}
-        entry = PartEntry(
+        finish("events", events)
+        return PartEntry(
             name=name,
             first_prompt=first_prompt,
             prompts=prompts.num_rows,
@@ -94,9 +82,38 @@ class PartBuilder:
             events=events.rows,
             nan_tokens=nan_tokens,
             languages=_tally(prompts["language"]),
-            files={table: _entry(files[table].rows, content) for table, content in data.items()},
+            files={table: entries[table] for table in TABLES},
         )
-        return entry, data
+
+    def _routed(
+        self,
+        part: Part,
+        prompts: int,
+        classes: TokenClasses,
+        first_prompt: int,
+        encode: Callable[..., Future[None]],
+    ) -> tuple[PartFile, int, list[Future[None]]]:
+        """Has the events of every router encoded, and sums them up: rollups, events with NaN, and what is still
+        being encoded."""
+        events_of, sums_of = self._by_router(part.events), self._by_router(part.sums)
+        file, nan_tokens, encoded, rows = PartFile(ROLLUPS_FILE), 0, [], None
+        for number, spec in enumerate(self.routers):
+            if number not in events_of:
+                continue
+            router = self._checked(spec, events_of[number], prompts)
+            if rows is None or not rows.are_those_of(router):
+                rows = classes.rows_of(router)
+            flat = self._flat(spec, router)
+            self._check_extras(router, len(flat[0]))
+            encoded.append(encode(number, router, flat, first_prompt))
+            rollup = router_rollup(spec, flat, rows, sums_of.get(number))
+            nan_tokens += int(np.asarray(rollup["nan_tokens"]).sum())
+            _add_keyed(file, number, rollup, first_prompt)
+        for number, counts in self._by_router(part.counts).items():
+            if number in events_of:
+                raise BadPart(f"layer {counts.layer} ({counts.stream}): both events and counts")
+            _add_keyed(file, number, counts_rollup(self.routers[number], counts, prompts), first_prompt)
+        return file, nan_tokens, encoded
 
     def _by_router(self, rows: Sequence[PerRouter]) -> dict[int, PerRouter]:
         found: dict[int, PerRouter] = {}
@@ -168,6 +185,12 @@ class PartBuilder:
             weights_S = None if weights_S is None else weights_S[kept]
         return experts_S.astype(self._expert_type, copy=False), weights_S, offsets
 
+    def _check_extras(self, events: RouterEvents, slots: int) -> None:
+        for name, values in events.extras.items():
+            each = name in self._schema.names and name not in (*EVENT_SCALARS, "logits")
+            if each and values.size != slots:
+                raise BadPart(f"{name} has {values.size} values for {slots} chosen experts")
+
     def _rounded(self, weights: np.ndarray) -> np.ndarray:
         """Gate weights as they are stored: rounded to the trace's weight type, kept as float32."""
         if weights.dtype != self._weight_type and self._weight_type == np.float16:
@@ -219,11 +242,11 @@ class PartBuilder:
         for name, values in events.extras.items():
             if name not in self._schema.names:
                 continue
-            columns[name] = self._extra(name, values, rows, chosen, own_offsets, len(experts_S))
+            columns[name] = self._extra(name, values, rows, chosen, own_offsets)
         return columns
 
     def _extra(
-        self, name: str, values: np.ndarray, rows: slice, chosen: slice, offsets: pa.Array, slots: int
+        self, name: str, values: np.ndarray, rows: slice, chosen: slice, offsets: pa.Array
     ) -> pa.Array:
         if name in EVENT_SCALARS:
             return pa.array(np.asarray(values[rows], np.float32))
@@ -231,10 +254,7 @@ class PartBuilder:
             logits_NE = np.ascontiguousarray(values[rows], np.float32)
             own = np.arange(len(logits_NE) + 1, dtype=np.int32) * logits_NE.shape[1]
             return self._list(name, logits_NE.reshape(-1), pa.array(own))
-        flat = values.reshape(-1)
-        if len(flat) != slots:
-            raise BadPart(f"{name} has {len(flat)} values for {slots} chosen experts")
-        return self._list(name, np.asarray(flat[chosen], np.float32), offsets)
+        return self._list(name, np.asarray(values.reshape(-1)[chosen], np.float32), offsets)
 
     def _list(self, name: str, values: np.ndarray, offsets: pa.Array) -> pa.Array:
         return pa.ListArray.from_arrays(offsets, pa.array(values), type=self._schema.field(name).type)

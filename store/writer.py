@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -108,11 +109,8 @@ class TraceWriter:
         with self._write_lock:
             ids = self._new_ids(part)
             first = sum(entry.prompts for entry in self._manifest.parts)
-            entry, files = self._builder.build(part, f"part-{len(self._manifest.parts):05d}", first)
-            with plain_os_errors(f"{self.url}: {entry.name} could not be written"):
-                for table, data in files.items():
-                    self._folder.put(entry.path(table), data)
-            self._commit(entry)
+            name = f"part-{len(self._manifest.parts):05d}"
+            self._commit(self._builder.build(part, name, first, partial(self._put, name)))
             self._added = True
             self._committed |= ids
 
@@ -184,6 +182,10 @@ class TraceWriter:
                 raise BadPart(f"prompts: {prompt_id!r} is in the trace already")
             seen.add(prompt_id)
         return seen
+
+    def _put(self, name: str, table: str, data: memoryview) -> None:
+        with plain_os_errors(f"{self.url}: {name} could not be written"):
+            self._folder.put(f"{table}/{name}.parquet", data)
 
     def _commit(self, entry: PartEntry) -> None:
         self._lock.renew()
