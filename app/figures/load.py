@@ -46,6 +46,9 @@ MEASURES = {
     )
 }  # fmt: skip
 
+_COLUMNS = {"stream", "layer", "expert", "tokens", "count", "share", "weight_sum", "mean_probability"}
+"""Columns of the `load` view; another is what it was split by."""
+
 HOVER = (
     Hover(column="share", title="share of tokens", format=".2%"),
     Hover(column="chance", title="even routing would give", format=".2%"),
@@ -59,14 +62,15 @@ HOVER = (
 def with_measure(load: pa.Table, measure: str) -> pa.Table:
     """The `load` view with the columns value (of the measure), chance (even routing's share) and mean_weight.
 
-    `chance` is the mean share of the layer's experts, which is k/E where every token uses k.
+    `chance` is the mean share of the layer's experts, which is k/E where every token uses k; where the view is split
+    by a column, in each of its values. Null where no token passed the router.
     """
     share, count, tokens = (_floats(load, name) for name in ("share", "count", "tokens"))
     weight = _floats(load, "weight_sum")
     per_token = np.divide(weight, tokens, out=np.full_like(weight, np.nan), where=tokens > 0)
     value = {"share": share, "weight": per_token, "probability": _floats(load, "mean_probability")}[measure]
     when_chosen = np.divide(weight, count, out=np.full_like(weight, np.nan), where=count > 0)
-    columns = {"value": value, "chance": mean_of_layer(load, share), "mean_weight": when_chosen}
+    columns = {"value": value, "chance": _mean_share(load, share), "mean_weight": when_chosen}
     for name, column in columns.items():
         load = load.append_column(name, pa.array(column, from_pandas=True))
     return load
@@ -117,15 +121,15 @@ def moved(differences: pa.Table) -> pa.Table:
     return pa.table({"layer": [k[1] for k in keys], "stream": [k[0] for k in keys], "value": value})
 
 
-def mean_of_layer(table: pa.Table, value: np.ndarray) -> np.ndarray:
-    """(C,) the mean of a value over the cells of the same router."""
-    keys = routers_of(table)
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    index = np.array([number[key] for key in keys], dtype=np.int64)
-    size = np.bincount(index, minlength=len(number))
-    return (np.bincount(index, weights=np.nan_to_num(value), minlength=len(number)) / np.maximum(size, 1))[
-        index
-    ]
+def _mean_share(load: pa.Table, share: np.ndarray) -> np.ndarray:
+    """(C,) the mean share over the cells of the same router and selection; NaN without tokens."""
+    split = [load[name].to_pylist() for name in load.column_names if name not in _COLUMNS]
+    number: dict[tuple, int] = {}
+    index = np.array(
+        [number.setdefault(key, len(number)) for key in zip(routers_of(load), *split, strict=True)], np.int64
+    )
+    sums, sizes = np.bincount(index, share, len(number)), np.bincount(index, minlength=len(number))
+    return np.where(_floats(load, "tokens") > 0, (sums / np.maximum(sizes, 1))[index], np.nan)
 
 
 def _keys(table: pa.Table) -> list[tuple[str, int, int]]:

@@ -126,15 +126,16 @@ def _sentence(frame: Frame, text: TokenText, layer: int) -> str:
     if layer not in text.arrays.layers:
         return f"{text.title}: no events at layer {layer}."
     ids_TK = text.arrays.ids_LTK[text.arrays.layers.index(layer)]
-    ids_TK = ids_TK[ids_TK[:, 0] >= 0]
+    first = [expert for expert in ids_TK[:, 0].tolist() if expert >= 0] if ids_TK.shape[1] else []
     experts = frame.trace.router(layer, frame.stream).num_experts
-    if len(ids_TK) < 2:
+    if len(first) < 2:
         return f"{text.title}: too few tokens to compare at layer {layer}."
+    # Of all tokens: two that a token without an expert stands between are no neighbours.
     again = float(repeated_assignment(ids_TK, depth=1))
     chance = float(repeated_assignment_chance(experts, depth=1))
     return (
-        f"{text.title}: at layer {layer}, {words.amount(len(ids_TK), 'token')} go first to "
-        f"{len(set(ids_TK[:, 0].tolist()))} of {experts} experts; {words.percent(again)} of neighbouring tokens share "
+        f"{text.title}: at layer {layer}, {words.amount(len(first), 'token')} go first to "
+        f"{len(set(first))} of {experts} experts; {words.percent(again)} of neighbouring tokens share "
         f"their first expert, chance {words.percent(chance)}."
     )
 

@@ -34,6 +34,13 @@ def test_chance_is_k_over_experts_in_each_layer():
     assert table["chance"].to_pylist() == pytest.approx([0.5] * 8)
 
 
+def test_chance_is_that_of_each_language_and_unknown_without_tokens():
+    tables = [load([[1.0, 0.5]]), load([[0.5, 0.5]]), load([[0.0, 0.0]], tokens=0)]
+    split = [t.append_column("language", pa.array([n] * 2)) for n, t in zip("abc", tables, strict=True)]
+    chance = with_measure(pa.concat_tables(split), "share")["chance"].to_pylist()
+    assert chance == [0.75, 0.75, 0.5, 0.5, None, None]
+
+
 def test_gate_weight_of_an_unused_expert_is_unknown_not_zero():
     assert with_measure(load([[1.0, 0.0]]), "share")["mean_weight"].to_pylist() == [0.5, None]
 

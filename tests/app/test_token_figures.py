@@ -1,14 +1,18 @@
 """The Tokens page's arrays and pictures, against the events as stored."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moescope.app.figures.token_arrays import token_arrays
 from moescope.app.figures.token_grid import _expression, token_grid
+from moescope.app.screens.tokens import _sentence
 from moescope.app.token_view import TokenText, _flowing, _payload, standalone
 from moescope.store import open_trace
 
@@ -32,6 +36,22 @@ def test_arrays_are_the_events_in_their_order(trace):
         )
     assert arrays.flags[0] == "special"
     assert set(arrays.flags[1:]) == {""}
+
+
+def test_tokens_with_one_between_them_that_has_no_expert_are_no_neighbours():
+    rows = [(0, [3]), (1, []), (2, [3]), (3, [3])]
+    view = pa.table(
+        {"position": [p for p, _ in rows], "layer": [0] * 4, "token": list("abcd"), "token_id": [0] * 4,
+         "experts": pa.array([e for _, e in rows], pa.list_(pa.uint8())), "special": [False] * 4,
+         "phase": ["prefill"] * 4, "completion": [False] * 4}
+    )  # fmt: skip
+    text = TokenText(title="x", language=None, arrays=token_arrays(view))
+    frame: Any = SimpleNamespace(
+        stream="decoder", trace=SimpleNamespace(router=lambda *_: SimpleNamespace(num_experts=8))
+    )
+    said = _sentence(frame, text, 0)
+    assert "3 tokens go first to 1 of 8 experts; 33.3\u202f% of neighbouring tokens" in said
+    assert "chance 12.5\u202f%" in said
 
 
 def test_varying_k_is_padded_with_empty_slots(tmp_path):
