@@ -143,7 +143,9 @@ class Choice(TorchFunctionMode):
                 return out
         _, ids = func(self._guarded(scores), *args, **kwargs)
         self.safe_ids = ids if ids.shape[-1] <= self._open else None
-        return torch.return_types.topk((scores.gather(-1, ids), ids))
+        closed = self._closed(scores)
+        own = scores if closed is None else torch.where(*closed, scores)
+        return torch.return_types.topk((own.gather(-1, ids), ids))
 
     def _before_edit(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self.site.edits_scores:
@@ -219,15 +221,22 @@ class Choice(TorchFunctionMode):
 
     def _guarded(self, scores: Tensor) -> Tensor:
         """Scores (..., E) as a choice among them must see them, float32."""
-        # Scores that the router itself set to -inf (closed groups) still come before masked experts, and the best
-        # of them first: where masks leave open groups with fewer than k, the next best expert takes the slot.
-        lowest = torch.finfo(torch.float32).min
-        guarded = scores.float().clamp(min=lowest)
-        assert self.state is not None
-        if self._before_groups is not None and self.state.masked is not None:
-            place = self._before_groups.reshape(scores.shape).argsort(-1).argsort(-1)
-            guarded = torch.where(guarded == lowest, lowest / (1 + place), guarded)
+        # Scores that the router itself set to -inf (closed groups) still come before masked experts.
+        guarded = scores.float().clamp(min=torch.finfo(torch.float32).min)
+        closed = self._closed(scores)
+        if closed is not None:
+            # The best of them first: where masks leave open groups with fewer than k, the next best takes the slot.
+            place = closed[1].argsort(-1).argsort(-1)
+            guarded = torch.where(closed[0], torch.finfo(torch.float32).min / (1 + place), guarded)
         return self._filled(guarded, torch.inf)
+
+    def _closed(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Where the router has closed groups by -inf or 0, and the scores before that; both like `scores`."""
+        assert self.state is not None
+        if self._before_groups is None or self.state.masked is None:
+            return None
+        before = self._before_groups.reshape(scores.shape)
+        return (scores != before) & (torch.isneginf(scores) | (scores == 0)), before
 
     def _guarded_groups(self, scores: Tensor) -> Tensor:
         """Scores (..., groups, E / groups) as a choice among groups must see them."""

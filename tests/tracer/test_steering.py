@@ -138,6 +138,17 @@ def test_when_open_groups_have_too_few_experts_the_best_of_the_closed_ones_follo
         assert sorted(ids) == sorted(ranked[:3])
 
 
+def test_experts_of_closed_groups_that_take_a_slot_keep_their_weight():
+    model: Any = family("deepseek_v2")
+    gate = model.model.layers[1].mlp.gate
+    assert (gate.num_experts, gate.num_group, gate.topk_group) == (10, 2, 1)
+    _, steered = run(model, steer(model, {"rule": "keep_only", "experts": [3, 7]}))
+    probability_TE = steered.logits(1).softmax(-1) * gate.routed_scaling_factor
+    for ids, weights, own in zip(steered.ids(1), steered.weights(1), probability_TE, strict=True):
+        assert sorted(ids[:2].tolist()) == [3, 7]
+        torch.testing.assert_close(weights[:2], own[ids[:2]])
+
+
 @pytest.mark.parametrize("name", ["olmoe", "deepseek_v3", "deepseek_v2", "gpt_oss", "granitemoe", "phimoe"])
 def test_with_fewer_experts_than_k_what_is_left_is_used(name):
     model: Any = family(name)
