@@ -180,8 +180,8 @@ def _named_apart(sites: list[Site]) -> list[Site]:
 
 
 DECLARE = (
-    "declare it: find_routers(model, declared=[DeclaredRouter(router='path', num_experts=E, top_k=k, "
-    "ids=..., weights=..., logits=...)])"
+    "declare it by a RouterSpec that says where its decisions are: find_routers(model, declared=["
+    "DeclaredRouter(router='path', num_experts=E, top_k=k, ids=..., weights=..., logits=...)])"
 )
 
 
@@ -213,5 +213,6 @@ def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> UnknownRo
         )
     return NotMoEError(
         f"{name} is not a Mixture-of-Experts model: no module of it chooses among experts; "
-        "emergent_moe(model, num_experts=16) shows its feed-forward layers as emergent experts"
+        "emergent_moe(model, num_experts=16), on the command line --experts 16, shows its feed-forward layers as "
+        "emergent experts"
     )

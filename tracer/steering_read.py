@@ -95,7 +95,13 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
     return Rule(name, layers, chosen, amount, str(stream), Span.read(span), options)
 
 
+def _plain(value: Any) -> Any:
+    """A number, or numbers, of NumPy or torch as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _numbers(value: Any, name: str) -> tuple[int, ...] | None:
+    value = _plain(value)
     if value == "all":
         return None
     value = [value] if isinstance(value, int) and not isinstance(value, bool) else value
@@ -108,6 +114,7 @@ def _numbers(value: Any, name: str) -> tuple[int, ...] | None:
 
 
 def _whole(value: Any, name: str) -> int:
+    value = _plain(value)
     if isinstance(value, str) and value.isdigit():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -126,6 +133,7 @@ def _amount(name: str, kind: Kind, value: Any) -> Amount:
 
 
 def _number(name: str, kind: Kind, value: Any) -> float:
+    value = _plain(value)
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
@@ -139,7 +147,7 @@ def _number(name: str, kind: Kind, value: Any) -> float:
 def _vectors(value: Any) -> Any:
     if isinstance(value, Mapping) and value:
         return {_whole(layer, "layers"): _vectors(item) for layer, item in value.items()}
-    values: Any = getattr(value, "tolist", lambda: value)()
+    values: Any = _plain(value)
     numbers = isinstance(values, (list, tuple)) and all(isinstance(v, (int, float)) for v in values)
     if numbers and values and all(math.isfinite(v) for v in values):
         return tuple(float(v) for v in values)

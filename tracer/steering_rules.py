@@ -65,7 +65,7 @@ KINDS: dict[str, Kind] = {
     ),
     "top_p": Kind(
         "selection", "a token uses experts while the share of the weight before them is below q", False,
-        ("top_p", "q", "p"), **KEPT, **ABOVE_0,
+        ("top_p", "q", "p"), **KEPT, **FROM_0,
     ),
     "prune_ratio": Kind(
         "selection", "experts with less than μ times the weight of the first are dropped", False,
@@ -81,18 +81,9 @@ KINDS: dict[str, Kind] = {
     ),
     "vector": Kind(
         "logits", "a vector of E numbers is added to the logits", False,
-        options={"vector": ("delta", "δ", "vectors")},
+        options={"vector": ("delta", "δ", "vectors", "amount")},
     ),
 }  # fmt: skip
-NO_AMOUNT = ("off", "zero", "low", "keep_only", "vector")
-OTHER_NAMES = {
-    "layer": "layers",
-    "expert": "experts",
-    "type": "rule",
-    "kind": "rule",
-    "from": "from_position",
-}
-COMMON = ("rule", "layers", "experts", "stream", "span", "from_position", "note")
 
 
 @dataclass(frozen=True)

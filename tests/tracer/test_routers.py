@@ -84,7 +84,7 @@ class NoRouterBeside(nn.Module):
 def test_an_unknown_router_is_named_with_what_was_tried_and_how_to_declare_it():
     with pytest.raises(UnknownRouterError) as error:
         find_routers(nn.Sequential(HomemadeMoE()))
-    for part in ("0 (HomemadeMoE)", "tried", "declare it", "DeclaredRouter(router="):
+    for part in ("0 (HomemadeMoE)", "tried", "declare it by a RouterSpec", "DeclaredRouter(router="):
         assert part in str(error.value)
     with pytest.raises(
         UnknownRouterError, match=r"0\.experts \(GivenIds\).*tried: siblings named gate or router"

@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_olmoe
@@ -53,6 +54,29 @@ def test_the_canonical_form():
 def test_experts_by_layer_become_one_rule_a_layer():
     steering = Steering([{"rule": "off", "experts": {"3": [7], "5": [1, 2]}}])
     assert [(rule.layers, rule.experts) for rule in steering.rules] == [((3,), (7,)), ((5,), (1, 2))]
+
+
+def test_numbers_may_come_from_numpy_and_torch():
+    scores = np.array([0.1, 0.9, 0.4, 0.8])
+    plain = Steering([{"rule": "scale", "layers": [2], "experts": [1, 3], "amount": 0.5}])
+    top = np.argsort(scores)[-2:]
+    for experts, layers, amount in [
+        (top, np.array([2]), np.float32(0.5)),
+        (list(top), np.int64(2), 0.5),
+        (torch.tensor([1, 3]), torch.tensor([2]), np.float64(0.5)),
+    ]:
+        rule = {"rule": "scale", "layers": layers, "experts": experts, "amount": amount}
+        assert Steering([rule]) == plain
+        assert json.loads(json.dumps(Steering([rule]).to_json())) == plain.to_json()
+    for wrong in (np.array([1.5]), torch.tensor([False, True]), [torch.tensor(True)], [np.int64(-1)]):
+        with pytest.raises(SteeringError, match="experts must be a whole number"):
+            Steering([{"rule": "off", "experts": wrong}])
+
+
+def test_a_vector_may_be_called_amount():
+    assert Steering([{"rule": "vector", "amount": [0.5, 1]}]) == Steering(
+        [{"rule": "vector", "delta": [0.5, 1]}]
+    )
 
 
 def test_a_profile_is_saved_and_read(tmp_path):

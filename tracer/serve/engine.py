@@ -132,8 +132,8 @@ class Engine:
         try:
             loaded = self._load()
         except Exception as error:
-            expected = isinstance(error, TracerError)
-            log.error("the model could not be loaded", exc_info=None if expected else error)
+            if not isinstance(error, TracerError):
+                log.error("the model could not be loaded", exc_info=error)
             self._fail(f"{type(error).__name__}: {error}")
             return
         with self._changed:
