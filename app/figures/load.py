@@ -100,10 +100,11 @@ def difference(a: pa.Table, b: pa.Table) -> pa.Table:
 def difference_hover(measure: str, name_a: str, name_b: str) -> tuple[Hover, ...]:
     """The hover card of a difference."""
     form = MEASURES[measure].format
+    unit = ", percentage points" if measure == "share" else ""
     return (
         Hover(column="a", title=name_a, format=form),
         Hover(column="b", title=name_b, format=form),
-        Hover(column="value", title="difference", format="+" + form),
+        Hover(column="value", title=f"difference{unit}", format="+" + form),
         Hover(column="tokens_a", title=f"tokens, {name_a}", format=",d"),
         Hover(column="tokens_b", title=f"tokens, {name_b}", format=",d"),
     )

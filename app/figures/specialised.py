@@ -78,7 +78,7 @@ def kinds_map(grid: pa.Table, *, theme: Theme = LIGHT, width: Width = "container
             stroke=alt.condition(cell, alt.value(theme.selected), alt.value(theme.background), empty=False),
             tooltip=[
                 "layer:O", "expert:O", "kind:N", alt.Tooltip("languages:N", title="for"),
-                alt.Tooltip("delta:Q", title="largest difference", format="+.1%"),
+                alt.Tooltip("delta:Q", title="largest difference, percentage points", format="+.1%"),
             ],
         )
         .add_params(cell)

@@ -17,7 +17,7 @@ TAUS = [round(0.05 * step, 2) for step in range(1, 13)]
 HOVER = [
     Hover(column="kind", title="kind"),
     Hover(column="languages", title="for"),
-    Hover(column="delta", title="difference", format="+.1%"),
+    Hover(column="delta", title="difference, percentage points", format="+.1%"),
 ]
 
 RESAMPLES = 200
@@ -66,7 +66,7 @@ def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> 
     ) != "difference"  # fmt: skip
     points = show.chart(
         lambda theme: figures.kinds_map(grid, theme=theme) if by_kind else routing_map(
-            grid, "delta", theme=theme, label="largest difference of frequency", value_format=".0%", hover=HOVER
+            grid, "delta", theme=theme, label="largest difference of frequency, points", value_format=".0%", hover=HOVER
         ),
         experts, name="specialised-experts", title=f"Specialised experts, τ = {tau}", select="cell",
         say=sentences_alignment.specialised(experts),
