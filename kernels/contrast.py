@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from ._arrays import to_numpy
 from .permutation import Exchange, is_missing
+from .permutation_texts import TextExchange
 
 Labels = ArrayLike | Sequence[Hashable]
 OneOrMore = Hashable | Collection[Hashable]
@@ -52,14 +53,18 @@ def two_groups(
 
 
 def exchange_between(
-    is_target: np.ndarray, is_rest: np.ndarray, pairs: Labels | None
+    is_target: np.ndarray, is_rest: np.ndarray, pairs: Labels | None, texts: Labels | None = None
 ) -> tuple[Exchange, tuple[int, ...]]:
     """Which prompts may change sides, and the prompts of the two groups that have no partner.
 
     Raises:
-        ValueError: pairs were given and none is complete.
+        ValueError: pairs were given and none is complete; a text with prompts in both groups; both were given.
     """
     prompts = len(is_target)
+    if texts is not None:
+        if pairs is not None:
+            raise ValueError("prompts are exchanged within pairs or in whole texts: give `pairs` or `texts`")
+        return TextExchange.of_texts(is_target, is_rest, as_list(texts, "texts", prompts)), ()
     if pairs is None:
         return Exchange.between(np.flatnonzero(is_target), np.flatnonzero(is_rest), prompts), ()
     exchange = Exchange.within_pairs(is_target, is_rest, as_list(pairs, "pairs", prompts))

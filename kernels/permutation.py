@@ -48,6 +48,11 @@ class Exchange:
         """How many relabellings there are, the observed one included."""
         return prod(comb(len(target) + len(rest), len(target)) for target, rest in self.blocks)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the relabelling that swaps the sides is one of them, whose |score| ties with the observed one."""
+        return all(len(target) == len(rest) for target, rest in self.blocks)
+
     def observed(self) -> np.ndarray:
         """(P,) coefficients of the labels as they are; 0 for prompts in no block."""
         c_P = np.zeros(self.prompts)
@@ -74,7 +79,7 @@ class Exchange:
         """`draws` independent random relabellings, (some, P) at a time."""
         for start in range(0, draws, self._rows()):
             rows = min(self._rows(), draws - start)
-            yield self._coefficients([_random_choice(rng, rows, *block) for block in self.blocks])
+            yield self._coefficients([random_choice(rng, rows, *block) for block in self.blocks])
 
     def bootstrap(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         """(draws, P) coefficients of resampled prompts: within each group, or whole blocks if several."""
@@ -82,9 +87,9 @@ class Exchange:
         counts = np.zeros((draws, self.prompts))
         if len(self.blocks) == 1:
             for rows in self.blocks[0]:
-                counts[:, rows] = _resample(rng, draws, len(rows))
+                counts[:, rows] = resample(rng, draws, len(rows))
         else:
-            counts_block = _resample(rng, draws, len(self.blocks))
+            counts_block = resample(rng, draws, len(self.blocks))
             for number, (target, rest) in enumerate(self.blocks):
                 counts[:, target] = counts[:, rest] = counts_block[:, number, None]
         return counts * c_P
@@ -115,7 +120,7 @@ def is_missing(label: Hashable) -> bool:
     return label is None or label == "" or label != label
 
 
-def _random_choice(rng: np.random.Generator, draws: int, target: np.ndarray, rest: np.ndarray) -> np.ndarray:
+def random_choice(rng: np.random.Generator, draws: int, target: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """(draws, len(target)): places of a uniformly random subset of the block, as many as the target has."""
     if len(target) == len(rest) == 1:
         return rng.integers(0, 2, (draws, 1))
@@ -123,5 +128,6 @@ def _random_choice(rng: np.random.Generator, draws: int, target: np.ndarray, res
     return np.argpartition(keys, len(target) - 1, axis=1)[:, : len(target)]
 
 
-def _resample(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
+def resample(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:
+    """(draws, size): how often each of `size` things is drawn."""
     return rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)

@@ -118,5 +118,4 @@ def _floor(exchange: Exchange, exact: bool, drawn: int) -> float:
     """The smallest p that could have come out; with equal group sizes the mirrored labels always tie."""
     if not exact:
         return 1 / (drawn + 1)
-    mirrored = all(len(target) == len(rest) for target, rest in exchange.blocks)
-    return (2 if mirrored else 1) / exchange.distinct
+    return (2 if exchange.mirrored else 1) / exchange.distinct

@@ -19,6 +19,7 @@ from .contrast import Labels, OneOrMore, as_list, exchange_between, two_groups
 from .maps import prompt_maps, risk_difference, risk_difference_interval
 from .permutation import Exchange
 from .permutation_test import PermutationTest, permutation_test
+from .permutation_texts import TextExchange
 from .resonance_result import Ranking, ResonanceResult, rank_key
 from .significance import Overlap, benjamini_hochberg, overlap
 
@@ -46,6 +47,7 @@ def resonance(
     seed: int = 0,
     *,
     pairs: Labels | None = None,
+    texts: Labels | None = None,
     stability: int = 200,
     top_n: int = 20,
     ranking: Ranking = "absolute",
@@ -64,7 +66,9 @@ def resonance(
             only, and the score is the mean over complete pairs of target - rest (means within the pair where
             it has several of a side). Prompts without a partner are left out of everything and listed in
             `unpaired`.
-        stability: bootstraps of the prompts (of the pairs, where paired).
+        texts: a text id for each prompt, (P,): prompts of one text, e.g. its translations, are not independent
+            and change sides together. The score is the same. None, "" and NaN: a text of its own.
+        stability: bootstraps of the prompts (of the pairs, where paired; of the texts, where they are given).
         top_n: N of the top N.
         ranking: by |score|, or by score towards the "target" or towards the "rest".
         refine: draw on for the experts that few relabellings matched, so that in a large model a lone expert
@@ -72,7 +76,8 @@ def resonance(
     Returns:
         `ResonanceResult`.
     Raises:
-        ValueError: an empty or overlapping group, no complete pair, NaN or infinite maps, other lengths.
+        ValueError: an empty or overlapping group, no complete pair, a text in both groups, pairs and texts at
+            once, NaN or infinite maps, other lengths.
     Source:
         Dahlke et al. 2025, arXiv 2502.11096, for the score; permutation, q and stability are ours.
     """
@@ -80,7 +85,7 @@ def resonance(
     if ranking not in ("absolute", "target", "rest"):
         raise ValueError(f'ranking must be "absolute", "target" or "rest", got {ranking!r}')
     is_target, is_rest = two_groups(as_list(labels, "labels", len(maps_PX)), target, rest)
-    exchange, unpaired = exchange_between(is_target, is_rest, pairs)
+    exchange, unpaired = exchange_between(is_target, is_rest, pairs, texts)
     maps_PM = maps_PX.reshape(len(maps_PX), -1).astype(np.float64)
     precision_M = 4 * _step(maps_PX.dtype) * np.abs(maps_PM).max(0)
     rng = np.random.default_rng(seed)
@@ -173,6 +178,8 @@ def _sentence(
     target: int, rest: int, exchange: Exchange, test: PermutationTest, paired: bool, left_out: int
 ) -> str:
     how = f"exchanging prompts within {len(exchange.blocks)} pairs" if paired else "exchanging prompts"
+    if isinstance(exchange, TextExchange):
+        how = f"exchanging whole texts ({exchange.sizes[0]:,} against {exchange.sizes[1]:,})"
     drawn = f"all {exchange.distinct:,}" if test.exact else f"{test.relabellings:,} random"
     sentence = f"Two-sided permutation test, {target} prompts against {rest}, {how}: {drawn} relabellings"
     if test.most_relabellings > test.relabellings:

@@ -54,15 +54,18 @@ class Pairing:
     labels_Q: list[str | None]
     pairs_Q: list[str | None] | None
     """parallel_id where prompts are exchanged within it only."""
+    texts_Q: list[str | None] | None = None
+    """parallel_id where prompts change sides in whole texts, because one side holds translations of one text."""
 
     def weights(self) -> np.ndarray:
         """(Q,) coefficients: score = weights @ maps."""
         sides = [np.array([label == side for label in self.labels_Q], bool) for side in ("target", "rest")]
-        return exchange_between(sides[0], sides[1], self.pairs_Q)[0].observed()
+        return exchange_between(sides[0], sides[1], self.pairs_Q, self.texts_Q)[0].observed()
 
 
 def pairing(trace: Trace, sides: Sides, rows: np.ndarray, paired: bool | None) -> Pairing:
-    """The labels of the prompts `rows`, paired by parallel_id if asked for, or where all have a partner.
+    """The labels of the prompts `rows`, paired by parallel_id if asked for, or where all have a partner. Else
+    translations of one text stay together where no text is on both sides.
 
     Raises:
         StoreError: a group has no prompt among them.
@@ -75,7 +78,16 @@ def pairing(trace: Trace, sides: Sides, rows: np.ndarray, paired: bool | None) -
     pairs = [parallel[row] for row in rows]
     if paired is None:
         paired = _all_paired(labels, pairs)
-    return Pairing(labels_Q=labels, pairs_Q=pairs if paired else None)
+    if paired:
+        return Pairing(labels_Q=labels, pairs_Q=pairs)
+    return Pairing(labels_Q=labels, pairs_Q=None, texts_Q=pairs if _in_texts(labels, pairs) else None)
+
+
+def _in_texts(labels: list[str | None], texts: list[str | None]) -> bool:
+    """Whether a text has several prompts on its side, and none is on both."""
+    known = [pair for pair in zip(texts, labels, strict=True) if pair[0] is not None]
+    sides = set(known)
+    return len(sides) < len(known) and len({text for text, _ in sides}) == len(sides)
 
 
 def _all_paired(labels: list[str | None], pairs: list[str | None]) -> bool:

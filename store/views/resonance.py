@@ -77,6 +77,7 @@ def scan(
         permutations=permutations,
         seed=seed,
         pairs=pairs.pairs_Q,
+        texts=pairs.texts_Q,
         stability=stability,
         top_n=top,
         ranking=ranking,  # pyright: ignore[reportArgumentType]
@@ -138,7 +139,8 @@ def resonance(
         classes: for class: a CSV of prompt_id, class.
         layers: a window such as 3:6 (both ends in) or 3,5.
         measure: rate (share of a prompt's tokens), count, weight or weight_rate (summed gate weights).
-        paired: exchange within parallel_id only; by default where every prompt has a partner.
+        paired: exchange within parallel_id only; by default where every prompt has a partner. Where it joins
+            prompts of one group only, they change sides together.
         special: false leaves special and template tokens out.
         phase: prefill or decode, for those tokens only.
         completion: true for the teacher-forced span only.

@@ -8,7 +8,7 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -108,6 +108,52 @@ def planted():
     tokens = rng.integers(20, 60, 60)
     counts = rng.binomial(tokens[:, None, None], rate)
     return counts, tokens, ["a"] * 30 + ["b"] * 30, where
+
+
+@quick
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 3)), min_size=2, max_size=6), st.integers(0, 99))
+def test_whole_texts_change_sides(texts, seed):
+    assume(len({side for side, _ in texts}) == 2)
+    label = [side for side, size in texts for _ in range(size)]
+    text = [number for number, (_, size) in enumerate(texts) for _ in range(size)]
+    values = np.random.default_rng(seed).integers(0, 9, len(text)).astype(float)
+
+    def score(chosen):
+        inside = np.isin(text, chosen)
+        return values[inside].mean() - values[~inside].mean()
+
+    target = [number for number, (side, _) in enumerate(texts) if side]
+    every = [abs(score(chosen)) for chosen in combinations(range(len(texts)), len(target))]
+    result = resonance(values[:, None], label, True, texts=text, stability=20)
+    assert result.score[0] == pytest.approx(score(target))
+    assert result.p_value[0] == pytest.approx(np.mean([s >= abs(score(target)) - 1e-9 for s in every]))
+    assert 0 <= result.stability[0] <= 1
+
+
+def test_texts_are_on_one_side_and_no_pairs():
+    maps = np.arange(4.0)[:, None]
+    with pytest.raises(ValueError, match="both groups"):
+        resonance(maps, list("aabb"), "a", texts=[1, 2, 2, 3])
+    with pytest.raises(ValueError, match="`pairs` or `texts`"):
+        resonance(maps, list("aabb"), "a", texts=[1, 1, 2, 2], pairs=[1, 2, 1, 2])
+    result = resonance(maps, list("aabb"), "a", texts=["x", "x", None, None])
+    assert "whole texts (1 against 2): all 3 relabellings" in result.method
+
+
+def test_translations_make_no_findings_of_texts():
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(60):
+        text = rng.normal(size=(12, 1, 20)) + 0.3 * rng.normal(size=(12, 8, 20))  # 12 texts in 8 languages
+        label, number = np.repeat(rng.permutation([0, 1] * 6), 8), np.repeat(np.arange(12), 8)
+        scans = [
+            resonance(text.reshape(96, 20), label, 1, permutations=200, stability=0, texts=texts)
+            for texts in (None, number)
+        ]
+        found.append([(scan.p_value < 0.05).mean() for scan in scans])
+    apart, together = np.mean(found, axis=0)
+    assert apart > 0.3
+    assert together < 0.08
 
 
 def test_the_means_of_unequal_pairs_differ_by_the_score():

@@ -117,6 +117,17 @@ def test_the_last_tokens_of_a_completion_are_its_own(tmp_path):
         found.view("prompt-maps", prompts="a", last=2, phase="decode")
 
 
+def test_translations_on_one_side_change_sides_together(trace):
+    texts = trace.prompts()["parallel_id"].to_pylist()
+    first = sorted(set(texts))[: len(set(texts)) // 2]
+    ids = [row["prompt_id"] for row in trace.prompts().to_pylist() if row["parallel_id"] in first]
+    table = trace.view("resonance", by="prompt_id", target=ids, permutations=100, stability=10)
+    assert any("exchanging whole texts (8 against 8)" in note for note in notes_of(table))
+    cells = trace.view("resonance-tokens", cells="0:1", by="prompt_id", target=ids, limit=0)
+    (score,) = [row["score"] for row in table.to_pylist() if (row["layer"], row["expert"]) == (0, 1)]
+    assert sum(cells["contribution"].to_pylist()) == pytest.approx(score)
+
+
 def test_a_contrast_coincides_with_itself(trace):
     (row,) = trace.view("resonance-overlap", by="language", target="de", other_target="de", top=5).to_pylist()
     assert row["jaccard"] == 1.0
