@@ -78,7 +78,7 @@ class Answers:
         """All tokens of a side's text that something predicted, the prompt's first: its events, with `phase` and
         `position`. The prompt's come at the end of an answer."""
         told = (self.done or {}).get("prompt_positions") or []
-        prompt = [
+        prompt: list[Event] = [
             {**event, "phase": "prompt", "experts": event["experts"][side], "logprob": event["logprob"][side]}
             for event in told
         ]

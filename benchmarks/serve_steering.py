@@ -133,11 +133,22 @@ def watching_part(model: Any, ids: Tensor, client: Client, chosen: argparse.Name
 
 def waiting_part(client: Client, chosen: argparse.Namespace) -> None:
     profile = {"rules": PROFILES["off, 4 experts in all layers"]}
-    runs = {"alone": first_token(client), "compared": first_token(client, steering=profile, compare=True)}
-    for name, run in runs.items():
-        run()
-        low, middle, high = statistics.quantiles([run() * 1e3 for _ in range(chosen.pairs)], n=4)
-        print(f"first token, {name}: {middle:.0f} ms ({low:.0f} to {high:.0f})")
+    runs = {
+        "alone": first_token(client),
+        "compared": first_token(client, steering=profile, compare=True),
+        "compared, also along the prompt": first_token(
+            client, steering=profile, compare=True, candidates=8, positions=True
+        ),
+    }
+    seen: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(chosen.pairs + 1):
+        for name, run in runs.items():
+            milliseconds = run() * 1e3
+            if number:
+                seen[name].append(milliseconds)
+    for name, values in seen.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        print(f"first token, {name}: {middle:.1f} ms ({low:.1f} to {high:.1f})")
 
 
 def main() -> None:

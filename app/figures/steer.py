@@ -125,7 +125,7 @@ def _cells(cells: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> lis
 
 
 def _bars(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
-    most = data["kl"].max() if data["kl"].notna().any() else 0.0
+    most = max((float(kl) for kl in data["kl"].dropna()), default=0.0)
     share = data["kl"].fillna(0.0) / (most or 1.0)
     base, x = place.rows + 0.3, data["column"]
     boxes = data.assign(x=x - 0.4, x2=x + 0.4, y=base, y2=base + share * (place.top - base - 0.9))

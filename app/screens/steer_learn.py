@@ -58,7 +58,7 @@ def draw(served: Served) -> None:
         st.number_input("n: steps", 0, 100, 5, key="steer-learn-steps", width=110)
         st.number_input("η: size of a step", 0.0, 100.0, 0.05, 0.01, key="steer-learn-rate", width=140)
         st.selectbox("Layers", list(LAYERS), key="steer-learn-layers", format_func=LAYERS.__getitem__)
-    vectors = [rule for rule in steer_state.draft().rules if rule.rule == "vector"]
+    vectors, _ = _split(steer_state.draft().rules)
     renew = st.toggle(
         "go on from the vector that is there", key="steer-learn-renew", value=True, disabled=not vectors,
         help="Off: it is learned anew, from zero.",
@@ -72,7 +72,7 @@ def draw(served: Served) -> None:
     if pressed:
         _learn(served, text, start=bool(vectors) and renew)
     learned: Learned | None = st.session_state.get(_LEARNED)
-    if learned is not None and learned.rules == tuple(vectors):
+    if learned is not None and learned.rules == vectors:
         states.say(learned.sentence())
     if served.client is None:
         states.say("The model must run to learn.")
@@ -90,9 +90,8 @@ def _text(source: str) -> str:
 
 
 def _learn(served: Served, text: str, *, start: bool) -> None:
-    state, draft = st.session_state, steer_state.draft()
-    others = tuple(rule for rule in draft.rules if rule.rule != "vector")
-    vectors = Draft(tuple(rule for rule in draft.rules if rule.rule == "vector"))
+    state = st.session_state
+    vectors, others = _split(steer_state.draft().rules)
     assert served.client is not None
     chat = steer_prompt.request().chat and state.get("steer-learn-from") == PROMPT
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
@@ -100,7 +99,7 @@ def _learn(served: Served, text: str, *, start: bool) -> None:
         with st.spinner("Learning"):
             answer = served.client.rewire(
                 **asked, steering=Draft(others).to_json() if others else None,
-                start=vectors.to_json() if start else None, steps=int(state["steer-learn-steps"]),
+                start=Draft(vectors).to_json() if start else None, steps=int(state["steer-learn-steps"]),
                 learning_rate=float(state["steer-learn-rate"]), layers=state["steer-learn-layers"],
             )  # fmt: skip
     except ServerError as error:
@@ -114,4 +113,10 @@ def _learn(served: Served, text: str, *, start: bool) -> None:
 
 
 def _forget() -> None:
-    steer_state.edit(lambda rules: tuple(rule for rule in rules if rule.rule != "vector"))
+    steer_state.edit(lambda rules: _split(rules)[1])
+
+
+def _split(rules: Rules) -> tuple[Rules, Rules]:
+    """The learned vectors among some rules, and the others."""
+    vectors = tuple(rule for rule in rules if rule.rule == "vector")
+    return vectors, tuple(rule for rule in rules if rule.rule != "vector")
