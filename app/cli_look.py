@@ -34,6 +34,7 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
       moescope info my-trace --json
     """
     from ..store import StoreError, open_trace
+    from .nan_notice import nan_notice
 
     opened = open_trace(trace)
     problems = [str(problem) for problem in (opened.verify() if verify else opened.problems)]
@@ -44,6 +45,8 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         "prompts": opened.num_prompts,
         "tokens": opened.num_tokens,
         "events": opened.num_events,
+        "nan_events": sum(part.nan_tokens for part in opened.parts),
+        "nan": opened.nan_rows().to_pylist(),
         "bytes": sum(file.bytes for part in opened.parts for file in part.files.values()),
         "parts": len(opened.parts),
         "capture": list(manifest.capture),
@@ -61,6 +64,8 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         click.echo(json.dumps(json_ready(facts), ensure_ascii=False, indent=1))
     else:
         _print_facts(facts)
+        if said := nan_notice(opened):
+            click.echo(f"  warning  {said}", err=True)
     if verify and problems:
         raise StoreError(f"{trace}: {len(problems)} problems, the first: {problems[0]}")
 

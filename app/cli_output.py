@@ -36,12 +36,15 @@ def format_options(help: str) -> Callable[[Any], Any]:
 
 
 def open_told(trace: str) -> Trace:
-    """The trace at a path or URL; what is left out of it, because it is damaged, is said on stderr."""
+    """The trace at a path or URL; what is damaged or NaN in it, and so left out, is said on stderr."""
     from ..store import open_trace
+    from .nan_notice import nan_notice
 
     found = open_trace(trace)
     for problem in found.problems:
         click.echo(f"warning: left out: {problem}", err=True)
+    if said := nan_notice(found):
+        click.echo(f"warning: {said}", err=True)
     return found
 
 

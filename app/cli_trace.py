@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli_output import open_told
+
 if TYPE_CHECKING:
     from ..tracer.run import Progress, TraceSummary
 
@@ -152,6 +154,8 @@ def trace_command(
             raise click.ClickException(
                 f"interrupted; what is committed stays in {out}, --resume goes on"
             ) from None
+    if summary.nan_tokens:
+        open_told(out)  # says where
     if as_json:
         click.echo(json.dumps(summary.to_json()))
     else:
@@ -165,8 +169,6 @@ def _report(summary: TraceSummary, out: str) -> None:
     )
     if summary.resumed_prompts:
         click.echo(f"{summary.resumed_prompts:,} prompts were there already")
-    if summary.nan_tokens:
-        click.echo(f"warning: {summary.nan_tokens:,} events had NaN in the router's logits", err=True)
     if summary.accuracy is not None:
         click.echo(f"accuracy {summary.accuracy:.1%}")
     click.echo(f"look at it: moescope app {out}")

@@ -17,6 +17,7 @@ import streamlit as st
 from ..store import StoreError, errors
 from ..store.reader import Trace
 from . import sources, words
+from .nan_notice import nan_notice
 
 log = logging.getLogger("moescope.app")
 
@@ -106,8 +107,8 @@ def banners(trace: Trace, url: str) -> None:
         note("error", f"Damaged trace. {lost} left out with all prompts in it; every number is of the rest.")
         with st.expander("Which parts"):
             st.code("\n".join(str(problem) for problem in trace.problems), language=None, wrap_lines=True)
-    if nan := sum(entry.nan_tokens for entry in trace.parts):
-        note("error", f"{words.amount(nan, 'routing event')} had NaN in the router's logits.")
+    if said := nan_notice(trace):
+        note("error", said)
 
 
 def _partial(trace: Trace, url: str) -> None:

@@ -253,6 +253,13 @@ class Trace(TracePrompts):
 
         return counts_table(self, by, where, special, phase, completion, layer, stream)
 
+    @survives_damage
+    def nan_rows(self) -> pa.Table:
+        """Where the router's logits held NaN: prompt_id, layer, stream, tokens, in the order of the trace."""
+        from .nan_rows import nan_rows
+
+        return nan_rows(self)
+
     # Views and SQL
 
     @survives_damage

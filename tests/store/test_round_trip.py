@@ -28,6 +28,19 @@ def written(recorded: Recorded, folder: str) -> Trace:
 
 @MANY
 @given(SEEDS)
+def test_nan_is_found_by_prompt_and_router(seed: int) -> None:
+    recorded = record(seed)
+    order = [row["prompt_id"] for row in recorded.prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = written(recorded, folder).nan_rows().to_pylist()
+    found = Counter((e["prompt_id"], e["layer"], e["stream"]) for e in recorded.events if e["nan"])
+    assert {(row["prompt_id"], row["layer"], row["stream"]): row["tokens"] for row in rows} == found
+    keys = [(order.index(row["prompt_id"]), row["layer"], row["stream"]) for row in rows]
+    assert keys == sorted(set(keys))
+
+
+@MANY
+@given(SEEDS)
 def test_prompts_tokens_and_events_come_back(seed: int) -> None:
     recorded = record(seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -192,6 +192,12 @@ def test_nan_in_the_logits_is_counted_and_recorded(tmp_path, letter, hit):
     assert bad == hit
     tokens = sum(len(text) + 1 for text in TEXTS if letter in text)
     assert sum(part.nan_tokens for part in result.parts) == 3 * tokens
+    assert result.nan_rows().to_pylist() == [
+        {"prompt_id": row["prompt_id"], "layer": layer, "stream": "decoder", "tokens": len(row["text"]) + 1}
+        for row in result.prompts().to_pylist()
+        if row["prompt_id"] in hit
+        for layer in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
