@@ -21,12 +21,17 @@ def complete(values: Mapping[str, Any]) -> None:
     Streamlit has no public call for a bound parameter. Where the one used here is gone, links still come
     whole from `show.link`.
     """
+    for name, value in values.items():
+        if value and name not in st.query_params:
+            write(name, value)
+
+
+def write(name: str, value: Any) -> None:
+    """Write a parameter that is, or will be, bound to a widget: a text, a list of texts, or a pair of numbers."""
     context = get_script_run_ctx()
-    missing = {name: value for name, value in values.items() if value and name not in st.query_params}
-    if context is None or not missing:
+    if context is None:
         return
     with context.session_state.query_params() as params:
-        write = getattr(params, "set_corrected_value", None)
-        if write is not None:
-            for name, value in missing.items():
-                write(name, value, KINDS[type(value)])
+        set_value = getattr(params, "set_corrected_value", None)
+        if set_value is not None:
+            set_value(name, value, KINDS[type(value)])

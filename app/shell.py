@@ -64,12 +64,13 @@ def run() -> None:
     travel.depart(pages)
     if st.session_state.get("page") != chosen.title:
         st.session_state["page"] = chosen.title
-        link_check.forget()
+        link_check.leave()
     theme_watch.watch(theme)
     st.session_state["frame"] = None
     with states.guarded("The chosen trace can't be shown"):
         st.session_state["frame"] = topbar.draw()
     chosen.run()
+    link_check.settle()
 
 
 def _streamlit_page(screen: Screen):

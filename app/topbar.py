@@ -38,11 +38,9 @@ def draw() -> Frame | None:
         )  # fmt: skip
         name = name or next(iter(known))
         others = [other for other in known if other != name]
-        if others:
-            link_check.look("vs", others, what="the trace")
-        second = st.selectbox(
-            "Compared with", others, index=None, placeholder="nothing", key="vs", bind="query-params",
-            disabled=not others, width=190, on_change=link_check.forget, args=("vs",),
+        second = link_check.selectbox(
+            "Compared with", others, key="vs", what="the trace", index=None, placeholder="nothing",
+            disabled=not others, width=190,
         )  # fmt: skip
         trace = sources.get(known[name].url)
         where, tokens = _filter(trace)
@@ -94,8 +92,7 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
                 where[column] = chosen
         if not tags:
             st.caption("The prompts have no language, group or tags to filter by.")
-        tokens = st.selectbox("tokens", list(TOKEN_KINDS), key="tokens", bind="query-params",
-                              on_change=link_check.forget, args=("tokens",))  # fmt: skip
+        tokens = link_check.selectbox("tokens", list(TOKEN_KINDS), key="tokens")
     return where, tokens
 
 
@@ -107,7 +104,6 @@ def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
         link_check.look(key, tags.get(column, ()), what=words.label(column))
         if column not in tags:  # no widget takes it out of the address
             del st.query_params[key]
-    link_check.look("tokens", TOKEN_KINDS)
 
 
 def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
@@ -122,13 +118,14 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     numbers = sorted({router.layer for router in trace.routers})
     low, high = (numbers[0], numbers[-1]) if numbers else (0, 0)
     link_check.look("layers", [kind(n) for n in range(low, high + 1) for kind in (int, float)], what="layer")
-    link_check.look("stream", streams)
+    if len(streams) < 2:  # no box to choose one
+        link_check.look("stream", streams)
     first, last = st.session_state.get("layers") or (low, high)
     whole = (first, last) == (low, high)
     label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
     with st.popover(label, icon=":material/layers:", width=150, key="window"):
         if len(streams) > 1:
-            stream = st.selectbox("stream", streams, key="stream", bind="query-params")
+            stream = link_check.selectbox("stream", streams, key="stream")
         if low == high:
             st.caption(f"The trace has one MoE layer, {low}.")
             return (low, high), stream

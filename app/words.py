@@ -41,6 +41,12 @@ def value_name(column: str, value: str | None) -> str:
     return f"no {column}" if value is None else value
 
 
+def option(column: str, value: str) -> str:
+    """A value as it stands in a list to choose from: two codes may share a language's name."""
+    name = value_name(column, value)
+    return name if name == value else f"{name} ({value})"
+
+
 def is_right_to_left(code: str | None) -> bool:
     return (code or "").replace("_", "-").split("-")[0].lower() in RIGHT_TO_LEFT
 

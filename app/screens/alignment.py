@@ -56,14 +56,11 @@ def page(frame: Frame) -> None:
 
 def _controls(frame: Frame, languages: list[str]) -> dict[str, Any]:
     """Pivot and tokens as parameters of the views."""
-    if "pivot" in st.session_state and st.session_state["pivot"] not in languages:
-        del st.session_state["pivot"]
     first = languages.index("en") if "en" in languages else 0
-    named = {code: f"{words.language_name(code)} ({code})" for code in languages}
-    link_check.look("pivot", [*named.values(), *languages], what="the pivot")
-    pivot = st.selectbox(
-        "Pivot language", languages, index=first, key="pivot", bind="query-params", width=190,
-        format_func=named.__getitem__, on_change=link_check.forget, args=("pivot",),
+    named = {code: words.option("language", code) for code in languages}
+    pivot = link_check.selectbox(
+        "Pivot language", languages, key="pivot", what="the pivot", index=first, width=190,
+        format_func=named.__getitem__,
     )  # fmt: skip
     numbers = [router.layer for router in frame.routers()]
     return {"pivot": pivot, "layers": f"{min(numbers)}:{max(numbers)}"} | spans.choose(frame)

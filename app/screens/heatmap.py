@@ -129,28 +129,17 @@ def _map(
 def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
     columns = ["trace"] * (frame.second is not None) + frame.tags()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        link_check.look("of", columns, what="the column")
-        column = st.selectbox(
-            "Difference of",
-            columns,
-            key="of",
-            bind="query-params",
-            width=170,
-            on_change=link_check.forget,
-            args=("of", "a", "b"),
+        column = link_check.selectbox(
+            "Difference of", columns, key="of", what="the column", forgets=("a", "b"), width=170
         )
         if column == "trace":
             return Side(name=frame.name), Side(name=str(frame.second_name), second=True)
         values = frame.trace.tags()[column]
-        link_check.look("a", values, what=words.label(column))
-        link_check.look("b", ["all others", *values], what=words.label(column))
-        a = st.selectbox(
-            "this", values, key="a", bind="query-params", width=220, on_change=link_check.forget, args=("a",)
-        )
-        others = ["all others", *(value for value in values if value != a)]
-        b = st.selectbox(
-            "minus", others, key="b", bind="query-params", width=220, on_change=link_check.forget, args=("b",)
-        )
+        named = {"all others": "all others"} | {value: words.option(column, value) for value in values}
+        how: dict[str, Any] = {"what": words.label(column), "width": 220, "format_func": named.__getitem__}
+        a = link_check.selectbox("this", values, key="a", **how)
+        others = [value for value in named if value != a]
+        b = link_check.selectbox("minus", others, key="b", known=list(named), **how)
     link_check.tell("of", "a", "b")
     if len(values) < 2:
         states.empty("Nothing to subtract", f"All prompts have the same {column}: {values[0]}.")
@@ -164,17 +153,8 @@ def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
 
 
 def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
-    link_check.look("by", frame.tags(), what="the column")
+    column = link_check.selectbox("Side by side, by", frame.tags(), key="by", what="the column", width=170)
     link_check.tell("by")
-    column = st.selectbox(
-        "Side by side, by",
-        frame.tags(),
-        key="by",
-        bind="query-params",
-        width=170,
-        on_change=link_check.forget,
-        args=("by",),
-    )
     with states.loading(height=420):
         table = with_measure(frame.in_window(frame.view("load", by=column)), measure)
     if _nothing(table):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ def choose(frame: Frame) -> Contrast | None:
     """Draw the controls and a card for each group; None where there are no two groups yet."""
     way = st.segmented_control(
         "Two groups of prompts, by", list(WAYS), default="tag", key="groups", bind="query-params", required=True,
-        format_func=WAYS.__getitem__,
+        format_func=WAYS.__getitem__, on_change=link_check.forget, args=("groups", "target", "rest"),
     )  # fmt: skip
     with states.guarded("These are no two groups"):
         chosen = {"condition": _condition, "picked": resonance_picks.choose, "class": _class}.get(
@@ -72,26 +73,23 @@ def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         first = columns.index("group") if "group" in columns else 0
-        link_check.look("contrast", columns, what="the column")
-        by = st.selectbox("Tag", columns, index=first, key="contrast", bind="query-params", width=170,
-                          on_change=link_check.forget, args=("contrast", "target", "rest"))  # fmt: skip
-        values = frame.trace.tags()[by]
-        for name in ("target", "rest"):
-            link_check.look(
-                name, [*values, ALL_OTHERS, *(option(by, value) for value in values)], what=words.label(by)
-            )
-        target, rest = _two(values, lambda value: option(by, value))
+        by = link_check.selectbox(
+            "Tag",
+            columns,
+            key="contrast",
+            what="the column",
+            forgets=("target", "rest"),
+            index=first,
+            width=170,
+        )
+        target, rest = _two(
+            frame.trace.tags()[by], lambda value: words.option(by, value), what=words.label(by)
+        )
     link_check.tell("contrast", "target", "rest")
     params: dict[str, Any] = {"by": by, "target": [target]}
     if rest is not None:
         params["rest"] = [rest]
     return params, (words.value_name(by, target), ALL_OTHERS if rest is None else words.value_name(by, rest))
-
-
-def option(by: str, value: str) -> str:
-    """A value as it stands in a list: two codes may share a language's name."""
-    name = words.value_name(by, value)
-    return name if name == value else f"{name} ({value})"
 
 
 def _class(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
@@ -107,31 +105,22 @@ def _class(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
         )
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        target, rest = _two(classes, str)
+        target, rest = _two(classes, str, what="the class")
+    link_check.tell("target", "rest")
     params |= {"by": "class", "target": [target]} | ({} if rest is None else {"rest": [rest]})
     return params, (target, rest or ALL_OTHERS)
 
 
-def _two(values: list[str], name) -> tuple[str, str | None]:
+def _two(values: list[str], name: Callable[[str], str], *, what: str) -> tuple[str, str | None]:
     """Two values to contrast, the second None for all others, and the button that swaps them."""
-    _drop_unknown("target", values)
-    target = st.selectbox("A", values, key="target", bind="query-params", width=230, format_func=name,
-                          on_change=link_check.forget, args=("target",))  # fmt: skip
+    target = link_check.selectbox("A", values, key="target", what=what, width=230, format_func=name)
     others = [ALL_OTHERS, *(value for value in values if value != target)]
-    _drop_unknown("rest", others)
-    rest = st.selectbox(
-        "against B", others, key="rest", bind="query-params", width=230,
-        on_change=link_check.forget, args=("rest",),
+    rest = link_check.selectbox(
+        "against B", others, key="rest", what=what, known=[ALL_OTHERS, *values], width=230,
         format_func=lambda value: value if value == ALL_OTHERS else name(value),
     )  # fmt: skip
     st.button("Swap", key="swap", disabled=rest == ALL_OTHERS, on_click=_swap, icon=":material/swap_horiz:")
     return target or values[0], None if rest == ALL_OTHERS else rest
-
-
-def _drop_unknown(key: str, options: list[str]) -> None:
-    """Forget a choice of another trace or tag; one that the address makes is not in the state yet."""
-    if key in st.session_state and st.session_state[key] not in options:
-        del st.session_state[key]
 
 
 def _swap() -> None:

@@ -11,7 +11,7 @@ from ...store.notes import notes_of
 from .. import sentences_resonance, show, states, words
 from ..figures import resonance as figures
 from ..frame import Frame
-from .resonance_groups import ALL_OTHERS, Contrast, option
+from .resonance_groups import ALL_OTHERS, Contrast
 
 SIDES = ("by", "target", "rest", "rules", "classes")
 """Parameters that say who is contrasted with whom."""
@@ -60,11 +60,11 @@ def _choose(frame: Frame, columns: list[str]) -> tuple[str, str, str | None] | N
                 st.session_state.pop(key, None)
         target = st.selectbox(
             "Its A", values, index=None, placeholder="choose", key="other-target", bind="query-params",
-            width=230, format_func=lambda v: option(by, v),
+            width=230, format_func=lambda v: words.option(by, v),
         )  # fmt: skip
         others = [ALL_OTHERS, *(value for value in values if value != target)]
         rest = st.selectbox("Its B", others, key="other-rest", bind="query-params", width=230,
-                            format_func=lambda v: v if v == ALL_OTHERS else option(by, v))  # fmt: skip
+                            format_func=lambda v: v if v == ALL_OTHERS else words.option(by, v))  # fmt: skip
     return None if target is None else (by, target, None if rest == ALL_OTHERS else rest)
 
 

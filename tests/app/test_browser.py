@@ -278,6 +278,17 @@ def test_a_link_that_names_what_is_not_there_says_so(page):
     say(page, "of Japanese tokens to expert")
 
 
+def test_what_is_chosen_anew_leaves_nothing_false_in_the_address(page):
+    page.goto("/heatmap?trace=hand&show=difference&a=de&b=ja")
+    say(page, "German minus Japanese")
+    page.wait_for_url(re.compile(r"a=German\+%28de%29&b=Japanese\+%28ja%29"))
+    page.get_by_role("combobox", name="Difference of").click()
+    page.get_by_role("option", name="seen").click()
+    say(page, "minus all other seens")
+    page.wait_for_url(re.compile(r"\?of=seen"))
+    assert page.get_by_text("The link names").count() == 0
+
+
 def test_in_a_narrow_window_columns_stand_beneath_one_another(page):
     page.set_viewport_size({"width": 800, "height": 1000})
     page.goto("/data?trace=hand")

@@ -258,3 +258,26 @@ def test_an_unexpected_failure_is_a_card_with_the_log_behind_a_fold(hand_library
     assert "RuntimeError: &lt;b&gt;boom&lt;/b&gt;" in text
     assert "Traceback" not in text
     assert [fold.label for fold in app.expander] == ["Log"]
+
+
+def test_a_choice_that_replaces_another_is_no_error_of_the_link(hand_library, monkeypatch):
+    app = start(
+        hand_library, monkeypatch, "resonance", trace="hand", contrast="language", target="German (de)"
+    )
+    assert "A: German" in well(app)
+    app.selectbox(key="contrast").set_value("seen").run()
+    assert "The link names" not in well(app)
+    app.run()
+    assert "The link names" not in well(app)
+
+
+def test_a_link_may_name_a_language_by_its_code(hand_library, monkeypatch):
+    app = start(
+        hand_library, monkeypatch, "resonance", trace="hand", contrast="language", target="ja", rest="ar"
+    )
+    assert "A: Japanese" in well(app)
+    assert "B: Arabic" in well(app)
+    app.selectbox(key="target").set_value("de").run()
+    assert "A: German" in well(app)
+    app = start(hand_library, monkeypatch, "alignment", trace="hand", pivot="ja")
+    assert "Routing is nearest to Japanese" in well(app)
