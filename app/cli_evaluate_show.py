@@ -13,13 +13,14 @@ LINE_SECONDS = 10.0
 
 
 def for_people(table: pa.Table) -> pa.Table:
-    """Intervals as one cell each."""
+    """Intervals as one cell each; changes of perplexity, which are relative, in percent."""
 
     def cell(row: dict[str, Any], *names: str) -> str:
         values = [row[name] for name in names]
         if any(value is None for value in values):
             return "–"
-        texts = [f"{value:+.4g}" for value in values]
+        form = "+.3%" if row["measure"] == "perplexity" else "+.4g"
+        texts = [f"{value:{form}}" for value in values]
         return texts[0] + f" ({texts[1]} to {texts[2]})" if len(texts) == 3 else f"{texts[0]} to {texts[1]}"
 
     rows = []

@@ -69,6 +69,7 @@ def test_a_person_reads_every_control_beside_the_effect(capsys, files):
     for word in ("change (95 %)", "random × 5", "other layers", "opposite", "finding", "p draws", "units"):
         assert word in head
     assert {line.split()[0] for line in lines} == {"perplexity", "kl", "changed"}
+    assert all(("% (" in line) == line.startswith("perplexity") for line in lines)
 
 
 def test_behaviour_is_a_measure_by_class(capsys, files):
