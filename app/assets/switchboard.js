@@ -257,6 +257,27 @@ function listen(root, board, send) {
   };
 }
 
+// While a page loads, styles and widgets above come late and push the board about. Until it has kept its place for a
+// moment it stands there faded and takes no hand, so that nobody clicks beside a cell.
+const REST_MS = 250, PATIENCE_MS = 4000;
+
+function settle(root) {
+  if (root.settling || root.dataset.settled) return;
+  root.settling = true;
+  const began = performance.now();
+  let last = "", since = began;
+  const look = (now) => {
+    const { x, y, width } = root.getBoundingClientRect();
+    const styled = getComputedStyle(root).getPropertyValue("--ms-steered");
+    const here = [styled, x, y, width].join();
+    if (here !== last || !styled) [last, since] = [here, now];
+    if (!root.isConnected) root.settling = false;
+    else if (now - since < REST_MS && now - began < PATIENCE_MS) requestAnimationFrame(look);
+    else root.dataset.settled = "yes";
+  };
+  requestAnimationFrame(look);
+}
+
 export default function ({ data, parentElement, setTriggerValue }) {
   let root = parentElement.querySelector(".ms-board");
   if (!root) {
@@ -296,6 +317,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     tell(root, board);
   };
   fit();
+  settle(root);
   const watch = new ResizeObserver(fit);
   watch.observe(root);
   return () => watch.disconnect();

@@ -54,7 +54,8 @@ def choose(frame: Frame) -> Served:
 
 
 def problems(served: Served) -> None:
-    """What stands between the reader and an answer: no model, one that starts, one that died."""
+    """What stands between the reader and an answer: no model, or one that died. One that starts is said in the line
+    of `choose`: a card here would push the board away under the reader's hand as it comes and goes."""
     live = served.live
     if served.attached and served.client is None:
         states.card("The attached server does not answer", served.why, kind="error",
@@ -64,8 +65,6 @@ def problems(served: Served) -> None:
             st.button("Run the model here", on_click=_detach, key="steer-detach-card")
     elif live is None and not served.attached:
         _offer(served)
-    elif live is not None and live.state == "starting":
-        _watch(live.source)
     elif live is not None and live.state == "crashed":
         states.card("The model process has ended", live.why, kind="error",
                     todo="Your steering and your prompt are kept. Restart it, or choose another model.")  # fmt: skip
@@ -127,17 +126,22 @@ def _status(served: Served) -> None:
     live = served.live
     if served.client is not None:
         about = served.about
-        state, text = "running", f"{about.get('device', '')} · {about.get('dtype', '')}"
+        where = f" · {served.client.url}" if served.attached else ""
+        _line(served.model, "running", f"{about.get('device', '')} · {about.get('dtype', '')}{where}")
     elif served.attached:
-        state, text = "crashed", "does not answer"
+        _line(served.model, "crashed", "does not answer")
     elif live is None:
-        state, text = "idle", "not running"
+        _line(served.model, "idle", "not running")
+    elif live.state == "starting":
+        _watch(live.source)
     else:
-        state, text = live.state, {"starting": "starting", "crashed": "ended"}.get(live.state, "")
-    where = f" · {served.client.url}" if served.attached and served.client else ""
+        _line(served.model, live.state, {"crashed": "ended"}.get(live.state, ""))
+
+
+def _line(model: str, state: str, text: str) -> None:
     st.html(
-        f'<p class="ms-server ms-{state}"><i></i><b>{html.escape(short(served.model) or "no model")}</b> '
-        f"<span>{html.escape(text + where)}</span></p>",
+        f'<p class="ms-server ms-{state}"><i></i><b>{html.escape(short(model) or "no model")}</b> '
+        f"<span>{html.escape(text)}</span></p>",
         width="content",
     )
 
@@ -231,4 +235,4 @@ def _watch(source: servers.Source) -> None:
     live = servers.find(source)
     if live is None or live.state != "starting":
         st.rerun()
-    states.note("partial", f"{short(source.model)} is being loaded: {words.duration(live.seconds)} so far.")
+    _line(source.model, "starting", f"is being loaded: {words.duration(live.seconds)} so far")

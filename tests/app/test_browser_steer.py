@@ -51,7 +51,8 @@ def opened(page, address: str) -> None:
 
 
 def at(page, layer: int, expert: int) -> tuple[float, float]:
-    """Where a cell of the switchboard stands on the screen, all of it read in one moment."""
+    """Where a cell of the switchboard stands on the screen, all of it read in one moment, once it takes clicks."""
+    page.locator(".ms-board[data-settled]").wait_for()
     at_rest(board(page))
     data = board(page).evaluate(
         "e => ({...e.dataset, x: e.getBoundingClientRect().x, y: e.getBoundingClientRect().y})"
@@ -74,6 +75,16 @@ def drawn(*cells: tuple[int, int], state: str = "1") -> str:
 
 _ROUTERS = open_trace(str(sample_dir() / "trace")).routers if CHROMIUM else []
 LAYERS, EXPERTS = len(_ROUTERS), max((router.num_experts for router in _ROUTERS), default=0)
+
+
+def test_the_board_stands_where_it_stays_while_the_model_is_loaded(page):
+    """The first of the file: the others find the model loaded."""
+    page.goto("/steer?trace=sample&ask=Everyone&new=4")
+    page.locator(".ms-board[data-settled]").wait_for()
+    place = board(page).bounding_box()
+    page.locator(".ms-server.ms-running").wait_for()
+    at_rest(board(page))
+    assert board(page).bounding_box() == place
 
 
 def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_back(page):

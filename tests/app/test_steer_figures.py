@@ -12,7 +12,7 @@ from moescope.app.figures.steer_map import SIGNS, switchboard_map
 from moescope.app.sentences_steering import board, strip
 from moescope.app.steer_edit import Cell, State
 from moescope.app.steer_history import Draft
-from moescope.app.steer_result import Answers, Side
+from moescope.app.steer_result import SIDES, Answers, Side
 from moescope.app.switchboard import STATES, Underlay, payload
 from moescope.app.theme import LIGHT
 from moescope.store import RouterSpec
@@ -132,8 +132,8 @@ def test_candidates_of_a_prompt_token_stand_after_the_text_before_it():
 
 def test_a_prompt_that_differs_is_said_though_the_answers_are_the_same():
     made = with_prompt()
-    same = [event | {"kl": 0.0, "changed": []} for event in made.events["base"]]
-    made.events = {"base": same, "steered": same}
+    for side in SIDES:
+        made.events[side] = [{**event, "kl": 0.0, "changed": []} for event in made.events[side]]
     assert not made.untouched
     made.done = {"done": True}
     assert made.untouched
