@@ -6,7 +6,9 @@ Beside it, what one would otherwise do: `output_router_logits=True` with top-k a
 lists, and nnsight where it is installed. All in one run, in alternating order; medians of ratios to the plain
 forward pass of the same round, so that a busy machine slows both alike. The plain pass begins with padded tensors,
 tracing with texts: tokenising and padding are part of its time, and so are the self-check of the first batch and
-the end of the run, when the last part is written and nothing is left to compute.
+the end of the run, when the last part is written and nothing is left to compute. After the first batch a traced pass
+ends with the last router's decision, where nobody else has hooks on the model: one row has a hook that does nothing,
+and so says what tracing adds to whole passes, as in the rows beside it.
 
 glibc is told to keep freed memory, for both sides: otherwise a pass faults 0.3 to 2 GB in again, by chance, and two
 plain passes in a row differ by 10 %.
@@ -196,9 +198,15 @@ def main() -> None:
         capture = ("ids", "weights", *more)
         trace_prompts(model, tokenizer, prompts, folder, capture=capture, batch_tokens=options.batch_tokens)
 
+    def traced_whole() -> None:
+        handle = model.register_forward_hook(lambda *_: None)
+        traced()
+        handle.remove()
+
     others: dict[str, Callable[[], Any]] = {
         "moescope, with what experts put out": lambda: traced("output_norm", "similarity"),
         "moescope, traced and written": traced,
+        "moescope, traced and written, whole passes": traced_whole,
         "output_router_logits, top-k, NumPy": lambda: with_router_logits(model, batches),
         "hooks that append Python lists": lambda: with_python_lists(model, batches),
     }

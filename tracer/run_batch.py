@@ -6,7 +6,7 @@ import gc
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .encode import Encoded, Encoder
 from .errors import CaptureError, TracerError
 from .generate import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from .prompts import Prompt
-from .run_capture import Capture
+from .run_capture import Capture, PassOver
 from .run_captured import CapturedBatch
 from .run_host import PromptResult
 from .selfcheck import examined
@@ -67,6 +67,7 @@ class BatchRunner:
         self._steered = steered
         self._ahead = ahead or {}
         self._checked = False
+        self._may_end = not steered and not _is_watched(model)
         self._too_many = sys.maxsize
         """Padded tokens that are known not to fit."""
 
@@ -145,9 +146,10 @@ class BatchRunner:
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> None:
         device = self._model.get_input_embeddings().weight.device
-        self._model(
-            input_ids=batch.input_ids_BS.to(device), attention_mask=batch.mask_BS.to(device), **self._options
-        )
+        inputs = {"input_ids": batch.input_ids_BS.to(device), "attention_mask": batch.mask_BS.to(device)}
+        self._sink.ends_pass = self._may_end and self._checked
+        with suppress(PassOver):
+            self._model(**inputs, **self._options)
         self._sink.end_prefill()
 
     def _generate(self, batch: Batch, results: list[PromptResult]) -> None:
@@ -184,6 +186,20 @@ def _forward_options(model: Any) -> dict[str, Any]:
     accepted = inspect.signature(model.forward).parameters
     wanted = {"use_cache": False, "logits_to_keep": 1}
     return {name: value for name, value in wanted.items() if name in accepted}
+
+
+def _is_watched(model: Any) -> bool:
+    """Whether others have put something around a module, to which the end of a forward pass may matter."""
+    return any(
+        "forward" in vars(module)
+        or any(map(_is_foreign, (*module._forward_hooks.values(), *module._forward_pre_hooks.values())))
+        for module in model.modules()
+    )
+
+
+def _is_foreign(hook: Any) -> bool:
+    # transformers leaves its own on a model that was once asked for more outputs; they do nothing here.
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -32,6 +32,10 @@ UNSEEN = (
 EXTRAS = ("probability", "entropy", "logits", *OUTPUTS)
 
 
+class PassOver(Exception):
+    """Ends a forward pass whose last router has decided: what follows changes no routing."""
+
+
 class Capture:
     """Sink for `record.attach`; one batch at a time.
 
@@ -58,6 +62,8 @@ class Capture:
         self._shelf = Shelf(capture, torch.float16 if weight_type == "float16" else torch.float32)
         self._steps = DecodeSteps(self._shelf, special_ids, stop_ids)
         self._batch: Batch | None = None
+        self.ends_pass = False
+        """Whether a pass over prompts ends by `PassOver` once every router has decided."""
 
     @property
     def recording(self) -> bool:
@@ -90,6 +96,8 @@ class Capture:
         if self._steps.running is None:
             self._store_prompt(self._called[key])
             self._called[key] = (spec, expert_ids_TK, None, None)
+            if self.ends_pass and len(self._called) == len(self._keys) and not self._capture & set(OUTPUTS):
+                raise PassOver
 
     def put_out(self, spec: RouterSpec, norms_TK: Tensor | None, similarity_T: Tensor | None) -> None:
         """What the experts of the last decision put out, for the captures of `OUTPUTS`."""
