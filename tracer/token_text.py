@@ -77,7 +77,7 @@ _ESCAPED = {0xDC00 + byte: f"⟨{byte:02X}⟩" for byte in range(0x80, 0x100)}
 def _reader(tokenizer: Any) -> Any:
     """From a vocabulary entry to its text, by the way in which this tokenizer spells spaces and bytes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # Their states alone: the whole tokenizer as JSON takes a second where it has many merges.
+    # Their states alone: the whole tokenizer as JSON is long, with all its merges.
     parts = [] if backend is None else [backend.decoder, backend.pre_tokenizer]
     spelling = _parts([json.loads(part.__getstate__()) for part in parts if part is not None])
     return _from_byte_level if "ByteLevel" in spelling else _from_pieces
