@@ -36,7 +36,8 @@ class RollupRows:
     order."""
     cell_rows: np.ndarray | None
     count: np.ndarray | None = None
-    """(R, E), or one number a cell; None, as those below, where it was not asked for."""
+    """(R, E), or one number a cell, in the smallest unsigned type that holds them: add them up in a wider one.
+    None, as those below, where it was not asked for."""
     weight_sum: np.ndarray | None = None
     weight_max: np.ndarray | None = None
     probability_sum: np.ndarray | None = None

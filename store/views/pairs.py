@@ -124,8 +124,8 @@ def _aligned(
 
 
 def _same_tokens(a: EventBatch, b: EventBatch) -> tuple[np.ndarray, np.ndarray]:
-    key_a, key_b = (token_key(batch.prompt_N, batch.position_N) for batch in (a, b))
-    if len(key_a) == len(key_b) and np.array_equal(key_a, key_b):
+    if np.array_equal(a.prompt_N, b.prompt_N) and np.array_equal(a.position_N, b.position_N):
         return a.padded(), b.padded()
+    key_a, key_b = (token_key(batch.prompt_N, batch.position_N) for batch in (a, b))
     _, at_a, at_b = np.intersect1d(key_a, key_b, assume_unique=True, return_indices=True)
     return a.padded()[at_a], b.padded()[at_b]
