@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -61,8 +62,8 @@ class PartEntry:
 
 
 @dataclass(kw_only=True)
-class Manifest:
-    """The content of `trace.json`."""
+class Manifest(Mapping[str, Any]):
+    """The content of `trace.json`. As a mapping it gives the plain JSON values that stand there."""
 
     schema_version: int = SCHEMA_VERSION
     state: str = "running"
@@ -84,6 +85,15 @@ class Manifest:
     parts: list[PartEntry] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     """What the tracer says at the end: seconds, tokens per second, ..."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_json()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f.name for f in fields(self))
+
+    def __len__(self) -> int:
+        return len(fields(self))
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}

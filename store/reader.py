@@ -77,7 +77,7 @@ class Trace(TracePrompts):
         return piece.filter(pa.array(keys[at] == prompt))
 
     @survives_damage
-    def tokens(self, prompt_id: str | None = None, where: Where | None = None) -> pa.Table:
+    def tokens(self, prompt_id: str | int | None = None, where: Where | None = None) -> pa.Table:
         """Tokens of one prompt, or of all that satisfy `where`, by prompt and position.
 
         Columns: prompt_id, position, token_id, token, phase (prefill | decode), special, completion.
@@ -100,7 +100,7 @@ class Trace(TracePrompts):
     @survives_damage
     def events(
         self,
-        prompt_id: str | None = None,
+        prompt_id: str | int | None = None,
         layer: int | Sequence[int] | None = None,
         stream: str | None = None,
         columns: Sequence[str] | None = None,

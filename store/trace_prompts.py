@@ -79,16 +79,19 @@ class TracePrompts(TraceParts):
         """(P,) bool over `prompts()`: which satisfy `where`."""
         return self._columns().mask(where)
 
-    def _key_of(self, prompt_id: str) -> int:
-        at = pc.index(self._prompts()["prompt_id"], pa.scalar(prompt_id, pa.string())).as_py()
+    def _key_of(self, prompt_id: str | int) -> int:
+        at = pc.index(self._prompts()["prompt_id"], pa.scalar(str(prompt_id))).as_py()
         if at < 0:
             raise UnknownColumn(f"the trace has no prompt {prompt_id!r}")
         return int(self._keys()[at])
 
-    def wanted_keys(self, prompt_id: str | None = None, where: Where | None = None) -> np.ndarray | None:
-        """Keys of the prompts that satisfy both, rising; None for all."""
+    def wanted_keys(
+        self, prompt_id: str | int | None = None, where: Where | None = None
+    ) -> np.ndarray | None:
+        """Keys of the prompts that satisfy both, rising; None for all. A number stands for the id that a prompt set
+        with numbers as ids got from it."""
         if prompt_id is not None:
-            where = {**(where or {}), "prompt_id": [prompt_id]}
+            where = {**(where or {}), "prompt_id": [str(prompt_id)]}
             self._key_of(prompt_id)
         return None if where is None else self._keys()[self._columns().mask(where)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +54,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet(Sequence[Prompt]):
-    """An ordered collection of prompts with unique ids."""
+    """An ordered collection of prompts with unique ids; see `of` for what else it may be made from."""
 
     prompts: tuple[Prompt, ...]
     name: str = "prompts"
     """File name, or whatever the maker called it."""
+
+    @classmethod
+    def of(cls, prompts: PromptSet | str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]) -> PromptSet:
+        """A prompt set as it is, the one in a file, or one of rows."""
+        if isinstance(prompts, PromptSet):
+            return prompts
+        if isinstance(prompts, str | os.PathLike):
+            return cls.from_file(os.fspath(prompts))
+        return cls.from_rows(prompts)
 
     @classmethod
     def from_file(cls, path: str | Path, *, format: str | None = None) -> PromptSet:

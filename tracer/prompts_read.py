@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".txt": "txt", ".text": "txt",
 }  # fmt: skip
+
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 _OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -43,14 +46,14 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
         raise PromptSetError(f"{path}: cannot be read: {error.strerror or error}") from None
     if kind == "parquet":
         return _parquet_rows(data, path.name)
-    text = _utf8(data, path.name)
+    text = _utf8(data, path.name, _DELIMITERS.get(kind))
     if kind == "txt":
         return _text_rows(text, path.name)
     if kind == "json":
         return cells_of_objects(_json_objects(text, path.name), path.name)
     if kind == "jsonl":
         return _jsonl_rows(text, path.name)
-    return _table_rows(text, path.name, "\t" if kind == "tsv" else ",")
+    return _table_rows(text, path.name, _DELIMITERS[kind])
 
 
 def cells_of_objects(objects: Iterable[Any], name: str) -> Iterator[Row]:
@@ -76,7 +79,7 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _utf8(data: bytes, name: str) -> str:
+def _utf8(data: bytes, name: str, delimiter: str | None) -> str:
     for bom, encoding in _OTHER_ENCODINGS:
         if data.startswith(bom):
             raise PromptSetError(f"{name}: is {encoding} encoded; save it as UTF-8")
@@ -87,10 +90,24 @@ def _utf8(data: bytes, name: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        byte = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        place = f"line {line}"
+        if delimiter is not None:
+            place = _cell_at_end(data[: error.start].decode() + "?", name, delimiter, line)
         raise PromptSetError(
-            f"{name}, line {line}, byte {column}: 0x{data[error.start]:02X} is not UTF-8; save it as UTF-8"
+            f"{name}, {place}, byte {byte}: 0x{data[error.start]:02X} is not UTF-8; save it as UTF-8"
         ) from None
+
+
+def _cell_at_end(text: str, name: str, delimiter: str, line: int) -> str:
+    """Row and column of the cell in which a part of a table ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    (_, header), *rows = _records(reader, name)
+    if not rows:
+        return f"header (line {line}), column {len(header)}"
+    number = len(rows[-1][1])
+    column = repr(header[number - 1].strip()) if number <= len(header) else number
+    return f"row {len(rows)} (line {line}), column {column}"
 
 
 def _lines(text: str) -> list[str]:
@@ -163,13 +180,22 @@ def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:
         if blank or not any(cell.strip() for cell in record):  # only at the end is a blank line no mistake
             raise PromptSetError(f"{name}, {blank or place}: empty row")
         if len(record) != len(header):
-            raise PromptSetError(f"{name}, {place}: has {len(record)} columns, the header has {len(header)}")
+            raise PromptSetError(f"{name}, {place}: {_ragged(len(record), header)}")
         yield place, dict(zip(header, record, strict=True))
+
+
+def _ragged(cells: int, header: list[str]) -> str:
+    odd = (
+        f"column {header[cells]!r} has no cell"
+        if cells < len(header)
+        else f"cell {len(header) + 1} has no column"
+    )
+    return f"has {cells} columns, the header has {len(header)}: {odd}"
 
 
 def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (line where the record starts, cells); long prompts are allowed while this reader runs."""
-    while True:
+    for number in itertools.count():
         start = reader.line_num + 1
         limit = csv.field_size_limit(2**31 - 1)
         try:
@@ -177,7 +203,8 @@ def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise PromptSetError(f"{name}, line {start}: {error}") from None
+            place = f"row {number} (line {start})" if number else f"header (line {start})"
+            raise PromptSetError(f"{name}, {place}: {error}") from None
         finally:
             csv.field_size_limit(limit)
         yield start, record

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -43,7 +43,7 @@ from .token_text import TokenTexts
 def trace_prompts(
     model: Any,
     tokenizer: Any,
-    prompts: PromptSet,
+    prompts: PromptSet | str | os.PathLike[str] | Iterable[Mapping[str, Any] | str],
     out: str | os.PathLike[str],
     *,
     capture: Sequence[str] = DEFAULT_CAPTURE,
@@ -66,7 +66,7 @@ def trace_prompts(
     """Runs a model over a prompt set and writes a trace.
 
     Args:
-        prompts: a `PromptSet`; prompts that `out` already holds are skipped when resuming.
+        prompts: a `PromptSet`, a file of one, or its rows; prompts that `out` already holds are skipped when resuming.
         out: folder or URL of the trace.
         capture: what to keep of an event, of `store.schema.CAPTURES`.
         batch_tokens: padded tokens in a batch; halved where the memory does not suffice.
@@ -86,6 +86,7 @@ def trace_prompts(
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """
     check_settings(capture, batch_tokens, weight_type)
+    prompts = PromptSet.of(prompts)
     chosen = prompts.limit(limit)
     specs = traced_routers(model, routers)
     encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))

@@ -48,7 +48,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Callable[..., pa.Table]:
-    """The function of a view. Raises UnknownColumn where there is none."""
+    """The function of a view; `_` may stand for `-`. Raises UnknownColumn where there is none."""
+    name = name.replace("_", "-")
     if name not in _VIEWS:
         _load_all()
     if name not in _VIEWS:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moescope.store import Trace, views
+from moescope.store import Trace, open_trace, views
 from moescope.store.errors import BadArgument, StoreError, UnknownColumn
+from moescope.store.importers import run
 from moescope.store.notes import notes_of
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -130,3 +133,20 @@ def test_only_the_pivot_left_says_that_there_is_nothing_to_compare(shared_trace:
     assert "Only the pivot language en is left: there is no other to compare with it." in notes_of(table)
     with pytest.raises(StoreError, match="the selection has no prompt in the pivot language 'en'"):
         shared_trace.view("alignment", where={"language": ["de"]})
+
+
+def test_names_and_numbers_as_python_writes_them(shared_trace: Trace, tmp_path: Path) -> None:
+    """A notebook names a view like a function, and a prompt by the number that was its id."""
+    assert shared_trace.view("load_balance").equals(shared_trace.view("load-balance"))
+    (tmp_path / "e.csv").write_text("sequence,step,layer,expert\n7,0,0,1\n8,0,0,0\n")
+    run("neutral", tmp_path / "e.csv", tmp_path / "t")
+    trace = open_trace(tmp_path / "t")
+    assert trace.tokens(7).equals(trace.tokens("7"))
+    assert trace.events(7)["experts"].to_pylist() == [[1]]
+
+
+def test_the_manifest_reads_like_its_file(shared_trace: Trace) -> None:
+    manifest = shared_trace.manifest
+    assert dict(manifest) == json.loads(shared_trace.folder.read("trace.json"))
+    assert manifest["routers"] == [spec.to_json() for spec in shared_trace.routers]
+    assert "colour" not in manifest

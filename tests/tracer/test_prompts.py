@@ -115,19 +115,26 @@ def test_a_data_frame_row_is_read():
     assert [(p.id, p.choices, p.answer) for p in prompts] == [("1", ("x", "y"), 0), ("2", ("x", "y"), 1)]
 
 
+def test_a_prompt_set_is_made_of_whatever_holds_one(tmp_path):
+    (tmp_path / "p.csv").write_text("id,text\n1,a\n")
+    made = PromptSet.from_rows([{"id": "1", "text": "a"}])
+    for source in (tmp_path / "p.csv", str(tmp_path / "p.csv"), [{"id": 1, "text": "a"}], ["a"], made):
+        assert PromptSet.of(source).prompts == made.prompts
+
+
 CSV = [
     ("", r"p\.csv: the file is empty"),
     ("text\n", r"p\.csv: holds no prompts"),
     ("a;text\n1;hi\n", r"row 1 \(line 2\): no column 'text' .*delimiter"),
     ("id,words\n1,hi\n", r"no column 'text' \(columns: 'id', 'words'\)"),
-    ("id,text\n1,hi\n2\n", r"row 2 \(line 3\): has 1 columns, the header has 2"),
+    ("id,text\n1,hi\n2\n", r"row 2 \(line 3\): has 1 columns, the header has 2: column 'text' has no cell"),
     ("id,text\n1,hi\n2,a,b\n", r"row 2 \(line 3\): has 3 columns"),
     ("id,text\n1,hi\n\n2,x\n", r"row 2 \(line 3\): empty row"),
     ("id,text\n1,hi\n , \n", r"row 2 \(line 3\): empty row"),
     ("id,text\n1,hi\n1,x\n", r"row 2 \(line 3\), column 'id': '1' is the id of row 1 \(line 2\)"),
     ("id,text\n1,\n", r"row 1 \(line 2\), column 'text': is empty"),
     ('id,text\n1,"two\nlines"\n,x\n', r"row 2 \(line 4\), column 'id': is empty"),
-    ('text\n"hi\n', r"line 2: unexpected end of data"),
+    ('text\n"hi\n', r"row 1 \(line 2\): unexpected end of data"),
     ("text,text\nhi,ho\n", r"header: column 'text' stands there twice"),
     (",text\n0,hi\n", r"header: column 1 has no name"),
     ("text,choices,answer\nhi,a|b,2\n", r"row 1 \(line 2\), column 'answer': 2 is not an index of 2 choices"),
@@ -156,6 +163,13 @@ def test_a_wrong_csv_is_named(tmp_path, content, message):
         ("p.csv", "text\nhi".encode("utf-16"), "is UTF-16 encoded; save it as UTF-8"),
         ("p.csv", "text\nhi".encode("utf-16-le"), "looks like UTF-16"),
         ("p.csv", "text\nhi".encode("utf-32"), "is UTF-32 encoded"),
+        (
+            "p.csv",
+            b'id,text\n1,"a\nb"\n2,na\xefve\n',
+            r"row 2 \(line 4\), column 'text', byte 5: 0xEF is not UTF-8",
+        ),
+        ("p.tsv", b"id\tt\xe9xt\n1\ta\n", r"header \(line 1\), column 2, byte 5: 0xE9 is not UTF-8"),
+        ("p.csv", b"text\na,\xff\n", r"row 1 \(line 2\), column 2, byte 3: 0xFF is not UTF-8"),
         ("p.txt", b"abc\nna\xefve\n", r"p\.txt, line 2, byte 3: 0xEF is not UTF-8"),
         ("p.jsonl", b'{"text": "a"}\n{"text": }\n', r"p\.jsonl, line 2, character 10: not JSON"),
         ("p.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', r"p\.jsonl, line 2: empty row"),

@@ -144,3 +144,19 @@ def test_a_model_in_training_mode_is_traced_without_noise_and_left_in_it(tmp_pat
     model.train()
     trace_prompts(model, character_tokenizer(), prompt_set(), tmp_path / "t")
     assert model.training
+
+
+def test_prompts_may_be_rows_or_a_file(tmp_path):
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    sources = [
+        ["one", "two"],
+        [{"text": "one"}, {"text": "two"}],
+        tmp_path / "p.txt",
+        prompt_set(["one", "two"]),
+    ]
+    made = []
+    for number, source in enumerate(sources):
+        trace_prompts(tiny_olmoe(), character_tokenizer(), source, tmp_path / str(number))
+        made.append(open_trace(tmp_path / str(number)).events()["experts"].to_pylist())
+    assert made[0]
+    assert all(experts == made[0] for experts in made)
