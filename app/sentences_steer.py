@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from . import words
-from .figures.steer_effects import format_of, in_points
+from .figures.steer_effects import PERCENT, format_of, in_points
 
 Row = dict[str, Any]
 NOUNS = {
@@ -61,7 +61,11 @@ def number(row: Row, measure: str) -> str:
 
 def level(change: float, measure: str) -> str:
     """A change in the unit of its measure."""
-    return words.points(change) if in_points(measure) else f"{change:{format_of(measure)}}"
+    if in_points(measure):
+        return words.points(change)
+    if measure in PERCENT:
+        return words.percent(change, signed=True)
+    return f"{change:{format_of(measure)}}".replace("-", "−")
 
 
 def dose(table: pa.Table, by: str | None) -> str:

@@ -259,7 +259,7 @@ function listen(root, board, send) {
 
 // While a page loads, styles and widgets above come late and push the board about. Until it has kept its place for a
 // moment it stands there faded and takes no hand, so that nobody clicks beside a cell.
-const REST_MS = 250, PATIENCE_MS = 4000;
+const REST_MS = 400, PATIENCE_MS = 4000;
 
 function settle(root) {
   if (root.settling || root.dataset.settled) return;

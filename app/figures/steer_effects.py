@@ -7,6 +7,7 @@ diamond for the other layers, a triangle for the opposite sign.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from .look import Width, finish
 
 ROW_PIXELS = 34
 PANEL_PIXELS = 170
+TICKS = 8
+"""About as many numbers on an axis as a narrow page has room for."""
 KINDS = {
     "profile": "the profile",
     "random": "random experts",
@@ -52,6 +55,11 @@ def format_of(measure: str) -> str:
     return "+.1%" if measure in PERCENT or measure.startswith("behaviour") else "+.3f"
 
 
+def axis_format(measure: str) -> str:
+    """The same for an axis: no zeros behind the point."""
+    return re.sub(r"([%f])$", r"~\1", format_of(measure))
+
+
 def effects_chart(
     table: pa.Table, measure: str, *, by: str | None = None, theme: Theme = LIGHT, width: Width = "container"
 ) -> alt.LayerChart:
@@ -66,11 +74,13 @@ def effects_chart(
     data = pd.DataFrame([_place(row, by) for row in rows])
     groups = list(dict.fromkeys(data["group name"]))
     y = alt.Y(
-        "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False)
-    )
-    numbers = alt.Axis(format=format_of(measure))
+        "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False),
+        scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
+    )  # fmt: skip
+    numbers = alt.Axis(format=axis_format(measure), tickCount=TICKS)
     x = alt.X("change:Q", title=label_of(measure), axis=numbers, scale=alt.Scale(zero=True))
-    offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[-1, 1]))
+    # Offsets run upwards, lanes downwards.
+    offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[1, -1]))
     tooltip = _tooltip(measure)
     base = alt.Chart(data).encode(y=y, yOffset=offset, tooltip=tooltip)
     grey, own = theme.mark, theme.steered
@@ -161,8 +171,12 @@ def _panel(
     group = mine[0]["group"]
     group = group if group in ("all", "others") else words.value_name(by or "", group)
     title = f"{role} on {group}: {label_of(measure)}"
-    y = alt.Y("change:Q", title="change", scale=scale, axis=alt.Axis(format=format_of(measure)))
-    x = alt.X("dose:Q", title="dose")
+    y = alt.Y("change:Q", title="change", scale=scale, axis=alt.Axis(format=axis_format(measure)))
+    doses = sorted({row["dose"] for row in mine})
+    x = alt.X(
+        "dose:Q", title="dose", axis=alt.Axis(values=doses, format="~g"),
+        scale=alt.Scale(domain=[doses[0], doses[-1]], nice=False, zero=False, padding=14),
+    )  # fmt: skip
     numbers = [alt.Tooltip(f"{name}:Q", format=format_of(measure)) for name in ("change", "low", "high")]
     tooltip = [alt.Tooltip("who:N", title=" "), alt.Tooltip("dose:Q"), *numbers]
     own = alt.Chart(data).transform_filter("datum.own").encode(x=x, tooltip=tooltip)

@@ -18,11 +18,14 @@ from ...tracer.evaluate_table import beside
 from .. import evaluation_settings, sentences_steer, show, states, words
 from ..evaluation_settings import Settings
 from ..figures import steer_effects as figures
+from .steer_server import short
 
 TICK_SECONDS = 1.0
 RUN, DONE = "evaluate running", "evaluate done"
 """In the session: the job under way, and the last one's result; each a dict."""
 FIRST = ("perplexity", "accuracy")
+MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed"}
+"""Measures whose name in the table is not what they are called."""
 
 
 def evaluate_tab(profile: Any, model_source: str, client: Client | None) -> None:
@@ -146,7 +149,10 @@ def _effects(table: pa.Table, by: str | None, target: str | None) -> None:
     names = [name for name in dict.fromkeys(table["measure"].to_pylist()) if name != "log_perplexity"]
     first = next((name for name in names if name.startswith("behaviour")), None)
     first = first or next(name for name in (*FIRST, *names) if name in names)
-    measure = st.segmented_control("Measure", names, default=first, key="evaluate-measure") or first
+    measure = st.segmented_control(
+        "Measure", names, default=first, key="evaluate-measure",
+        format_func=lambda name: words.label(MEASURES.get(name) or str(name)),
+    ) or first  # fmt: skip
     show.chart(
         lambda theme: figures.effects_chart(table, measure, by=by, theme=theme),
         table, name=f"steering-{measure}", key="evaluate-effects",
@@ -160,10 +166,15 @@ def _numbers(table: pa.Table, done: dict[str, Any]) -> None:
     measured = words.duration(done["seconds"])
     show.table(
         rows, name="steering-effects", key="evaluate-table",
-        say=f"{done['prompts']} with {done['model']}, in {measured}. random: the lowest and the highest end of any "
-        "draw's interval. p_draws: how often as many random experts would come out as far; 5 draws cannot say less "
+        say=f"{done['prompts']} with {short(done['model'])}, in {measured}. random: the lowest and the highest end of "
+        "any draw's interval. p_draws: how often as many random experts would come out as far; 5 draws cannot say less "
         "than .17, 19 draws .05.",
         columns={
+            # Beside the names, as it would else stand out of sight at the table's end.
+            "measure": st.column_config.TextColumn(pinned=True),
+            "group": st.column_config.TextColumn(pinned=True),
+            "finding": st.column_config.CheckboxColumn(pinned=True),
+        } | {
             part.name: st.column_config.NumberColumn(format="%.4g")
             for part in rows.schema
             if pa.types.is_floating(part.type)

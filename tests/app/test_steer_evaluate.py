@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from moescope.app import evaluation_settings, export, sentences_steer
+from moescope.app import evaluation_settings, export, sentences_steer, words
 from moescope.app.figures import steer_effects as figures
 from moescope.app.screens import steer_evaluate
 from moescope.app.theme import DARK, LIGHT
@@ -189,8 +189,28 @@ def test_the_sentence_says_what_may_be_said(found):
         if (row["kind"], row["measure"], row["group"]) == ("profile", "perplexity", "ja")
     )  # fmt: skip
     said = sentences_steer.effect(table, "perplexity", "language", "ja")
-    assert f"{own['change']:+.1%}" in said
+    assert words.percent(own["change"], signed=True) in said
     assert ("A finding" in said) == own["finding"]
+
+
+def test_doses_are_what_the_axis_names(found):
+    found = replace(found, variants=dict(found.variants), kinds=dict(found.kinds))
+    for number, dose in enumerate(("1", "2", "8")):
+        found.variants[dose], found.kinds[dose] = found.variants[f"random {number + 1}"], "dose"
+    chart = figures.dose_chart(dose_table(found, "language", target="ja"), "effect", by="language").to_dict()
+    axes = [layer["encoding"]["x"]["axis"]["values"] for layer in chart["layer"]]
+    assert axes == [[1, 2, 8]] * len(axes)
+
+
+def test_the_profile_stands_above_its_controls(found):
+    table = found.effects("language", target="ja")
+    chart = figures.effects_chart(table, "perplexity", by="language").to_dict()
+    low, high = chart["layer"][-1]["encoding"]["yOffset"]["scale"]["domain"]
+    assert low > high  # the first of a domain is at the bottom
+    (data,) = [rows for rows in chart["datasets"].values() if len(rows) > 1]
+    for group in {row["group name"] for row in data}:
+        shifts = {row["variant"]: row["shift"] for row in data if row["group name"] == group}
+        assert min(shifts, key=shifts.__getitem__) == "profile"
 
 
 def test_dose_figure_and_sentence(found):
