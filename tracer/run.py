@@ -2,7 +2,9 @@
 
 1. Every prompt is tokenised once for its length; what does not fit the model is refused before anything runs.
 2. Prompts of similar length form batches of at most `batch_tokens` padded tokens.
-3. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread
+3. The first batch is checked against what is executed. Of the others, where only routing is wanted, a forward pass
+   ends with the last router's decision: what follows changes nothing that is recorded.
+4. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread
    takes it to the host and commits parts of whole prompts.
 """
 
