@@ -19,7 +19,8 @@ def survivors(table: pa.Table, limit: Threshold) -> str:
     """How many experts stand out, to which side, and how sure the threshold leaves one."""
     kept = kept_of(table, limit)
     up = sum(score > 0 for score in kept["score"].to_pylist())
-    head = f"{kept.num_rows} of {table.num_rows} experts have {limit}: {up} towards A, {kept.num_rows - up} towards B."
+    head = f"{words.count(kept.num_rows)} of {words.count(table.num_rows)} experts have {limit}: "
+    head += f"{up} towards A, {kept.num_rows - up} towards B."
     if limit.kind == "q":
         return head
     sure = sum(q <= SURE for q in kept["q"].to_pylist())
@@ -30,7 +31,7 @@ def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) 
     """How many experts survive, and the strongest of each direction."""
     rows = table.to_pylist()
     found = kept_of(table, limit).to_pylist()
-    head = f"{len(found)} of {len(rows)} experts have {limit} for {target} against {rest}."
+    head = f"{words.count(len(found))} of {words.count(len(rows))} experts have {limit} for {target} against {rest}."
     if not found:
         if limit.kind != "q":
             return head

@@ -6,7 +6,7 @@ Nothing is exported until a button is pressed: Streamlit then calls the function
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -92,17 +92,20 @@ def table(
     say: str = "",
     python: str = "",
     columns: Mapping[str, Any] | None = None,
+    order: Sequence[str] | None = None,
     select: Literal["single-row", "multi-row"] | None = None,
     height: int | Literal["auto", "content"] = "auto",
     key: str | None = None,
     draw: Draw | None = None,
 ) -> list[int]:
-    """Show a table with its sentence and actions; `columns` is Streamlit's column_config.
+    """Show a table with its sentence and actions; `columns` is Streamlit's column_config, `order` the columns
+    that are shown where not all are; the downloads hold all.
 
     `draw` adds pictures of the table to its actions. Returns the selected row numbers, if any.
     """
     key = key or name
     grid: dict[str, Any] = {"key": key, "hide_index": True, "column_config": columns, "height": height}
+    grid |= {"column_order": order, "placeholder": "", "alt": say or name}
     if select is None:
         st.dataframe(rows, **grid)
         chosen: list[int] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import streamlit as st
@@ -54,11 +54,21 @@ def say(text: str) -> None:
     st.html(f'<p class="ms-say">{html.escape(text)}</p>')
 
 
+def cards(found: Iterable[tuple[str, str, str]]) -> None:
+    """Literal cards of one height beside one another: title, text, and what stands last in each."""
+    parts = "".join(_card(title, text, last, "group") for title, text, last in found)
+    st.html(f'<div class="ms-cards">{parts}</div>')
+
+
 def card(title: str, text: str, *, todo: str = "", kind: str = "empty") -> None:
     """A literal card: what is (or is not) here, and the one thing to do about it."""
-    todo = f'<p class="ms-todo">{html.escape(todo)}</p>' if todo else ""
-    st.html(
-        f'<div class="ms-card ms-{kind}"><h4>{html.escape(title)}</h4><p>{html.escape(text)}</p>{todo}</div>'
+    st.html(_card(title, text, todo, kind))
+
+
+def _card(title: str, text: str, last: str, kind: str) -> str:
+    last = f'<p class="ms-todo">{html.escape(last)}</p>' if last else ""
+    return (
+        f'<div class="ms-card ms-{kind}"><h4>{html.escape(title)}</h4><p>{html.escape(text)}</p>{last}</div>'
     )
 
 

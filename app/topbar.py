@@ -34,13 +34,13 @@ def draw() -> Frame | None:
     with st.container(key="topbar", horizontal=True, vertical_alignment="bottom", gap="small"):
         name = st.selectbox(
             "Trace", list(known), index=None, required=True, key="trace", bind="query-params",
-            on_change=_keep_valid, width=230,
+            on_change=_keep_valid, width=210,
         )  # fmt: skip
         name = name or next(iter(known))
         others = [other for other in known if other != name]
         second = link_check.selectbox(
             "Compared with", others, key="vs", what="the trace", index=None, placeholder="nothing",
-            disabled=not others, width=190,
+            disabled=not others, width=170,
         )  # fmt: skip
         trace = sources.get(known[name].url)
         where, tokens = _filter(trace)
@@ -80,7 +80,7 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
     active = {column: st.session_state.get(tag_key(column)) or [] for column in tags}
     kind = st.session_state.get("tokens") or "all"
     _look_at_filter(tags)
-    with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=240, key="filter"):
+    with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=200, key="filter"):
         where = {}
         for column, values in tags.items():
             chosen = st.multiselect(
@@ -123,7 +123,7 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     first, last = st.session_state.get("layers") or (low, high)
     whole = (first, last) == (low, high)
     label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
-    with st.popover(label, icon=":material/layers:", width=150, key="window"):
+    with st.popover(label, icon=":material/layers:", width=145, key="window"):
         if len(streams) > 1:
             stream = link_check.selectbox("stream", streams, key="stream")
         if low == high:

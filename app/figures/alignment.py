@@ -16,6 +16,7 @@ from .palette import expert_color, language_color
 from .routing_map import map_legend
 
 LEGEND_ROWS = 10
+LEGEND_ACROSS = 5
 UNKNOWN = "unknown"
 BRUSH = "window"
 """Name of the interval selection over layers."""
@@ -34,6 +35,7 @@ def by_layer(
     brush: bool = False,
     domain: tuple[float, float] | None = None,
     legend: bool = True,
+    legend_beneath: bool = False,
     height: int = 320,
     width: Width = "container",
 ) -> alt.LayerChart:
@@ -46,6 +48,7 @@ def by_layer(
         classes: name and language → class: lines are coloured by that instead.
         chance: a level to draw as a dashed line.
         brush: whether a range of layers can be dragged; it is the selection BRUSH.
+        legend_beneath: whether the names stand beneath the figure, for a narrow page.
         domain: ends of the vertical axis, for figures that are compared; the data's own where None.
     """
     data = pd.DataFrame(
@@ -55,6 +58,8 @@ def by_layer(
     layers = sorted(set(data["layer"]))
     names = data.drop_duplicates("language").sort_values("name")
     color, legend_pick = _color(data, names, theme, colors, scores, classes)
+    if legend_beneath:
+        color = _with_legend(color, {"orient": "bottom", "columns": LEGEND_ACROSS})
     if not legend:
         color, legend_pick = _without_legend(color), None
     base = alt.Chart(data).encode(x=_layer_axis(layers), color=color, detail="language:N")
@@ -140,11 +145,15 @@ def _color(
 
 
 def _without_legend(color: Any) -> Any:
-    if isinstance(color, alt.Color):
-        plain: Any = color.to_dict()
-        return alt.Color.from_dict(plain | {"legend": None})
-    condition = color["condition"]
-    return color | {"condition": {**condition, "legend": None}}
+    return _with_legend(color, None)
+
+
+def _with_legend(color: Any, changes: dict[str, Any] | None) -> Any:
+    """A colour whose legend is changed; None takes the legend away."""
+    if not isinstance(color, alt.Color):  # a condition, for scores: a short bar, which stays where it is
+        return color if changes else color | {"condition": {**color["condition"], "legend": None}}
+    plain: Any = color.to_dict()
+    return alt.Color.from_dict(plain | {"legend": changes and (plain.get("legend") or {}) | changes})
 
 
 def _color_by_class(

@@ -70,7 +70,7 @@ def small_maps(
             color=alt.Color(
                 "value:Q",
                 scale=color_scale(layout, theme, diverging=False),
-                legend=map_legend(label, value_format),
+                legend=map_legend(f"{label}; {_reading(reverse)}", value_format),
             ),
             tooltip=[alt.Tooltip("of:N", title=column), *card(hover, several_streams=several)],
         )
@@ -81,6 +81,11 @@ def small_maps(
         layer=[frames, cells, outline(placed, grid.x("x"), grid.y("y"), cell, theme), titles]
     )
     return finish(chart, theme, width=width, height=grid.height)
+
+
+def _reading(reverse: bool) -> str:
+    """How a map without axes is read."""
+    return f"each map: layers {'downwards' if reverse else 'upwards'} from the input, experts across by id"
 
 
 class _Grid:

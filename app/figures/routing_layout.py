@@ -136,8 +136,18 @@ class Frame:
         return alt.Y(f"{field}:Q", scale=scale, axis=row_axis(self.layout, self.rows * self.step))
 
 
+def every_expert(experts: int) -> int:
+    """Of how many experts one is named on an axis."""
+    return next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if experts / n <= 34)
+
+
+def every_layer(layers: int) -> int:
+    """Of how many layers one is named on an axis."""
+    return 1 if layers <= 36 else 5 if layers <= 120 else 10
+
+
 def rank_axis(layout: Layout) -> alt.Axis:
-    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if layout.num_ranks / n <= 34)
+    every = every_expert(layout.num_ranks)
     return alt.Axis(
         title="expert" if layout.by_id else "experts of each layer, largest value first",
         values=list(range(0, layout.num_ranks, every)), grid=False, ticks=False, domain=False,
@@ -148,7 +158,7 @@ def rank_axis(layout: Layout) -> alt.Axis:
 
 def row_axis(layout: Layout, pixels: float) -> alt.Axis:
     rows = len(layout.routers)
-    every = 1 if rows <= 36 else 5 if rows <= 120 else 10
+    every = every_layer(rows)
     return alt.Axis(
         title=depth_title(layout.upwards, pixels),
         values=[row for row, (_, layer) in enumerate(layout.routers) if layer % every == 0],

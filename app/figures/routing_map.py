@@ -98,9 +98,11 @@ def outline(data: pd.DataFrame, x: alt.X, y: alt.Y, cell: alt.Parameter, theme: 
 
 def map_legend(label: str, value_format: str) -> alt.Legend:
     """The colour scale as a slim bar above the map."""
+    signed = f"datum.value == 0 ? '0' : format(datum.value, '{value_format}')"
     return alt.Legend(
         title=label, orient="top", direction="horizontal", gradientLength=180, gradientThickness=8,
         format=value_format, tickCount=4, offset=6, titleLimit=600,
+        labelExpr=signed if value_format.startswith("+") else alt.Undefined,
     )  # fmt: skip
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 import pyarrow as pa
 
 from ..theme import LIGHT, Theme
 from .look import Width, depth_title, finish
-from .routing_map import cell_selection
+from .routing_layout import every_expert, every_layer
+from .routing_map import MAX_CELLS_WITH_GAPS, cell_selection
 
 KINDS = ("language-specific", "multilingual", "shared", "task")
 NONE = "none"
@@ -65,17 +68,23 @@ def kinds_map(grid: pa.Table, *, theme: Theme = LIGHT, width: Width = "container
     legend = alt.Legend(
         title=None, orient="top", direction="horizontal", values=list(KINDS), symbolType="square"
     )
-    axis = {"ticks": False, "domain": False, "labelOverlap": "greedy"}
+    experts, layers = (sorted(set(grid[name].to_pylist())) for name in ("expert", "layer"))
+    across = experts[:: every_expert(len(experts))]
+    down = [layer for layer in layers if layer % every_layer(len(layers)) == 0]
+    gaps = 1 if grid.num_rows <= MAX_CELLS_WITH_GAPS else 0
+    axis: dict[str, Any] = {"ticks": False, "domain": False, "labelOverlap": True}
     cell = cell_selection(None)
     chart = (
         alt.Chart(data)
         .mark_rect()
         .encode(
-            x=alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, titleAnchor="start", **axis)),
+            x=alt.X("expert:O", title="expert",
+                    axis=alt.Axis(labelAngle=0, titleAnchor="start", values=across, **axis)),
             y=alt.Y("layer:O", sort="descending",
-                    axis=alt.Axis(title=depth_title(True, rows * step), **axis)),
+                    axis=alt.Axis(title=depth_title(True, rows * step), values=down, **axis)),
             color=alt.Color("kind:N", scale=scale, legend=legend),
             stroke=alt.condition(cell, alt.value(theme.selected), alt.value(theme.background), empty=False),
+            strokeWidth=alt.condition(cell, alt.value(2), alt.value(gaps), empty=False),
             tooltip=[
                 "layer:O", "expert:O", "kind:N", alt.Tooltip("languages:N", title="for"),
                 alt.Tooltip("delta:Q", title="largest difference, percentage points", format="+.1%"),

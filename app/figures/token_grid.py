@@ -15,6 +15,7 @@ from .token_arrays import TokenArrays, shown_tokens
 ROW_PIXELS = (6, 20)
 MAP_PIXELS = 420
 MOST_LABELS = 70
+MOST_ASLANT = 30
 MOST_NUMBERS = 1_500
 
 
@@ -107,7 +108,8 @@ def _token_axis(arrays: TokenArrays) -> alt.Axis:
     tokens = len(arrays.tokens)
     if tokens <= MOST_LABELS:
         labels = [token.strip() or "␣" for token in shown_tokens(arrays)]
-        values, angle = list(range(tokens)), -55
+        # Upright where there are many: names that lie aslant would hide every other one.
+        values, angle = list(range(tokens)), -55 if tokens <= MOST_ASLANT else -90
     else:
         every = max(1, round(tokens / 30))
         labels = [str(position) for position in arrays.positions]
@@ -115,6 +117,7 @@ def _token_axis(arrays: TokenArrays) -> alt.Axis:
     return alt.Axis(
         title=None, values=values, labelAngle=angle, labelExpr=f"{_expression(labels)}[datum.value]",
         labelLimit=90, grid=False, ticks=False, domain=False, labelAlign="right" if angle else "center",
+        labelBaseline="middle" if angle else "top", labelOverlap=True, labelSeparation=0 if angle else 5,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...store.notes import notes_of
-from .. import sentences_alignment, show, sources, states, words
+from .. import sentences_alignment, show, sources, states, theme_watch, words
 from ..figures import alignment as figures
 from ..frame import Frame
 
@@ -30,7 +30,8 @@ def draw(frame: Frame, params: dict[str, Any], colors: dict[str, Any]) -> tuple[
     domain = figures.common_domain([table, *beside.values()], "divergence") if beside else None
     brushed = show.chart(
         lambda theme: figures.by_layer(
-            table, "divergence", label=label, theme=theme, brush=True, domain=domain, **colors
+            table, "divergence", label=label, theme=theme, brush=True, domain=domain,
+            legend_beneath=theme_watch.narrow(), **colors,
         ),
         table, name=f"alignment-{pivot}", key="alignment", select=figures.BRUSH,
         title=f"Routing divergence from {words.language_name(pivot)} by layer",

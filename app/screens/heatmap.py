@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ...store.arrow import pc
 from ...store.notes import notes_of
 from .. import drawer, link_check, sentences, show, states, words
 from ..figures.load import HOVER, MEASURES, difference, difference_hover, moved, with_measure
@@ -112,7 +113,7 @@ def _map(
     python: str,
 ) -> None:
     known = MEASURES[measure]
-    label = f"{known.label}, difference" if diverging else _with_chance(frame, known.label, measure)
+    label = title if diverging else _with_chance(frame, known.label, measure)
     first = st.session_state.setdefault("first cell", drawer.chosen())
     selected = vars(first) if first else None
     points = show.chart(
@@ -159,6 +160,7 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         table = with_measure(frame.in_window(frame.view("load", by=column)), measure)
     if _nothing(table):
         return
+    known = MEASURES[measure]
     names = {value: words.value_name(column, value) for value in dict.fromkeys(table[column].to_pylist())}
     per_map = table.num_rows // len(names)
     fitting = max(1, MOST_CELLS // per_map)
@@ -167,10 +169,11 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         states.note(
             "plain", f"{len(left)} more would be too much for one picture: {words.listing(left, most=8)}."
         )
+        table = table.filter(pc.is_in(table[column], pa.array(list(names), table[column].type)))
     points = show.chart(
         lambda theme: small_maps(
             table, "value", column, names, theme=theme, label=MEASURES[measure].label,
-            value_format=MEASURES[measure].format, hover=_recorded(table, HOVER), reverse=look["reverse"],
+            value_format=known.axis_format, hover=_recorded(table, HOVER), reverse=look["reverse"],
         ),
         table, name=f"heatmap-{measure}-by-{column}", key="maps", select="cell",
         title=f"{MEASURES[measure].label.capitalize()} by {column}",

@@ -9,20 +9,24 @@ import streamlit as st
 
 from ...store import StoreError
 from ...store.library import TraceSummary
-from .. import jobs_panel, new_trace, show, sources, states, travel, words
+from .. import jobs_panel, new_trace, show, sources, states, theme_watch, travel, words
 from ..frame import Frame
 from ..layout import side_by_side
 
 COLUMNS: dict[str, Any] = {
-    "trace": st.column_config.TextColumn("trace", width="medium"),
+    "trace": st.column_config.TextColumn(width=150),
+    "languages": st.column_config.TextColumn(width=150),
     "balance": st.column_config.BarChartColumn(
         "load by layer",
+        width=110,
         help="The busiest expert of each layer over the mean of its layer; 1 is even.",
         y_min=0,
     ),
     "prompts": st.column_config.NumberColumn(format="localized"),
     "tokens": st.column_config.NumberColumn(format="localized"),
 }
+WHERE_NARROW = ("trace", "state", "prompts", "layers × experts")
+"""The columns that a narrow window has room for."""
 
 
 def page(frame: Frame | None) -> None:
@@ -53,6 +57,7 @@ def _table(known: dict[str, TraceSummary]) -> None:
         name="library",
         say=f"{words.amount(len(known), 'trace')}; choose a row to see more of it or to open it.",
         columns=COLUMNS,
+        order=WHERE_NARROW if theme_watch.narrow() else None,
         select="single-row",
         height="content",
     )
@@ -75,7 +80,7 @@ def _row(name: str, summary: TraceSummary) -> dict[str, Any]:
         else across + (f", top {summary.top_k}" if summary.top_k else ""),
         "balance": [] if summary.error else _balance(summary.url),
         "size": words.size(summary.bytes) if summary.bytes else "",
-        "updated": summary.updated[:16].replace("T", " "),
+        "updated": summary.updated[:10],
     }
 
 

@@ -156,9 +156,8 @@ def _query(condition: str) -> str:
 
 def _cards(contrast: Contrast) -> None:
     """Both groups as cards: how many prompts, in which languages, and the first of them."""
-    for place, side, letter, name in zip(
-        st.columns(2, gap="large"), ("target", "rest"), "AB", contrast.names, strict=True
-    ):
+    found = []
+    for side, letter, name in zip(("target", "rest"), "AB", contrast.names, strict=True):
         prompts = contrast.prompts.filter(pc.equal(contrast.prompts["side"], side))
         languages = [code for code in pc.unique(prompts["language"]).to_pylist() if code]
         spoken = f" · {words.listing(map(words.language_name, languages), most=4)}" if languages else ""
@@ -166,11 +165,10 @@ def _cards(contrast: Contrast) -> None:
             f"“{excerpt(text, 60 if _wide(text) else 110)}”"
             for text in prompts["text"].slice(0, EXAMPLES).to_pylist()
         ]
-        with place:
-            states.card(
-                f"{letter}: {name}", " ".join(examples), kind="group",
-                todo=words.amount(prompts.num_rows, "prompt") + spoken,
-            )  # fmt: skip
+        found.append(
+            (f"{letter}: {name}", " ".join(examples), words.amount(prompts.num_rows, "prompt") + spoken)
+        )
+    states.cards(found)
 
 
 def _wide(text: str) -> bool:

@@ -25,7 +25,7 @@ RULES = {
 }
 _NUMBER = st.column_config.NumberColumn
 COLUMNS = {
-    "rank": _NUMBER("#", width="small"),
+    "rank": _NUMBER("#", width=44),
     "score": _NUMBER(format="%+.4f"),
     "effect": _NUMBER(format="%+.2f", help="score ÷ pooled standard deviation of the prompts"),
     "p": _NUMBER(format="%.2g"),

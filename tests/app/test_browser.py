@@ -300,3 +300,13 @@ def test_in_a_narrow_window_columns_stand_beneath_one_another(page):
     assert below["y"] > above["y"] + above["height"]
     assert abs(below["width"] - above["width"]) < 40
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 800
+
+
+def test_in_a_narrow_window_the_library_needs_no_scrolling_sideways(page):
+    page.set_viewport_size({"width": 800, "height": 1000})
+    page.goto("/library?trace=hand")
+    say(page, "choose a row to see more of it")
+    page.wait_for_function(
+        """() => { const table = document.querySelector('.stDataFrame .dvn-scroller');
+                   return table && table.scrollWidth <= table.clientWidth; }"""
+    )

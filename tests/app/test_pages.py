@@ -9,6 +9,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import moescope.app
+from moescope.app import theme_watch
+from moescope.app.screens.library import WHERE_NARROW
 from moescope.app.shell import PAGES
 
 MAIN = Path(moescope.app.__file__).parent / "main.py"
@@ -281,3 +283,22 @@ def test_a_link_may_name_a_language_by_its_code(hand_library, monkeypatch):
     assert "A: German" in well(app)
     app = start(hand_library, monkeypatch, "alignment", trace="hand", pivot="ja")
     assert "Routing is nearest to Japanese" in well(app)
+
+
+def test_a_narrow_library_shows_what_there_is_room_for(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch, trace="hand")
+    assert not list(app.dataframe[0].proto.column_order)
+    monkeypatch.setattr(theme_watch, "narrow", lambda: True)
+    app.run()
+    assert list(app.dataframe[0].proto.column_order) == list(WHERE_NARROW)
+    assert "updated" in app.dataframe[0].value.columns
+
+
+def test_the_sentence_under_maps_side_by_side_is_about_those_that_are_shown(hand_library, monkeypatch):
+    monkeypatch.setattr("moescope.app.screens.heatmap.MOST_CELLS", 64)
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand", show="side by side")
+    text = well(app)
+    assert "2 more would be too much for one picture: English and Japanese." in text
+    said = next(line for line in text.splitlines() if "They differ most" in line)
+    assert "Arabic" in said
+    assert "German" in said

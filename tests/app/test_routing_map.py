@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moescope.app.figures.multiples import small_maps
 from moescope.app.figures.routing_layout import lay_out
 from moescope.app.figures.routing_map import Hover, routing_map
+from moescope.app.figures.specialised import kinds_map
 from moescope.app.theme import DARK, LIGHT
 
 
@@ -150,3 +151,19 @@ def test_small_maps_share_a_scale_and_keep_their_cells_apart():
 def test_an_empty_table_is_refused():
     with pytest.raises(ValueError, match="at least one cell"):
         routing_map(cells(("decoder", 0, 1)).slice(0, 0), "value")
+
+
+def test_a_map_of_many_specialised_experts_names_no_more_than_fit():
+    grid = cells(*(("decoder", layer, 256) for layer in range(3, 61)))
+    grid = grid.drop_columns(["value", "note"])
+    for name, value in {"kind": "none", "languages": "no language", "delta": 0.0}.items():
+        grid = grid.append_column(name, pa.array([value] * grid.num_rows))
+    spec = kinds_map(grid).to_dict()
+    assert spec["encoding"]["x"]["axis"]["values"] == list(range(0, 256, 8))
+    assert spec["encoding"]["y"]["axis"]["values"] == list(range(5, 61, 5))
+
+
+def test_the_middle_of_a_difference_has_no_sign():
+    spec = routing_map(cells(("decoder", 0, 4)), "value", diverging=True, value_format="+.0%").to_dict()
+    label = spec["layer"][0]["encoding"]["color"]["legend"]["labelExpr"]
+    assert label == "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
