@@ -68,7 +68,8 @@ def test_changes_of_shares_are_in_points_and_those_of_perplexity_in_percent():
     assert sentences_steer.number(row, "accuracy") == (
         "+25\u202fpoints (95 % −10\u202fpoints to +50\u202fpoints)"
     )
-    assert sentences_steer.number(row, "perplexity") == "+25.0% (95 % -10.0% to +50.0%)"
+    assert sentences_steer.number(row, "perplexity") == "+25\u202f% (95 % −10\u202f% to +50\u202f%)"
+    assert sentences_steer.number(row, "kl") == "+0.250 (95 % −0.100 to +0.500)"
     assert label_of("behaviour: refusal") == "change of the rate of refusal, percentage points"
 
 
