@@ -35,7 +35,7 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
         PromptSetError: the file is missing, of an unknown kind, not UTF-8, or malformed.
     """
     kind = format or FORMATS.get(path.suffix.lower())
-    if kind not in FORMATS.values():
+    if kind is None or kind not in FORMATS.values():
         known = ", ".join(sorted(set(FORMATS.values())))
         raise PromptSetError(
             f"{path.name}: unknown kind of prompt set {kind or path.suffix!r} (known: {known})"

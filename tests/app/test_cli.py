@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 
 import click
-import parts_by_hand
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from moescope.app.cli import COMMANDS, cli, run
-from moescope.store import TraceWriter, open_trace
+from moescope.store import open_trace
 from moescope.store.synthetic import Synthetic, write_synthetic
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,23 +95,6 @@ def test_view_writes_the_same_numbers_in_every_format(capsys, trace, tmp_path):
     assert [row["language"] for row in rows] == expected["language"].to_pylist()
     assert call(capsys, *options, "--out", tmp_path / "load.parquet")[0] == 0
     assert pq.read_table(tmp_path / "load.parquet").to_pylist() == expected.to_pylist()
-
-
-def test_nan_is_told_with_prompt_and_layer(capsys, tmp_path):
-    recorded = parts_by_hand.record(3)  # a tenth of its events have NaN in the logits
-    with TraceWriter(tmp_path / "t", routers=recorded.routers, model={}, prompt_set={}, settings={}) as out:
-        for part in recorded.parts:
-            out.write(part)
-    bad = [event for event in recorded.events if event["nan"]]
-    facts = json.loads(call(capsys, "info", tmp_path / "t", "--json")[1])
-    assert facts["nan_events"] == len(bad) > 1
-    assert {row["prompt_id"] for row in facts["nan"]} == {event["prompt_id"] for event in bad}
-    first = facts["nan"][0]
-    for words in (["info", tmp_path / "t"], ["sql", tmp_path / "t", "SELECT 1"]):
-        code, _, err = call(capsys, *words)
-        assert code == 0
-        assert f"{len(bad)} routing events had NaN in the router's logits" in err
-        assert f": prompt {first['prompt_id']} at layer {first['layer']}" in err
 
 
 def test_json_is_short_for_the_format_and_may_stand_anywhere(capsys, trace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts_by_hand import Recorded, record
 
+from moescope.app.cli import run
 from moescope.store import Trace, TraceWriter, open_trace
 
 MANY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,6 +39,23 @@ def test_nan_is_found_by_prompt_and_router(seed: int) -> None:
     assert {(row["prompt_id"], row["layer"], row["stream"]): row["tokens"] for row in rows} == found
     keys = [(order.index(row["prompt_id"]), row["layer"], row["stream"]) for row in rows]
     assert keys == sorted(set(keys))
+
+
+def test_nan_is_told_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = record(3)  # a tenth of its events have NaN in the logits
+    folder = str(tmp_path / "t")
+    written(recorded, folder)
+    bad = [event for event in recorded.events if event["nan"]]
+    assert run(["info", folder, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["nan_events"] == len(bad) > 1
+    assert {row["prompt_id"] for row in facts["nan"]} == {event["prompt_id"] for event in bad}
+    first = facts["nan"][0]
+    for words in (["info", folder], ["sql", folder, "SELECT 1"]):
+        assert run(words) == 0
+        said = capsys.readouterr().err
+        assert f"{len(bad)} routing events had NaN in the router's logits" in said
+        assert f": prompt {first['prompt_id']} at layer {first['layer']}" in said
 
 
 @MANY
