@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ...store import Trace
 from ...store.arrow import pc
 from ...store.notes import notes_of
 from .. import drawer, link_check, sentences, show, states, words
@@ -81,6 +82,12 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
     if sides is None:
         return
     a, b = sides
+    if b.second and frame.second and _shape(frame.trace) != _shape(frame.second):
+        states.note(
+            "error",
+            "These traces are not of the same routers: an expert of one is not that of the other with its number. "
+            "Only layers and experts that both have are shown.",
+        )
     with states.loading(height=420):
         tables = [
             with_measure(frame.in_window(frame.view("load", second=side.second, **side.params)), measure)
@@ -96,6 +103,10 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         say=sentences.load_difference(table, measure, a.name, b.name),
         python=_difference_snippet(frame, measure, a, b),
     )  # fmt: skip
+
+
+def _shape(trace: Trace) -> dict[tuple[str, int], int]:
+    return {(router.stream, router.layer): router.num_experts for router in trace.routers}
 
 
 def _map(

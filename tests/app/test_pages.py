@@ -302,3 +302,11 @@ def test_the_sentence_under_maps_side_by_side_is_about_those_that_are_shown(hand
     said = next(line for line in text.splitlines() if "They differ most" in line)
     assert "Arabic" in said
     assert "German" in said
+
+
+def test_traces_of_different_routers_are_not_subtracted_without_a_word(hand_library, monkeypatch):
+    warning = "These traces are not of the same routers"
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand", vs="hand-steered", show="difference")
+    assert warning not in well(app)
+    app = start(hand_library, monkeypatch, "heatmap", trace="hand", vs="sample", show="difference")
+    assert warning in well(app)
