@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .cli_output import as_text, format_options, json_ready, open_told, write_table
+from .cli_output import Lines, as_text, format_options, json_ready, open_told, write_table
 
 FORM = format_options("How to write it; by FILE's ending.")
 OUT = click.option(
@@ -37,7 +37,7 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
     from .nan_notice import nan_notice
 
     opened = open_trace(trace)
-    problems = [str(problem) for problem in (opened.verify() if verify else opened.problems)]
+    problems = [str(problem) for problem in (opened.verify(Lines("parts")) if verify else opened.problems)]
     manifest = opened.manifest
     facts = {
         "url": opened.url,

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+import time
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "parquet")
 ENDINGS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+SECONDS = 2.0
+"""Between two lines of progress."""
+
+
+class Lines:
+    """A line on stderr now and then, where it takes long: how many of a number of things are done."""
+
+    def __init__(self, things: str) -> None:
+        self._things, self._last, self._said = things, time.monotonic(), False
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last >= SECONDS or (done == total and self._said):
+            self._last, self._said = time.monotonic(), True
+            click.echo(f"{done:,}/{total:,} {self._things}", err=True)
 
 
 def format_options(help: str) -> Callable[[Any], Any]:

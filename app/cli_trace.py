@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_output import open_told
+from .cli_output import Lines, open_told
 
 if TYPE_CHECKING:
     from ..tracer.run import Progress, TraceSummary
@@ -172,18 +172,6 @@ def _report(summary: TraceSummary, out: str) -> None:
     if summary.accuracy is not None:
         click.echo(f"accuracy {summary.accuracy:.1%}")
     click.echo(f"look at it: moescope app {out}")
-
-
-class Lines:
-    """A line now and then: how many of a number of things are done."""
-
-    def __init__(self, things: str) -> None:
-        self._things, self._last = things, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last >= 2 or done == total:
-            self._last = time.monotonic()
-            click.echo(f"{done}/{total} {self._things}", err=True)
 
 
 class Meter:

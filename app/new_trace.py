@@ -136,6 +136,8 @@ def _check(path: Path) -> PromptSet | None:
             "This prompt set can't be used", str(error), kind="error",
             todo="Nothing was started. Correct the place it names and choose the file again.",
         )  # fmt: skip
+        if st.session_state.get("new-upload") is not None:
+            path.unlink(missing_ok=True)  # what is refused is not kept
         return None
     languages = prompts.languages
     spoken = (

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from .tables import csv_bytes, json_rows
 FORMATS = ("duckdb", "parquet", "csv", "jsonl")
 CSV_TABLES = ("prompts", "tokens", "selections")
 TABLES = ("prompts", "tokens", "events", "rollups")
+Progress = Callable[[int, int], None]
 
 
 def export_trace(
@@ -37,6 +38,7 @@ def export_trace(
     *,
     where: Where | None = None,
     spreadsheet_safe: bool = True,
+    progress: Progress = lambda done, total: None,
 ) -> Path:
     """Write a trace, or some of its prompts, in another format.
 
@@ -44,6 +46,7 @@ def export_trace(
         out: a file for duckdb, a folder for the others; must not be there yet.
         where: prompts to take.
         spreadsheet_safe: see `tables.py`; for csv only.
+        progress: told how many files of the trace are read, and of how many.
     Returns:
         The path that was written.
     Raises:
@@ -59,10 +62,10 @@ def export_trace(
         with plain_os_errors(f"{target}: can't be written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             if format == "duckdb":
-                _duckdb(trace, temporary, where)
+                _duckdb(trace, temporary, where, progress)
             else:
                 temporary.mkdir()
-                _folder(trace, temporary, format, where, spreadsheet_safe)
+                _folder(trace, temporary, format, where, spreadsheet_safe, progress)
             os.replace(temporary, target)
     except BaseException:
         if temporary.is_dir():
@@ -71,6 +74,22 @@ def export_trace(
             temporary.unlink(missing_ok=True)
         raise
     return target
+
+
+def _told(
+    trace: Trace, tables: Sequence[str], where: Where | None, progress: Progress
+) -> Iterator[tuple[str, Iterator[pa.Table]]]:
+    """Each table with its pieces; tells each file that was read."""
+    parts = max(len(trace.parts), 1)
+
+    def counted(place: int, table: str) -> Iterator[pa.Table]:
+        for done, piece in enumerate(pieces(trace, table, where)):
+            yield piece
+            progress(place * parts + min(done, parts), len(tables) * parts)
+
+    for place, table in enumerate(tables):
+        yield table, counted(place, table)
+        progress((place + 1) * parts, len(tables) * parts)
 
 
 def pieces(trace: Trace, table: str, where: Where | None) -> Iterator[pa.Table]:
@@ -128,12 +147,13 @@ def _tags_as_columns(prompts: pa.Table, names: list[str]) -> pa.Table:
     return prompts.drop_columns(["tags"])
 
 
-def _folder(trace: Trace, folder: Path, format: str, where: Where | None, spreadsheet_safe: bool) -> None:
+def _folder(
+    trace: Trace, folder: Path, format: str, where: Where | None, spreadsheet_safe: bool, progress: Progress
+) -> None:
     manifest = json.dumps(trace.manifest.to_json() | {"parts": []}, indent=1)
     (folder / "trace.json").write_text(manifest)
-    for table in CSV_TABLES if format == "csv" else TABLES:
+    for table, found in _told(trace, CSV_TABLES if format == "csv" else TABLES, where, progress):
         path = folder / f"{table}.{format}"
-        found = pieces(trace, table, where)
         if format == "parquet":
             _parquet(path, found)
         elif format == "jsonl":
@@ -166,13 +186,13 @@ def _csv(path: Path, found: Iterator[pa.Table], spreadsheet_safe: bool) -> None:
                 file.write(csv_bytes(piece, spreadsheet_safe=spreadsheet_safe, header=number == 0))
 
 
-def _duckdb(trace: Trace, path: Path, where: Where | None) -> None:
+def _duckdb(trace: Trace, path: Path, where: Where | None, progress: Progress) -> None:
     import duckdb
 
     try:
         with duckdb.connect(str(path)) as connection:
-            for table in TABLES:
-                for number, piece in enumerate(pieces(trace, table, where)):
+            for table, found in _told(trace, TABLES, where, progress):
+                for number, piece in enumerate(found):
                     connection.register("_piece", piece)
                     begin = f"CREATE TABLE {table} AS" if number == 0 else f"INSERT INTO {table}"
                     connection.execute(f"{begin} SELECT * FROM _piece")

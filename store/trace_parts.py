@@ -122,9 +122,17 @@ class TraceParts:
             self._load(found)
             return True
 
-    def verify(self) -> list[Problem]:
-        """Read every byte of every listed part and compare checksums. Empty where all is well."""
-        return [problem for entry in self.manifest.parts for problem in verify_files(self._folder, entry)]
+    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
+        """Read every byte of every listed part and compare checksums. Empty where all is well.
+
+        Args:
+            progress: told how many parts are done, and of how many.
+        """
+        problems = []
+        for number, entry in enumerate(self.manifest.parts, 1):
+            problems += verify_files(self._folder, entry)
+            progress(number, len(self.manifest.parts))
+        return problems
 
     def router(self, layer: int, stream: str = "decoder") -> RouterSpec:
         """The spec of one router. Raises UnknownColumn where there is none."""

@@ -183,7 +183,9 @@ def test_figures_follow_the_theme_also_when_it_changes(page):
     assert background() == "rgb(252, 252, 250)"
 
 
-def test_a_wrong_prompt_set_is_refused_by_row_and_column(page, tmp_path: Path):
+def test_a_wrong_prompt_set_is_refused_by_row_and_column(
+    page, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("id,text\na,one\na,two\n")
     page.goto("/?trace=hand")
@@ -193,6 +195,7 @@ def test_a_wrong_prompt_set_is_refused_by_row_and_column(page, tmp_path: Path):
     assert "row 2" in said
     assert "id" in said
     page.locator("button:disabled", has_text="Start tracing").wait_for()  # drawn after the card
+    assert not list(tmp_path_factory.getbasetemp().rglob(".uploads/wrong.csv")), "it must not be kept"
 
 
 def test_an_uploaded_prompt_set_is_traced_to_its_end_and_opened(page, tiny_model: Path, tmp_path: Path):

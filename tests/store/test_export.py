@@ -46,7 +46,12 @@ def selections_of(trace: Trace) -> list[dict]:
 
 
 def test_duckdb_file(varied: Trace, tmp_path: Path) -> None:
-    path = export_trace(varied, tmp_path / "out.duckdb", "duckdb")
+    told = []
+    path = export_trace(varied, tmp_path / "out.duckdb", "duckdb", progress=lambda *at: told.append(at))
+    steps = 4 * len(varied.parts)
+    assert told == sorted(told)
+    assert {at[0] for at in told} >= set(range(len(varied.parts), steps + 1))
+    assert told[-1] == (steps, steps)
     with duckdb.connect(str(path), read_only=True) as connection:
         for table in ("prompts", "tokens", "events"):
             expected = getattr(varied, table)().to_pylist()
