@@ -124,6 +124,7 @@ def view_command(
     from ..store import views
     from ..store.notes import notes_of
 
+    view = view and view.replace("_", "-")
     if view is not None and view not in views.names():
         raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
     if wants_help or trace is None or view is None:

@@ -30,7 +30,9 @@ def outcome(answers: Answers, *, neutral: bool) -> str:
     else:
         head = f"The answers part at token {answers.parting}."
     moved = (
-        f"{words.percent(changed / decisions)} of routing decisions have other experts" if decisions else ""
+        f"{words.percent(changed / decisions)} of routing decisions along the answer have other experts"
+        if decisions
+        else ""
     )
     kl = answers.mean_kl("steered")
     drift = "" if kl is None else f"mean KL(base ‖ steered) along the steered answer is {kl:.3g} nats"
@@ -52,7 +54,9 @@ def strip(answers: Answers, side: Side) -> str:
     layers = Counter(name for row in rows for name in row["changed"])
     if layers:
         name, count = layers.most_common(1)[0]
-        said.append(f"Layer {name} changes most often: at {words.percent(count / len(rows))} of the tokens.")
+        said.append(
+            f"Layer {name} changes most often: at {words.percent(count / len(rows))} of the tokens drawn."
+        )
     else:
         said.append("No expert set changed.")
     if note := answers.prompt_note:

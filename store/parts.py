@@ -187,9 +187,13 @@ class PartBuilder:
 
     def _check_extras(self, events: RouterEvents, slots: int) -> None:
         for name, values in events.extras.items():
-            each = name in self._schema.names and name not in (*EVENT_SCALARS, "logits")
-            if each and values.size != slots:
-                raise BadPart(f"{name} has {values.size} values for {slots} chosen experts")
+            if name not in self._schema.names:
+                continue
+            by_event = name in (*EVENT_SCALARS, "logits")
+            found = len(values) if by_event else values.size
+            wanted, what = (len(events.position), "events") if by_event else (slots, "chosen experts")
+            if found != wanted:
+                raise BadPart(f"{name} has {found} values for {wanted} {what}")
 
     def _rounded(self, weights: np.ndarray) -> np.ndarray:
         """Gate weights as they are stored: rounded to the trace's weight type, kept as float32."""

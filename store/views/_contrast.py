@@ -55,7 +55,8 @@ class Pairing:
     pairs_Q: list[str | None] | None
     """parallel_id where prompts are exchanged within it only."""
     texts_Q: list[str | None] | None = None
-    """parallel_id where prompts change sides in whole texts, because one side holds translations of one text."""
+    """Side and parallel_id where prompts change sides in whole texts, because one side holds translations of one
+    text. A text that stands on both sides is two of them."""
 
     def weights(self) -> np.ndarray:
         """(Q,) coefficients: score = weights @ maps."""
@@ -65,7 +66,7 @@ class Pairing:
 
 def pairing(trace: Trace, sides: Sides, rows: np.ndarray, paired: bool | None) -> Pairing:
     """The labels of the prompts `rows`, paired by parallel_id if asked for, or where all have a partner. Else
-    translations of one text stay together where no text is on both sides.
+    translations of one text on one side stay together.
 
     Raises:
         StoreError: a group has no prompt among them.
@@ -80,14 +81,9 @@ def pairing(trace: Trace, sides: Sides, rows: np.ndarray, paired: bool | None) -
         paired = _all_paired(labels, pairs)
     if paired:
         return Pairing(labels_Q=labels, pairs_Q=pairs)
-    return Pairing(labels_Q=labels, pairs_Q=None, texts_Q=pairs if _in_texts(labels, pairs) else None)
-
-
-def _in_texts(labels: list[str | None], texts: list[str | None]) -> bool:
-    """Whether a text has several prompts on its side, and none is on both."""
-    known = [pair for pair in zip(texts, labels, strict=True) if pair[0] is not None]
-    sides = set(known)
-    return len(sides) < len(known) and len({text for text, _ in sides}) == len(sides)
+    texts = [None if text is None else f"{label} {text}" for text, label in zip(pairs, labels, strict=True)]
+    known = [text for text in texts if text is not None]
+    return Pairing(labels_Q=labels, pairs_Q=None, texts_Q=texts if len(set(known)) < len(known) else None)
 
 
 def _all_paired(labels: list[str | None], pairs: list[str | None]) -> bool:

@@ -138,6 +138,12 @@ def test_view_options_take_flags_numbers_and_words(capsys, trace):
     assert json.loads(out) == expected.to_pylist()
 
 
+def test_a_view_may_be_called_as_in_python(capsys, trace):
+    spelt = [call(capsys, "view", trace, name, "--json") for name in ("routing_entropy", "routing-entropy")]
+    assert spelt[0] == spelt[1]
+    assert spelt[0][0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

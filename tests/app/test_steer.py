@@ -166,7 +166,7 @@ def test_two_answers_with_the_words_that_differ_and_where_the_models_do(play):
     assert "<mark>&lt;</mark><mark>script</mark>" in text
     assert "<script" not in text
     assert "The answers part at token 1." in text
-    assert "25\u202f% of routing decisions have other experts" in text
+    assert "25\u202f% of routing decisions along the answer have other experts" in text
     assert "mean KL(base ‖ steered) along the steered answer is 0.5 nats" in text
     assert "Largest KL: 0.75 nats at token 1." in text
     assert "Candidates for token 1, where they differ most" in text

@@ -76,7 +76,8 @@ def test_changes_of_shares_are_in_points_and_those_of_perplexity_in_percent():
 def test_the_strip_names_the_largest_finite_kl_and_the_layer_that_changes_most():
     said = strip(answers(), "base")
     assert (
-        said == "Largest KL: 0.5 nats at token 2. Layer 5 changes most often: at 66.7\u202f% of the tokens."
+        said
+        == "Largest KL: 0.5 nats at token 2. Layer 5 changes most often: at 66.7\u202f% of the tokens drawn."
     )
 
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -257,6 +258,17 @@ def test_a_part_that_contradicts_itself_is_refused_whole(tmp_path: Path) -> None
         with pytest.raises(BadPart, match="is in the trace already"):
             out.write(next(synthetic_parts(PLAN)))
     assert len(open_trace(tmp_path / "t").parts) == 1
+
+
+@pytest.mark.parametrize(("name", "shape"), [("entropy", (-1,)), ("entropy", (1,)), ("logits", (-1, 6))])
+def test_extras_of_another_length_are_refused_before_a_file_is_written(tmp_path, name, shape):
+    part = next(synthetic_parts(PLAN))
+    rows = len(part.events[0].position) + shape[0]
+    part.events[0].extras[name] = np.zeros((rows, *shape[1:]), np.float32)
+    with writer(tmp_path / "t", capture=("ids", "weights", name)) as out:
+        with pytest.raises(BadPart, match=f"{name} has {rows} values for {rows - shape[0]} events"):
+            out.write(part)
+        assert not list((tmp_path / "t").rglob("part-*"))
 
 
 # While reading

@@ -128,6 +128,15 @@ def test_translations_on_one_side_change_sides_together(trace):
     assert sum(cells["contribution"].to_pylist()) == pytest.approx(score)
 
 
+def test_a_text_that_stands_on_both_sides_lets_no_other_fall_apart(trace):
+    texts = sorted(set(trace.prompts()["parallel_id"].to_pylist()))
+    rows = trace.prompts().to_pylist()
+    ids = [row["prompt_id"] for row in rows if row["parallel_id"] in texts[:8]]
+    ids += [row["prompt_id"] for row in rows if row["parallel_id"] == texts[8]][:1]
+    table = trace.view("resonance", by="prompt_id", target=ids, permutations=100, stability=10)
+    assert any("exchanging whole texts (9 against 8)" in note for note in notes_of(table))
+
+
 def test_a_contrast_coincides_with_itself(trace):
     (row,) = trace.view("resonance-overlap", by="language", target="de", other_target="de", top=5).to_pylist()
     assert row["jaccard"] == 1.0

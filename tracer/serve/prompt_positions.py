@@ -70,7 +70,7 @@ def along_prompt(
     logits_2PV, texts = kept.logits_BPV[:, :-1], _Texts(served)
     count = logits_2PV.shape[1]
     first = len(ids) - count
-    routing = _routing(kept.experts)
+    routing = _routing(kept.experts, same_until)
     step = max(PIECE_VALUES // logits_2PV.shape[-1], 1)
     for start in range(0, count, step):
         logprobs_2NV = logits_2PV[:, start : start + step].float().log_softmax(-1)
@@ -104,8 +104,11 @@ def _predictions(logprobs_2NV: Tensor, own: list[int], candidates: int, texts: _
     return events
 
 
-def _routing(experts: dict[Key, Tensor]) -> Callable[[int], Event]:
+def _routing(experts: dict[Key, Tensor], same_until: int) -> Callable[[int], Event]:
     """Position → the experts of both models there, and the routers whose sets differ."""
+    experts = {key: ids_2SK.clone() for key, ids_2SK in experts.items()}
+    for ids_2SK in experts.values():
+        ids_2SK[1, :same_until] = ids_2SK[0, :same_until]
     chosen = {key_name(key): ids_2SK.tolist() for key, ids_2SK in experts.items()}
     differ = {key_name(key): sets_differ(*ids_2SK).tolist() for key, ids_2SK in experts.items()}
 
