@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +19,13 @@ from .checks import read_steering
 from .detokenise import TextStream
 from .engine import Event, Steps
 from .errors import ApiError
-from .lanes import Lane, Step
+from .lanes import SIDES, Lane, Side, Step, finite
 from .limits import Limits
 from .live import key_name
 from .prompt_positions import along_prompt, first_steered, note, rows_to_keep
 from .sampling import Sampler
 from .schemas import exactly_one
 from .served import Served
-
-Side = Literal["base", "steered"]
-SIDES: tuple[Side, Side] = ("base", "steered")
 
 
 @dataclass
@@ -131,14 +128,14 @@ def _choose(served: Served, writer: Writer, step: Step, request: dict[str, Any],
         "token_id": token,
         "token": served.token_texts([token])[0],
         "text": text,
-        "logprob": _finite(float(logprobs_V[token])),
+        "logprob": finite(float(logprobs_V[token])),
         "experts": {key_name(key): rows[writer.row] for key, rows in step.experts.items()},
         "kl": None,
     }
     if compare:
         kl = float(divergence(step.logprobs_BV[:1], step.logprobs_BV[1:])[0])
         writer.kl.append(kl)
-        event["kl"] = _finite(kl)
+        event["kl"] = finite(kl)
         event["changed"] = [key_name(key) for key, (a, b) in step.experts.items() if set(a) != set(b)]
     if request["candidates"]:
         event["candidates"] = _candidates(served, step, int(request["candidates"]), compare, writer.side)
@@ -151,7 +148,7 @@ def _candidates(served: Served, step: Step, count: int, compare: bool, side: Sid
     rows = zip(names, top.indices.tolist(), top.values.tolist(), strict=True)
     return {
         name: [
-            [i, text, _finite(value)]
+            [i, text, finite(value)]
             for i, text, value in zip(ids, served.token_texts(ids), values, strict=True)
         ]
         for name, ids, values in rows
@@ -169,7 +166,3 @@ def _go_on(lane: Lane, members: list[Writer]) -> list[tuple[Lane, list[Writer]]]
     for own, writers in groups:
         own.feed([writers[0].ids[-1]] * own.size)
     return groups
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") else None

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..steering import Steering
 from .live import Key, LiveModel
+
+Side = Literal["base", "steered"]
+SIDES: tuple[Side, Side] = ("base", "steered")
+"""The two sequences of a comparison, in their order."""
 
 
 class PromptPass(NamedTuple):
@@ -131,3 +136,8 @@ class Lane:
         self._state = {"past_key_values": output.past_key_values}
         if self._encoder_decoder:
             self._state["encoder_outputs"] = (output.encoder_last_hidden_state,)
+
+
+def finite(value: float) -> float | None:
+    """As JSON can hold it."""
+    return value if math.isfinite(value) else None

@@ -9,7 +9,6 @@ sequences the first is the base, the second steered.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..evaluate_forced import divergence, sets_differ
 from ..steering import Steering
 from ..steering_check import effective
-from .lanes import PromptPass
+from .lanes import SIDES, PromptPass, finite
 from .limits import Limits
 from .live import Key, key_name
 from .served import Served
@@ -29,7 +28,6 @@ LOGIT_BYTES = 1 << 28
 """Most that the kept logits of both models take together."""
 PIECE_VALUES = 1 << 20
 """Logits of one model that are worked through before others have their turn."""
-SIDES = ("base", "steered")
 
 
 def rows_to_keep(served: Served, tokens: int, limits: Limits) -> int:
@@ -92,14 +90,14 @@ def _predictions(logprobs_2NV: Tensor, own: list[int], candidates: int, texts: _
     own_2N1 = torch.tensor(own, device=logprobs_2NV.device).expand(2, -1).unsqueeze(-1)
     logprob_2N = logprobs_2NV.gather(-1, own_2N1).squeeze(-1).tolist()
     events: list[Event] = [
-        {"logprob": dict(zip(SIDES, map(_finite, pair), strict=True)), "kl": _finite(kl)}
+        {"logprob": dict(zip(SIDES, map(finite, pair), strict=True)), "kl": finite(kl)}
         for pair, kl in zip(zip(*logprob_2N, strict=True), divergence(*logprobs_2NV).tolist(), strict=True)
     ]
     if candidates:
         top = logprobs_2NV.topk(min(candidates, logprobs_2NV.shape[-1]), dim=-1)
         for side, ids_NC, values_NC in zip(SIDES, top.indices.tolist(), top.values.tolist(), strict=True):
             for event, ids, values in zip(events, ids_NC, values_NC, strict=True):
-                rows = [[i, texts(i), _finite(value)] for i, value in zip(ids, values, strict=True)]
+                rows = [[i, texts(i), finite(value)] for i, value in zip(ids, values, strict=True)]
                 event.setdefault("candidates", {})[side] = rows
     return events
 
@@ -133,7 +131,3 @@ class _Texts:
         if token not in self._known:
             self._known[token] = self._served.token_texts([token])[0]
         return self._known[token]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
