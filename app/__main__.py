@@ -1,6 +1,6 @@
 """`python -m moescope.app`: the same as the `moescope` command."""
 
-from .cli import main
+from .cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from moescope.tracer import Steering
 from moescope.tracer.client import Client, connect
-from moescope.tracer.load import load_model
-from moescope.tracer.serve.served import Served
+from moescope.tracer.models.load import load_model
+from moescope.tracer.serve.engine.served import Served
 from moescope.tracer.serve.server import serve_in_background
 
 PROMPT = "All human beings are born free and equal in dignity and rights."

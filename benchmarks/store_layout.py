@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moescope.store import open_trace
-from moescope.store.layout import ROWS_PER_GROUP
-from moescope.store.synthetic import Synthetic, synthetic_parts, write_synthetic
+from moescope.store.files.layout import ROWS_PER_GROUP
+from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
 
 E, K, LAYERS = 64, 8, 16
 FLOOR = math.log2(math.perm(E, K)) / 8

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from moescope.kernels.counting import count_experts
 from moescope.store import Trace, open_trace
-from moescope.store.memo import Memo
-from moescope.store.synthetic import Synthetic, write_synthetic
-from moescope.store.views._prompts import distributions
-from moescope.store.views._units import Span
+from moescope.store.read.memo import Memo
+from moescope.store.views.alignment.prompts import distributions
+from moescope.store.views.alignment.units import Span
+from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 LAYERS, K, TOKENS = 16, 8, 1250
 

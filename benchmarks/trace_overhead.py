@@ -35,9 +35,9 @@ import torch
 
 from moescope.store import sample_dir
 from moescope.tracer import PromptSet, find_routers, load_model, trace_prompts
-from moescope.tracer.batches import collate, plan_batches
-from moescope.tracer.encode import Encoder
-from moescope.tracer.run_capture import Capture
+from moescope.tracer.run.capture import Capture
+from moescope.tracer.tokens.batches import collate, plan_batches
+from moescope.tracer.tokens.encode import Encoder
 
 Batches = list[dict[str, torch.Tensor]]
 
@@ -156,7 +156,7 @@ def ratios(
 def capture_cost(rows: int = 8192, experts: int = 64, k: int = 8, layers: int = 16) -> tuple[float, float]:
     """Nanoseconds per selected expert: our capture of ids and weights, and a plain copy of the same tensors."""
     from moescope.store import RouterSpec
-    from moescope.tracer.encode import Encoded
+    from moescope.tracer.tokens.encode import Encoded
 
     specs = [RouterSpec(layer=i, num_experts=experts, top_k=k, router=str(i)) for i in range(layers)]
     flags = np.zeros(rows // 8, bool)

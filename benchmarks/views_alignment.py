@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from moescope.store import Part, RouterEvents, RouterSpec, RouterSums, TraceWriter
-from moescope.store.synthetic import LANGUAGES
+from moescope.store.write.synthetic import LANGUAGES
 
 MEASURE = """
 import json, resource, sys, time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moescope.app.cli import COMMANDS, cli
+from moescope.app.cli.commands import COMMANDS, cli
 from moescope.store import views
 
 HEAD = """# The command line

@@ -5,9 +5,9 @@ Nothing here imports torch, transformers or streamlit.
 
 from .errors import StoreError, TraceLocked
 from .library import default_library, list_traces, sample_dir
-from .reader import Trace, open_trace
+from .read.trace_rows import Trace, open_trace
 from .schema import Part, RouterEvents, RouterSpec, RouterSums
-from .writer import TraceWriter
+from .write.writer import TraceWriter
 
 __all__ = [
     "Part",

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from .arrow import pc
 from .errors import StoreError, plain_os_errors
-from .layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
-from .reader import Trace
-from .selection import Where
+from .files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
+from .read.selection import Where
+from .read.trace_rows import Trace
 from .tables import csv_bytes, json_rows
 
 FORMATS = ("duckdb", "parquet", "csv", "jsonl")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import NotATrace, StoreError
-from .manifest import MANIFEST_NAME
-from .reader import Trace, open_trace
+from .files.manifest import MANIFEST_NAME
+from .read.trace_rows import Trace, open_trace
 
 
 @dataclass(frozen=True, kw_only=True)

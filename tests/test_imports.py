@@ -66,7 +66,8 @@ def test_neither_kernels_nor_the_root_is_a_package():
 
 
 @pytest.mark.parametrize(
-    "name", ["moescope.store", "moescope.tracer", "moescope.tracer.prompts", "moescope.app.cli"]
+    "name",
+    ["moescope.store", "moescope.tracer", "moescope.tracer.prompts.prompt_set", "moescope.app.cli.commands"],
 )
 def test_looking_at_a_trace_loads_no_model_library(name):
     heavy = ("torch", "transformers", "streamlit")

@@ -5,56 +5,51 @@ The names below are loaded when they are first used, so that importing this pack
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazily
 
 if TYPE_CHECKING:
     from ..store.schema import RouterSpec as RouterSpec
-    from .declared import DeclaredRouter as DeclaredRouter
-    from .emergent import emergent_moe as emergent_moe
-    from .load import LoadedModel as LoadedModel
-    from .load import load_model as load_model
-    from .prompts import Prompt as Prompt
-    from .prompts import PromptSet as PromptSet
-    from .prompts import PromptSetError as PromptSetError
-    from .record import record_routing as record_routing
-    from .routers import find_routers as find_routers
-    from .run import TraceSummary as TraceSummary
-    from .run import trace_prompts as trace_prompts
-    from .save import save_routing as save_routing
-    from .steering import PerSequence as PerSequence
-    from .steering import Steering as Steering
-    from .steering_vector import learn_vector as learn_vector
+    from .hooks.record import record_routing as record_routing
+    from .hooks.save import save_routing as save_routing
+    from .models.load import LoadedModel as LoadedModel
+    from .models.load import load_model as load_model
+    from .prompts.prompt_set import Prompt as Prompt
+    from .prompts.prompt_set import PromptSet as PromptSet
+    from .prompts.prompt_set import PromptSetError as PromptSetError
+    from .routers.declared import DeclaredRouter as DeclaredRouter
+    from .routers.emergent import emergent_moe as emergent_moe
+    from .routers.find import find_routers as find_routers
+    from .run.trace import TraceSummary as TraceSummary
+    from .run.trace import trace_prompts as trace_prompts
+    from .steering.learn_vector import learn_vector as learn_vector
+    from .steering.profile import PerSequence as PerSequence
+    from .steering.profile import Steering as Steering
 
 _HOMES = {
-    "DeclaredRouter": ".declared",
-    "PerSequence": ".steering",
-    "learn_vector": ".steering_vector",
-    "save_routing": ".save",
-    "LoadedModel": ".load",
-    "load_model": ".load",
-    "Prompt": ".prompts",
-    "PromptSet": ".prompts",
-    "PromptSetError": ".prompts",
+    "DeclaredRouter": ".routers.declared",
+    "LoadedModel": ".models.load",
+    "PerSequence": ".steering.profile",
+    "Prompt": ".prompts.prompt_set",
+    "PromptSet": ".prompts.prompt_set",
+    "PromptSetError": ".prompts.prompt_set",
     "RouterSpec": "..store.schema",
-    "Steering": ".steering",
-    "emergent_moe": ".emergent",
-    "find_routers": ".routers",
-    "record_routing": ".record",
-    "TraceSummary": ".run",
-    "trace_prompts": ".run",
+    "Steering": ".steering.profile",
+    "TraceSummary": ".run.trace",
+    "emergent_moe": ".routers.emergent",
+    "find_routers": ".routers.find",
+    "learn_vector": ".steering.learn_vector",
+    "load_model": ".models.load",
+    "record_routing": ".hooks.record",
+    "save_routing": ".hooks.save",
+    "trace_prompts": ".run.trace",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(home, __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batches import collate
-from .encode import Encoder
-from .generate import pad_token_id
-from .prompts import PromptSet
-from .record import record_routing
-from .selfcheck import RouterCheck, examined
-from .steering import Steering
+from .generate.batch import pad_token_id
+from .hooks.record import record_routing
+from .hooks.selfcheck import RouterCheck, examined
+from .prompts.prompt_set import PromptSet
+from .steering.profile import Steering
+from .tokens.batches import collate
+from .tokens.encode import Encoder
 
 PROMPTS = (
     "All human beings are born free and equal in dignity and rights.",

@@ -9,11 +9,11 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from .. import words
-from ..theme import LIGHT, Theme
+from ..text import words
 from .look import Width, finish
 from .palette import expert_color, language_color
 from .routing_map import map_legend
+from .theme import LIGHT, Theme
 
 LEGEND_ROWS = 10
 LEGEND_ACROSS = 5

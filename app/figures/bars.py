@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from .. import words
-from ..theme import LIGHT, Theme
+from ..text import words
 from .look import Width, finish
 from .palette import language_color
+from .theme import LIGHT, Theme
 
 BAR_PIXELS = 17
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 import altair as alt
 
-from ..theme import Theme, vega_config
+from .theme import Theme, vega_config
 
 Width = int | Literal["container"]
 AnyChart = TypeVar("AnyChart", alt.Chart, alt.LayerChart)

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme
 from .look import Width, finish
 from .routing_layout import lay_out
 from .routing_map import Hover, card, cell_selection, color_scale, map_legend, outline
+from .theme import LIGHT, Theme
 
 WIDTH_IN_PIXELS = 1040
 ROW_PIXELS = (2.5, 9.0)

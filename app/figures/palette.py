@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 
-from ..theme import Theme
+from .theme import Theme
 
 FAMILIES: dict[str, tuple[float, tuple[str, ...]]] = {
     "Germanic": (250, ("en", "de", "nl", "sv", "da", "no", "nb", "nn", "is", "af")),

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme
 from .look import Width, finish
+from .theme import LIGHT, Theme
 from .thresholds import Threshold
 
 LARGEST_LOG = 16.0

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme
 from .look import Width, finish
 from .routing_layout import RIGHT_SHARE, Frame, Layout, Sort, lay_out, routers_of
+from .theme import LIGHT, Theme
 
 MAX_CELLS_WITH_GAPS = 2_000
 

@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme
 from .look import Width, depth_title, finish
 from .routing_layout import every_expert, every_layer
 from .routing_map import MAX_CELLS_WITH_GAPS, cell_selection
+from .theme import LIGHT, Theme
 
 KINDS = ("language-specific", "multilingual", "shared", "task")
 NONE = "none"

@@ -13,9 +13,9 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from ..text import visible
-from ..theme import LIGHT, Theme
+from ..text.literal import visible
 from .look import Width, depth_title, finish
+from .theme import LIGHT, Theme
 
 BAR_PIXELS = 70
 ROWS_PIXELS = 150

@@ -15,9 +15,9 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from .. import words
-from ..theme import LIGHT, Theme
+from ..text import words
 from .look import Width, finish
+from .theme import LIGHT, Theme
 
 ROW_PIXELS = 34
 PANEL_PIXELS = 170

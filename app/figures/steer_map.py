@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from ..theme import LIGHT, Theme
 from .look import Width
 from .routing_layout import lay_out
 from .routing_map import routing_map
+from .theme import LIGHT, Theme
 
 SIGNS = {"off": "✕", "on": "✓", "zero": "○", "low": "–", "up": "▲", "down": "▼"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..text import visible
+from ..text.literal import visible
 
 
 @dataclass(frozen=True, kw_only=True)

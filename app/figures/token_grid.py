@@ -6,10 +6,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from ..theme import LIGHT, Theme
 from .look import Width, depth_title, finish
 from .palette import expert_color
 from .routing_map import cell_selection, outline
+from .theme import LIGHT, Theme
 from .token_arrays import TokenArrays, shown_tokens
 
 ROW_PIXELS = (6, 20)

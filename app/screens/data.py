@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import streamlit as st
 
-from ...store.sql import ROWS, SECONDS, TRUNCATED, view_columns
-from .. import show, sources, states, words
-from ..frame import Frame
-from ..layout import side_by_side
+from ...store.sql.query import ROWS, SECONDS, TRUNCATED, view_columns
+from ..shell import messages, show, sources
+from ..shell.frame import Frame
+from ..shell.layout import side_by_side
+from ..text import words
 
 EXAMPLES = {
     "most used experts": (
@@ -46,7 +47,7 @@ def page(frame: Frame) -> None:
     """Draw the page."""
     st.title("Data", anchor=False)
     ask, columns = side_by_side([5, 2], key="query")
-    with columns, states.guarded("The columns could not be read"):
+    with columns, messages.guarded("The columns could not be read"):
         _schema(frame)
     with ask:
         _query(frame)
@@ -65,16 +66,16 @@ def _query(frame: Frame) -> None:
         query = st.text_area("SQL", key="sql", height=150, label_visibility="collapsed", bind="query-params")
         with st.container(horizontal=True, vertical_alignment="center"):
             st.form_submit_button("Run", type="primary", shortcut="Ctrl+Enter")
-            states.say(
+            messages.say(
                 f"Read-only. The bar's filter does not apply here. At most {words.count(ROWS)} rows and {SECONDS:g} s."
             )
     if not query.strip():
-        states.empty(
+        messages.empty(
             "No query", "Type a SELECT over prompts, tokens, events, selections or rollups, and run it."
         )
         return
-    with states.guarded("The query was not answered"):
-        with states.loading(height=200):
+    with messages.guarded("The query was not answered"):
+        with messages.loading(height=200):
             rows = _answer(frame.url, sources.version(frame.url), query)
         cut = TRUNCATED in (rows.schema.metadata or {})
         found = words.amount(rows.num_rows, "row")
@@ -116,7 +117,7 @@ def _export(frame: Frame) -> None:
             "Export", lambda: export_bytes(frame, form), file_name=export_name(frame.name, form), key="export",
             on_click="ignore", disabled=size > EXPORT_BYTES,
         )  # fmt: skip
-    states.say(
+    messages.say(
         f"{FORMATS[form].capitalize()}, from {words.size(size)} of trace. On the command line: "
         f"moescope export {frame.url} --format {form} --out {export_name(frame.name, form).removesuffix('.zip')}"
     )

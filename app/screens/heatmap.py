@@ -11,11 +11,14 @@ import streamlit as st
 from ...store import Trace
 from ...store.arrow import pc
 from ...store.notes import notes_of
-from .. import drawer, link_check, sentences, show, states, words
 from ..figures.load import HOVER, MEASURES, difference, difference_hover, moved, with_measure
 from ..figures.multiples import small_maps
 from ..figures.routing_map import routing_map
-from ..frame import Frame
+from ..sentences import load as sentences
+from ..shell import link_check, messages, show
+from ..shell.frame import Frame
+from ..text import words
+from . import expert_drawer
 
 ONE, DIFFERENCE, SIDE_BY_SIDE = "one map", "difference", "side by side"
 MOST_CELLS = 60_000
@@ -55,12 +58,12 @@ def page(frame: Frame) -> None:
         _side_by_side(frame, measure, look)
     else:
         _one(frame, measure, look)
-    if cell := drawer.chosen():
-        drawer.draw(frame, cell)
+    if cell := expert_drawer.chosen():
+        expert_drawer.draw(frame, cell)
 
 
 def _one(frame: Frame, measure: str, look: dict[str, Any]) -> None:
-    with states.loading(height=420):
+    with messages.loading(height=420):
         table = with_measure(frame.in_window(frame.view("load")), measure)
         balance = frame.in_window(frame.view("load-balance"))
     if _nothing(table):
@@ -83,12 +86,12 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         return
     a, b = sides
     if b.second and frame.second and _shape(frame.trace) != _shape(frame.second):
-        states.note(
+        messages.note(
             "error",
             "These traces are not of the same routers: an expert of one is not that of the other with its number. "
             "Only layers and experts that both have are shown.",
         )
-    with states.loading(height=420):
+    with messages.loading(height=420):
         tables = [
             with_measure(frame.in_window(frame.view("load", second=side.second, **side.params)), measure)
             for side in sides
@@ -125,7 +128,7 @@ def _map(
 ) -> None:
     known = MEASURES[measure]
     label = title if diverging else _with_chance(frame, known.label, measure)
-    first = st.session_state.setdefault("first cell", drawer.chosen())
+    first = st.session_state.setdefault("first cell", expert_drawer.chosen())
     selected = vars(first) if first else None
     points = show.chart(
         lambda theme: routing_map(
@@ -135,7 +138,7 @@ def _map(
         ),
         table, name=name, key="map", title=title, say=say, python=python, select="cell",
     )  # fmt: skip
-    drawer.choose(points)
+    expert_drawer.choose(points)
 
 
 def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
@@ -154,7 +157,7 @@ def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
         b = link_check.selectbox("minus", others, key="b", known=list(named), **how)
     link_check.tell("of", "a", "b")
     if len(values) < 2:
-        states.empty("Nothing to subtract", f"All prompts have the same {column}: {values[0]}.")
+        messages.empty("Nothing to subtract", f"All prompts have the same {column}: {values[0]}.")
         return None
     rest = [value for value in values if value != a] if b == "all others" else [b]
     name_b = f"all other {column}s" if b == "all others" else words.value_name(column, b)
@@ -167,7 +170,7 @@ def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
 def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
     column = link_check.selectbox("Side by side, by", frame.tags(), key="by", what="the column", width=170)
     link_check.tell("by")
-    with states.loading(height=420):
+    with messages.loading(height=420):
         table = with_measure(frame.in_window(frame.view("load", by=column)), measure)
     if _nothing(table):
         return
@@ -177,7 +180,7 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
     fitting = max(1, MOST_CELLS // per_map)
     if len(names) > fitting:
         left = [names.pop(value) for value in list(names)[fitting:]]
-        states.note(
+        messages.note(
             "plain", f"{len(left)} more would be too much for one picture: {words.listing(left, most=8)}."
         )
         table = table.filter(pc.is_in(table[column], pa.array(list(names), table[column].type)))
@@ -190,14 +193,14 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         title=f"{MEASURES[measure].label.capitalize()} by {column}",
         say=sentences.widest_spread(table, measure, column), python=frame.snippet("load", by=column),
     )  # fmt: skip
-    drawer.choose(points)
+    expert_drawer.choose(points)
 
 
 def _nothing(table: pa.Table) -> bool:
     if table.num_rows:
         return False
     why = " ".join(notes_of(table)) or "No router lies in the layer window, or no prompt passes the filter."
-    states.empty("Nothing to show", why, todo="Widen the filter in the bar above.")
+    messages.empty("Nothing to show", why, todo="Widen the filter in the bar above.")
     return True
 
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pyarrow as pa
 import streamlit as st
 
-from ...kernels.locality import repeated_assignment, repeated_assignment_chance
-from .. import drawer, link_check, show, states, words
+from ...kernels.counting.locality import repeated_assignment, repeated_assignment_chance
 from ..figures.token_arrays import token_arrays
 from ..figures.token_grid import token_grid
-from ..frame import Frame, asked, remember
-from ..prompt_list import PromptList, prompt_list
-from ..token_view import TokenText, standalone, token_view
+from ..shell import link_check, messages, show
+from ..shell.frame import Frame, asked, remember
+from ..text import words
+from . import expert_drawer
+from .prompt_list import PromptList, prompt_list
+from .token_view import TokenText, standalone, token_view
 
 WINDOW = 300
 MOST_LISTED = 300
@@ -27,18 +29,18 @@ def page(frame: Frame) -> None:
     link_check.look("layer", [router.layer for router in frame.routers()])
     link_check.tell("prompt", "layer")
     if not len(prompts):
-        states.empty(
+        messages.empty(
             "No prompt passes the filter",
             "This page shows one prompt's text, token by token.",
             todo="Widen the filter in the bar above.",
         )
         return
     chosen = [prompt for prompt in _choose(prompts) if prompt]
-    with states.loading(height=300):
+    with messages.loading(height=300):
         tables = {prompt: _events(frame, prompt) for prompt in chosen}
         texts = [_text(prompts, prompt, table) for prompt, table in tables.items() if table.num_rows]
     if not texts:
-        states.empty("No events", "The chosen prompt has no routing events in the layer window.")
+        messages.empty("No events", "The chosen prompt has no routing events in the layer window.")
         return
     start = _window(texts)
     texts = [replace(text, arrays=text.arrays.window(start, start + WINDOW)) for text in texts]
@@ -46,8 +48,8 @@ def page(frame: Frame) -> None:
     _words(frame, texts, numbers)
     for number, text in enumerate(texts):
         _grid(frame, text, numbers, number)
-    if cell := drawer.chosen():
-        drawer.draw(frame, cell)
+    if cell := expert_drawer.chosen():
+        expert_drawer.draw(frame, cell)
 
 
 def _choose(prompts: PromptList) -> tuple[str, str | None]:
@@ -59,7 +61,7 @@ def _choose(prompts: PromptList) -> tuple[str, str | None]:
         if linked is not None and linked in prompts and linked not in listed:
             listed.insert(0, linked)
         if not listed:
-            states.note("plain", "No prompt contains that.")
+            messages.note("plain", "No prompt contains that.")
             listed = prompts.find("")[:MOST_LISTED]
         if linked in listed or st.session_state.get("prompt choice") not in listed:
             st.session_state["prompt choice"] = linked if linked in listed else listed[0]
@@ -104,7 +106,7 @@ def _words(frame: Frame, texts: list[TokenText], numbers: pa.Table) -> None:
     remember("layer", str(layer) if layer != layers[0] else None)
     if clicked:
         remember("cell", clicked)
-    states.say(" ".join(_sentence(frame, text, layer) for text in texts))
+    messages.say(" ".join(_sentence(frame, text, layer) for text in texts))
     show.actions(
         {"HTML": lambda: standalone(texts, layer=layer, title=f"Layer {layer}"), **show.numbers(numbers)},
         name="tokens",
@@ -118,7 +120,7 @@ def _window(texts: list[TokenText]) -> int:
     if longest <= WINDOW:
         return 0
     start = st.slider("from token", 0, longest - 1, 0, step=WINDOW // 2, key="from", bind="query-params")
-    states.say(f"The longest prompt has {words.count(longest)} tokens; {WINDOW} are shown at a time.")
+    messages.say(f"The longest prompt has {words.count(longest)} tokens; {WINDOW} are shown at a time.")
     return start
 
 
@@ -149,4 +151,4 @@ def _grid(frame: Frame, text: TokenText, numbers: pa.Table, number: int) -> None
         say=f"First expert of each token at each layer: {text.title}. A click opens the expert.",
         select="cell",
     )
-    drawer.choose(points, place=f"grid {number}")
+    expert_drawer.choose(points, place=f"grid {number}")

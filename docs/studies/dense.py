@@ -22,8 +22,9 @@ from multilingual import save, token_cost
 from steering_smollm import model_file
 from tqdm import tqdm
 
-from moescope.app import sentences_alignment, words
 from moescope.app.figures import alignment as figures
+from moescope.app.sentences import alignment as sentences_alignment
+from moescope.app.text import words
 from moescope.kernels.alignment import correlation
 from moescope.store import Trace, open_trace, sample_dir
 from moescope.tracer import PromptSet, emergent_moe, load_model, trace_prompts

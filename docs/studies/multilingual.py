@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from moescope.app import export, sentences_alignment, words
+from moescope.app import export
 from moescope.app.figures import alignment as figures
+from moescope.app.sentences import alignment as sentences_alignment
+from moescope.app.text import words
 from moescope.kernels.alignment import correlation
 from moescope.store import Trace, open_trace, sample_dir
 

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from moescope.app import export, words
+from moescope.app import export
 from moescope.app.figures.routing_map import routing_map
+from moescope.app.text import words
 from moescope.store import Trace, open_trace, sample_dir
 from moescope.tracer import PromptSet, Steering, load_model, trace_prompts
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from moescope.store import open_trace
 from moescope.tracer import PromptSet, Steering, emergent_moe, load_model, trace_prompts
-from moescope.tracer.evaluate import evaluate
+from moescope.tracer.evaluate.run import evaluate
 
 EXPERTS, TOP, NEW_TOKENS = 16, 8, 40
 CLASSES = {"list": [r"^\s*(?:\d+[.)]|[-*•])\s+\S"]}

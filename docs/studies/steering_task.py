@@ -20,8 +20,8 @@ from typing import Any
 
 from moescope.store import open_trace, sample_dir
 from moescope.tracer import Prompt, PromptSet, Steering, trace_prompts
-from moescope.tracer.evaluate import dose_curve, evaluate
-from moescope.tracer.evaluate_dose import doses_of_amount
+from moescope.tracer.evaluate.evaluate_dose import doses_of_amount
+from moescope.tracer.evaluate.run import dose_curve, evaluate
 
 PIVOT, TASK = "en", "instruction"
 MIDDLE = "2:5"

@@ -14,7 +14,7 @@ from recipe import SAMPLE_DATA
 from tqdm import tqdm
 
 from moescope.tracer import PromptSet, load_model, trace_prompts
-from moescope.tracer.run import Progress
+from moescope.tracer.run.trace import Progress
 
 
 def record(folder: Path, out: str) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import ImportRefused, TraceExists, plain_os_errors
-from ..manifest import MANIFEST_NAME
+from ..files.manifest import MANIFEST_NAME
 from ..schema import Part, RouterCounts, RouterEvents, RouterSpec
-from ..writer import TraceWriter
+from ..write.writer import TraceWriter
 
 PART_TOKENS = 65536
 Router = tuple[int, str]

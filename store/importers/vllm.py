@@ -18,15 +18,7 @@ import numpy as np
 
 from ..errors import ImportRefused
 from .build import Imported, storable
-from .engines import (
-    Request,
-    TokenText,
-    expert_array,
-    refuse,
-    request_texts,
-    whole_numbers,
-    write_requests,
-)
+from .engines import Request, TokenText, expert_array, refuse, request_texts, whole_numbers, write_requests
 from .rows import numbered_rows
 
 _USED = {"request_id", "prompt_token_ids", "token_ids", "prompt_routed_experts", "routed_experts"}

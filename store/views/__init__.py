@@ -21,7 +21,7 @@ from ..errors import UnknownColumn
 from ._arguments import check
 
 if TYPE_CHECKING:
-    from ..reader import Trace
+    from ..read.trace_rows import Trace
 
 _VIEWS: dict[str, Callable[..., pa.Table]] = {}
 
@@ -37,8 +37,8 @@ def view(name: str) -> Callable[[Callable[..., pa.Table]], Callable[..., pa.Tabl
 
 
 def _load_all() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
 
 
 def names() -> list[str]:

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ..errors import BadArgument
-from ..rollups import PHASES
+from ..write.rollups import PHASES
 
 MOST_DRAWS = 1_000_000
 

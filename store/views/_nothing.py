@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..notes import notes_of, with_notes
-from ..reader import Trace
-from ._units import Span
+from ..read.trace_rows import Trace
+from .alignment.units import Span
 
 KINDS = ("phase", "completion", "special")
 NARROWING = ("where", *KINDS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moescope.app import export
 from moescope.app.figures.look import finish
-from moescope.app.theme import LIGHT
+from moescope.app.figures.theme import LIGHT
 from moescope.store.tables import unescape_cell
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\u2028"

@@ -6,12 +6,12 @@ import threading
 import numpy as np
 import pytest
 
-from moescope.kernels import _log_sums
 from moescope.kernels import compiled as compiled_module
+from moescope.kernels.alignment import _log_sums
+from moescope.kernels.alignment.pairwise import pairwise_divergence
 from moescope.kernels.compiled import compiled, expect, twin
 from moescope.kernels.consistency import hit_curve, segment_hit_curve
 from moescope.kernels.counting import co_activation, count_experts, transitions
-from moescope.kernels.pairwise import pairwise_divergence
 
 rng = np.random.default_rng(0)
 IDS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moescope.store import Trace, open_trace
-from moescope.store.synthetic import Synthetic, write_synthetic
+from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 PLAN = Synthetic(prompts=48, tokens_per_prompt=20, layers=3, experts=12, top_k=3, part_tokens=250, seed=7)
 
@@ -18,7 +18,7 @@ PLAN = Synthetic(prompts=48, tokens_per_prompt=20, layers=3, experts=12, top_k=3
 def no_waiting_for_the_disk() -> Iterator[None]:
     """These tests outlive no power cut; what survives a kill is tested in processes of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moescope.store.folder.os.fsync", lambda descriptor: None)
+        patch.setattr("moescope.store.files.folder.os.fsync", lambda descriptor: None)
         yield
 
 

@@ -11,8 +11,8 @@ import json
 import os
 import sys
 
-from moescope.store import synthetic
-from moescope.store.writer import TraceWriter
+from moescope.store.write import synthetic
+from moescope.store.write.writer import TraceWriter
 
 
 def crash_at(step: int) -> None:

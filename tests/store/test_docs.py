@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from moescope.store import RouterSpec, Trace
+from moescope.store.files.layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
+from moescope.store.files.manifest import FileEntry, Manifest, PartEntry
 from moescope.store.importers import neutral
-from moescope.store.layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
-from moescope.store.manifest import FileEntry, Manifest, PartEntry
 from moescope.store.schema import CAPTURES
-from moescope.store.sql import view_columns
+from moescope.store.sql.query import view_columns
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMAS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moescope.store import default_library, list_traces, sample_dir
-from moescope.store.synthetic import Synthetic, write_synthetic
+from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 
 def test_a_library_with_a_good_a_damaged_and_no_trace(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_where_libraries_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_importing_the_store_imports_no_model_library() -> None:
     code = (
-        "import sys, moescope.store, moescope.store.views, moescope.store.importers, moescope.store.sql\n"
+        "import sys, moescope.store, moescope.store.views, moescope.store.importers, moescope.store.sql.query\n"
         "moescope.store.views.names()\n"
         "print(sorted({'torch', 'transformers', 'streamlit', 'duckdb', 'pandas', 'fsspec'} & set(sys.modules)))"
     )

@@ -23,8 +23,8 @@ from zoo_witness import Execution, witness
 from moescope.store import RouterSpec
 from moescope.tracer import Steering, find_routers, record_routing
 from moescope.tracer.errors import CaptureError
-from moescope.tracer.outputs import OUTPUTS, OutputWatch
-from moescope.tracer.record import Routing
+from moescope.tracer.hooks.outputs import OUTPUTS, OutputWatch
+from moescope.tracer.hooks.record import Routing
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 NOT_PROPORTIONAL = {

@@ -13,7 +13,7 @@ import tempfile
 import torch
 from tiny import character_tokenizer, tiny_olmoe
 
-from moescope.store.writer import TraceWriter
+from moescope.store.write.writer import TraceWriter
 from moescope.tracer import PromptSet, trace_prompts
 
 WORDS = [

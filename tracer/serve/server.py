@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import uvicorn
 
 from . import token_file as tokens
-from .app import build_app
-from .engine import Engine
+from .engine.engine import Engine
+from .http.app import build_app
 from .limits import Limits
 from .process import PARENT_VARIABLE
 
@@ -62,14 +62,14 @@ def run_server(
     """
 
     def load() -> Any:
-        from ..load import load_model
-        from .served import Served
+        from ..models.load import load_model
+        from .engine.served import Served
 
         loaded = load_model(
             model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, gguf_file=gguf_file
         )
         if experts is not None:
-            from ..emergent import emergent_moe
+            from ..routers.emergent import emergent_moe
 
             emergent_moe(loaded.model, experts, top_k=experts_used)
         return Served.of(loaded.model, loaded.tokenizer, dict(loaded.card))

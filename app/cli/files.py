@@ -1,0 +1,129 @@
+"""Files in and out: import, export, and prompt sets from templates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import Lines, open_told
+
+EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
+IMPORTS = ("neutral", "vllm", "sglang")
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; it takes whole numbers with commas between") from None
+
+
+@click.command("export")
+@click.argument("trace")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(EXPORTS),
+    required=True,
+    help="duckdb is one file, the others a folder.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="PATH", help="What to make.")
+@click.option(
+    "--exact", is_flag=True, help="CSV without the apostrophe before text that a spreadsheet would run."
+)
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
+def export_command(trace: str, form: str, out: Path, exact: bool, as_json: bool) -> None:
+    """Write a trace as one DuckDB file, or as Parquet, CSV or JSONL tables.
+
+    \b
+    Example:
+      moescope export my-trace --format duckdb --out my-trace.duckdb
+    """
+    from ...store.export import export_trace
+
+    made = str(
+        export_trace(open_told(trace), out, form, spreadsheet_safe=not exact, progress=Lines("files read"))
+    )
+    click.echo(json.dumps({"out": made, "format": form}) if as_json else f"→ {made}")
+
+
+@click.command("import")
+@click.argument("form", metavar="FORMAT", type=click.Choice(IMPORTS))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
+@click.option("--experts", type=click.IntRange(1), help="Experts of every router; else the largest id + 1.")
+@click.option(
+    "--layers", metavar="3,4,5", callback=_numbers, help="The MoE layers' numbers; else 0, 1, 2, ..."
+)
+@click.option("--top-k", type=click.IntRange(1), help="k, for SGLang's counts and responses.")
+@click.option("--num-layers", type=click.IntRange(1), help="Layers of the arrays in SGLang's responses.")
+@click.option("--tokenizer", metavar="MODEL", help="Gives the text of token ids.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
+def import_command(
+    form: str, path: Path, out: str, tokenizer: str | None, as_json: bool, **options: Any
+) -> None:
+    """Make a trace of routing events that others recorded: FORMAT is neutral, vllm or sglang.
+
+    \b
+    Example:
+      moescope import neutral events.parquet --out my-trace
+      moescope import vllm requests.npz --out my-trace --experts 128
+    """
+    from ...store.importers import parameters, run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if tokenizer is not None:
+        given["token_text"] = _token_text(tokenizer)
+    unknown = [name for name in given if name not in parameters(form)]
+    if unknown:
+        name = "tokenizer" if unknown[0] == "token_text" else unknown[0].replace("_", "-")
+        raise click.UsageError(f"--{name} is nothing that {form} files need")
+    made = run(form, path, out, **given)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made)))
+        return
+    click.echo(f"{made.prompts:,} sequences, {made.tokens:,} tokens, {made.events:,} events → {out}")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _token_text(tokenizer: str) -> Any:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    return lambda ids: [loaded.decode([token]) for token in ids]
+
+
+@click.group("prompts")
+def prompts_command() -> None:
+    """Make prompt sets.
+
+    \b
+    Example:
+      moescope prompts expand template.toml --out prompts.csv
+    """
+
+
+@prompts_command.command("expand")
+@click.argument("template", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="A CSV or JSONL prompt set.")  # fmt: skip
+def expand_command(template: Path, out: Path) -> None:
+    """Fill a template's slots in all ways; the values of the slots become tags.
+
+    \b
+    Example:
+      moescope prompts expand template.toml --out prompts.csv
+    """
+    from ...tracer.prompts.expand import expand_file
+    from ...tracer.prompts.write import write_prompts
+
+    prompts = expand_file(template)
+    write_prompts(prompts, out)
+    click.echo(f"{len(prompts):,} prompts → {out}")

@@ -1,0 +1,154 @@
+"""Commands that run a model at once: generate, serve, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import as_text
+from .trace import load, model_options, steering_from
+
+
+@click.command("generate")
+@click.argument("model")
+@click.argument("prompt")
+@model_options
+@click.option(
+    "--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="The steering profile."
+)
+@click.option("--compare", is_flag=True, help="Answer without the profile too.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens at most."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest."
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Nucleus of the sampling."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
+@click.option("--rewire", is_flag=True, help="Learn logit vectors on the text at hand (arXiv 2510.14853).")
+@click.option(
+    "--rewire-layers", type=click.Choice(["all", "most_confident", "least_confident"]), default="all",
+    show_default=True, help="Which layers learn: all, or the half whose choices are most or least confident.",
+)  # fmt: skip
+@click.option("--renew-every", type=click.IntRange(0), default=128, show_default=True,
+              help="Generated tokens after which --rewire learns again; 0: once, on the prompt.")  # fmt: skip
+@click.option("--rewire-reset", is_flag=True, help="Learn again from zero, not from where the vectors were.")
+@click.option("--json", "as_json", is_flag=True, help="Both answers as JSON.")
+def generate_command(
+    model: str, prompt: str, steer: str | None, compare: bool, as_json: bool, **options: Any
+) -> None:
+    """Continue a prompt, with a steering profile, without it, or both.
+
+    \b
+    Example:
+      moescope generate sample_data/model "Choose Insert" --steer off.json --compare
+      moescope generate sample_data/model "Choose Insert" --rewire --compare
+    """
+    rewire = _rewiring(options)
+    if compare and steer is None and rewire is None:
+        raise click.UsageError(
+            "--compare needs --steer PROFILE.json or --rewire: there is nothing to compare with"
+        )
+    loaded = load(model, options)
+    from ...tracer.generate.batch import generate
+
+    steering = steering_from(steer, loaded.model)
+    changed: dict[str, Any] = {"steering": steering, "rewire": rewire}
+    sides = {"steered": changed} if any(one is not None for one in changed.values()) else {}
+    if compare or not sides:
+        sides = {"base": {}, **sides}
+    answers = {
+        side: generate(loaded.model, loaded.tokenizer, prompt, **wishes, **options)[0]
+        for side, wishes in sides.items()
+    }
+    if as_json:
+        shown = {
+            side: {"text": answer.text, "token_ids": answer.token_ids, "finished": answer.finished}
+            for side, answer in answers.items()
+        }
+        click.echo(json.dumps({"prompt": prompt, **shown}, ensure_ascii=False))
+        return
+    for side, answer in answers.items():
+        heading = f"── {side} " + "─" * (60 - len(side)) + "\n" if len(answers) > 1 else ""
+        click.echo(f"{heading}{answer.text}")
+    if len(answers) == 2:
+        base, steered = (answers[side].token_ids for side in ("base", "steered"))
+        same = next(
+            (i for i, pair in enumerate(zip(base, steered, strict=False)) if pair[0] != pair[1]), None
+        )
+        if same is None and len(base) == len(steered):
+            click.echo("the two are the same", err=True)
+        else:
+            first = min(len(base), len(steered)) if same is None else same
+            click.echo(f"they differ from token {first + 1} on", err=True)
+
+
+def _rewiring(options: dict[str, Any]) -> Any:
+    """How vectors are learned, None where they are not. Takes its options out of `options`."""
+    layers, every, reset = (options.pop(name) for name in ("rewire_layers", "renew_every", "rewire_reset"))
+    if not options.pop("rewire"):
+        if layers != "all" or every != 128 or reset:
+            raise click.UsageError("--rewire-layers, --renew-every and --rewire-reset need --rewire")
+        return None
+    from ...tracer.generate.rewiring import Rewiring
+
+    return Rewiring(layers=layers, renew_every=every, reset=reset)
+
+
+@click.command("serve")
+@click.argument("model")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Other than loopback only with --token-file."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any free one.")
+@click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Holds the token; made with mode 600 where it does not exist.")  # fmt: skip
+@model_options
+def serve_command(model: str, **options: Any) -> None:
+    """Hold a model in a process; prints one JSON line with url and token file when it is ready.
+
+    \b
+    Example:
+      moescope serve sample_data/model --port 8700
+    """
+    if options["experts_used"] is not None and options["experts"] is None:
+        raise click.UsageError("--experts-used needs --experts")
+    from ...tracer.serve.server import ServeError, run_server
+
+    try:
+        run_server(model, **options)
+    except ServeError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.command("doctor")
+@click.argument("model")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def doctor_command(model: str, as_json: bool, **options: Any) -> None:
+    """Check on a real model that what is recorded is what is executed, and print its routers.
+
+    \b
+    Example:
+      moescope doctor sample_data/model
+    """
+    loaded = load(model, options)
+    from ...tracer.diagnose import diagnose
+
+    report = diagnose(loaded.model, loaded.tokenizer)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        import pyarrow as pa
+
+        click.echo(as_text(pa.Table.from_pylist(report.rows), width=44), nl=False)
+        for line in report.lines:
+            click.echo(line)
+    if not report.passed:
+        raise click.ClickException(f"{model} failed the check: do not trust its traces")

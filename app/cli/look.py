@@ -1,0 +1,250 @@
+"""Looking at a trace: info, view, sql."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import Lines, as_text, format_options, json_ready, open_told, write_table
+
+FORM = format_options("How to write it; by FILE's ending.")
+OUT = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write there, not to stdout.",
+)
+
+
+@click.command("info")
+@click.argument("trace")
+@click.option("--json", "as_json", is_flag=True, help="Everything, for a machine.")
+@click.option("--verify", is_flag=True, help="Read every byte and compare checksums.")
+def info_command(trace: str, as_json: bool, verify: bool) -> None:
+    """What a trace holds: model, prompts, routers, size, state.
+
+    \b
+    Example:
+      moescope info my-trace --json
+    """
+    from ...store import StoreError, open_trace
+    from ..text.nan_notice import nan_notice
+
+    opened = open_trace(trace)
+    problems = [str(problem) for problem in (opened.verify(Lines("parts")) if verify else opened.problems)]
+    manifest = opened.manifest
+    facts = {
+        "url": opened.url,
+        "state": opened.state,
+        "prompts": opened.num_prompts,
+        "tokens": opened.num_tokens,
+        "events": opened.num_events,
+        "nan_events": sum(part.nan_tokens for part in opened.parts),
+        "nan": opened.nan_rows().to_pylist(),
+        "bytes": sum(file.bytes for part in opened.parts for file in part.files.values()),
+        "parts": len(opened.parts),
+        "capture": list(manifest.capture),
+        "model": manifest.model,
+        "prompt_set": manifest.prompt_set,
+        "settings": manifest.settings,
+        "steering": manifest.steering,
+        "versions": manifest.versions,
+        "schema_version": manifest.schema_version,
+        "summary": manifest.summary,
+        "routers": [router.to_json() for router in opened.routers],
+        "problems": problems,
+    }
+    if as_json:
+        click.echo(json.dumps(json_ready(facts), ensure_ascii=False, indent=1))
+    else:
+        _print_facts(facts)
+        if said := nan_notice(opened):
+            click.echo(f"  warning  {said}", err=True)
+    if verify and problems:
+        raise StoreError(f"{trace}: {len(problems)} problems, the first: {problems[0]}")
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    import pyarrow as pa
+
+    model = facts["model"].get("name") or facts["model"].get("architecture") or "unknown"
+    for name, value in [
+        ("trace", facts["url"]),
+        ("state", facts["state"]),
+        ("model", model),
+        ("prompts", f"{facts['prompts']:,}"),
+        ("tokens", f"{facts['tokens']:,}"),
+        ("events", f"{facts['events']:,} (a token at a router)"),
+        ("size", f"{facts['bytes'] / 1e6:.1f} MB in {facts['parts']} parts"),
+        ("captured", ", ".join(facts["capture"])),
+        ("steering", (facts["steering"] or {}).get("name") or ("yes" if facts["steering"] else "none")),
+    ]:
+        click.echo(f"{name:>9}  {value}")
+    for problem in facts["problems"]:
+        click.echo(f"  damaged  {problem}", err=True)
+    shown = ("layer", "stream", "num_experts", "top_k", "scoring", "router")
+    rows = [{name: router[name] for name in shown} for router in facts["routers"]]
+    if rows:
+        click.echo("\n" + as_text(pa.Table.from_pylist(rows)), nl=False)
+
+
+@click.command(
+    "view",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.argument("trace", required=False)
+@click.argument("view", required=False)
+@click.argument("params", nargs=-1, type=click.UNPROCESSED)
+@FORM
+@OUT
+@click.option("-h", "--help", "wants_help", is_flag=True, help="This text, or that of the view.")
+def view_command(
+    trace: str | None,
+    view: str | None,
+    params: tuple[str, ...],
+    form: str | None,
+    out: Path | None,
+    wants_help: bool,
+) -> None:
+    """A named view of a trace as a table; its parameters are options.
+
+    \b
+    Example:
+      moescope view my-trace load --by language --format json
+      moescope view my-trace alignment --pivot en --where language=ja,ko,en
+      moescope view my-trace alignment --help
+    """
+    from ...store import views
+    from ...store.notes import notes_of
+
+    view = view and view.replace("_", "-")
+    if view is not None and view not in views.names():
+        raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
+    if wants_help or trace is None or view is None:
+        _view_help(view, views)
+        if not wants_help:
+            raise click.UsageError("name a trace and a view")
+        return
+    table = open_told(trace).view(view, **_parse(params, views.parameters(view)))
+    write_table(table, form, out)
+    for note in notes_of(table):
+        click.echo(f"note: {note}", err=True)
+
+
+def _view_help(view: str | None, views: types.ModuleType) -> None:
+    if view in views.names():
+        options = " ".join(f"[--{name.replace('_', '-')} …]" for name in views.parameters(view))
+        click.echo(f"moescope view TRACE {view} {options}\n\n{inspect.getdoc(views.get(view))}")
+        return
+    click.echo(click.get_current_context().get_help() + "\n\nViews:")
+    for name in views.names():
+        click.echo(f"  {name:<22} {(inspect.getdoc(views.get(name)) or '').splitlines()[0]}")
+
+
+def _parse(words: tuple[str, ...], parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    """`--key value`, `--key=value` and bare `--flag` as the view's parameters."""
+    found: dict[str, Any] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            raise click.UsageError(f"{word!r} stands where an option was expected")
+        name, joined, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in parameters:
+            known = ", ".join("--" + key.replace("_", "-") for key in parameters)
+            raise click.UsageError(f"this view has no option --{name.replace('_', '-')}; it has {known}")
+        kinds = _kinds(parameters[name].annotation)
+        if not joined:
+            flag = bool in kinds and (not left or left[0].startswith("--"))
+            if not flag and not left:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs a value")
+            value = "true" if flag else left.pop(0)
+        # A mapping that may also be named as a file is given as one.
+        if dict in kinds and str not in kinds:
+            asked = found.setdefault(name, {})
+            for column, values in _where(value).items():
+                asked[column] = [*asked.get(column, ()), *values]
+        else:
+            found[name] = _convert(name, value, kinds)
+    return found
+
+
+def _kinds(annotation: Any) -> set[type]:
+    """The plain types that a parameter takes; a mapping of columns counts as dict."""
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    return {kind for option in options if (kind := _plain(option)) is not None}
+
+
+def _is_union(annotation: Any) -> bool:
+    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
+def _plain(option: Any) -> type | None:
+    origin = typing.get_origin(option) or option
+    if isinstance(origin, type) and issubclass(origin, typing.Mapping):  # pyright: ignore[reportArgumentType]
+        values = typing.get_args(option)[1:]
+        # Where maps columns to values; a mapping of numbers (scores) is given as a file instead.
+        return dict if values and values[0] is not float else None
+    return origin if origin in (bool, int, float, str) else None
+
+
+def _where(text: str) -> dict[str, list[str]]:
+    found = {}
+    for condition in text.split(";"):
+        column, equals, values = condition.partition("=")
+        if not equals:
+            raise click.UsageError(f"{condition!r} is no condition; write column=value,value")
+        found[column.strip()] = values.split(",")
+    return found
+
+
+def _convert(name: str, value: str, kinds: set[type]) -> Any:
+    try:
+        if bool in kinds:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                value.lower()
+            ]
+        if int in kinds and str not in kinds:
+            return int(value)
+        if float in kinds:
+            return float(value)
+    except (KeyError, ValueError):
+        wanted = " or ".join(
+            sorted({bool: "true, false", int: "a whole number", float: "a number"}[k] for k in kinds)
+        )
+        raise click.UsageError(f"--{name.replace('_', '-')} is {value!r}; it takes {wanted}") from None
+    return value
+
+
+@click.command("sql")
+@click.argument("trace")
+@click.argument("query")
+@FORM
+@OUT
+@click.option("--seconds", type=float, help="Time limit (30 by default).")
+@click.option("--rows", type=int, help="Row limit (10,000 by default).")
+def sql_command(
+    trace: str, query: str, form: str | None, out: Path | None, seconds: float | None, rows: int | None
+) -> None:
+    """One read-only SELECT over prompts, tokens, events, selections and rollups.
+
+    \b
+    Example:
+      moescope sql my-trace "SELECT expert, count(*) FROM selections WHERE layer = 3 GROUP BY 1 ORDER BY 2 DESC"
+    """
+    from ...store.sql.query import TRUNCATED
+
+    limits = {name: value for name, value in (("seconds", seconds), ("rows", rows)) if value is not None}
+    table = open_told(trace).sql(query, **limits)
+    write_table(table, form, out)
+    cut = (table.schema.metadata or {}).get(TRUNCATED)
+    if cut:
+        click.echo(f"note: cut at {cut.decode()} rows; --rows takes more", err=True)

@@ -1,0 +1,5 @@
+"""The Alignment page, part by part."""
+
+from .page import page
+
+__all__ = ["page"]

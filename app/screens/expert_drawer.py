@@ -1,0 +1,157 @@
+"""The expert drawer: what a click on a cell of a routing map opens.
+
+It answers three questions about one expert: whose tokens it takes, which tokens use it most, and where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import streamlit as st
+
+from ...store.arrow import pc
+from ..figures.bars import share_bars
+from ..figures.load import with_measure
+from ..sentences import load as sentences
+from ..shell import messages, show, travel
+from ..shell.frame import Frame, remember
+from ..steering import profile_link, profiles
+from ..text import words
+from ..text.literal import context_html, visible
+
+CONTEXTS = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One expert of one router."""
+
+    stream: str
+    layer: int
+    expert: int
+
+    def __str__(self) -> str:
+        return f"{self.stream}.{self.layer}.{self.expert}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cell | None:
+        """The cell of `stream.layer.expert` as in the URL, or None."""
+        parts = text.rsplit(".", 2)
+        if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+            return None
+        return cls(parts[0], int(parts[1]), int(parts[2]))
+
+
+def chosen() -> Cell | None:
+    """The cell that the URL names."""
+    return Cell.parse(st.query_params.get("cell", ""))
+
+
+def choose(points: list[dict], *, place: str = "map") -> None:
+    """Put a newly clicked cell into the URL. A selection that was seen before at this `place` changes
+    nothing, so that a drawer that was closed stays closed."""
+    clicked = [Cell(p.get("stream", "decoder"), int(p["layer"]), int(p["expert"])) for p in points]
+    newest = clicked[-1] if clicked else None
+    if newest == st.session_state.get(f"last click {place}"):
+        return
+    st.session_state[f"last click {place}"] = newest
+    if newest is not None:
+        remember("cell", str(newest))
+
+
+def close() -> None:
+    """Forget the cell."""
+    remember("cell", None)
+
+
+def draw(frame: Frame, cell: Cell) -> None:
+    """Draw the drawer of a cell."""
+    spec = next((r for r in frame.trace.routers if (r.stream, r.layer) == (cell.stream, cell.layer)), None)
+    with st.container(key="drawer"):
+        title = f"Layer {cell.layer}, expert {cell.expert}"
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.subheader(title, anchor=False)
+            st.button("Switch off", icon=":material/toggle_off:", type="tertiary", key="drawer-off",
+                      on_click=_switch_off, args=(cell,), help="Steer the model without this expert.")  # fmt: skip
+            st.button("Close", icon=":material/close:", type="tertiary", on_click=close, key="close-drawer")
+        if spec is None or cell.expert >= spec.num_experts:
+            messages.empty("No such expert", f"This trace has no {title.lower()} in stream {cell.stream}.")
+            return
+        if spec.note:
+            messages.say(spec.note)
+        with messages.guarded("The shares could not be read"):
+            _shares(frame, cell)
+        with messages.guarded("The tokens could not be read"):
+            _tokens(frame, cell)
+        with messages.guarded("The examples could not be read"):
+            _contexts(frame, cell)
+
+
+def _switch_off(cell: Cell) -> None:
+    rules = profiles.rules_by_layer("off", [(cell.layer, cell.expert)], stream=cell.stream)
+    made = profiles.profile(f"layer {cell.layer}, expert {cell.expert} off", "", rules)
+    travel.to("steer", profile=profile_link.encode(made))
+
+
+def _shares(frame: Frame, cell: Cell) -> None:
+    columns = frame.tags()
+    if not columns:
+        return
+    st.segmented_control(
+        "By", columns, default=columns[0], key="drawer-by", format_func=words.label, required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    by = st.session_state.get("drawer-by") or columns[0]
+    table = frame.view("load", by=by, layer=cell.layer, stream=cell.stream)
+    table = with_measure(table, "share")
+    table = table.filter(pc.equal(table["expert"], cell.expert))
+    show.chart(
+        lambda theme: share_bars(table, by, theme=theme),
+        table,
+        name=f"layer-{cell.layer}-expert-{cell.expert}-by-{by}",
+        key="drawer-shares",
+        title=f"Layer {cell.layer}, expert {cell.expert}: share of tokens by {by}",
+        say=sentences.by_value(table, by, cell.layer, cell.expert),
+        python=frame.snippet("load", by=by, layer=cell.layer, stream=cell.stream),
+    )
+
+
+def _tokens(frame: Frame, cell: Cell) -> None:
+    st.markdown("###### Tokens that use it most")
+    order = st.segmented_control(
+        "Order", ["count", "share"], default="count", key="drawer-order", required=True,
+        format_func={"count": "by number of uses", "share": "by share of occurrences"}.__getitem__,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    least = 1 if order == "count" else 5
+    ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "order": order, "least": least}
+    table = frame.view("expert-tokens", **ask)
+    shown = table.set_column(1, "token", pa.array([visible(t) for t in table["token"].to_pylist()]))
+    show.table(
+        shown.select(["token", "count", "occurrences", "share", "mean_weight"]),
+        name=f"layer-{cell.layer}-expert-{cell.expert}-tokens",
+        key="drawer-tokens",
+        say="" if order == "count" else "Tokens that occur fewer than 5 times are left out.",
+        columns={
+            "share": st.column_config.NumberColumn(format="percent"),
+            "mean_weight": st.column_config.NumberColumn("weight", format="%.3f"),
+            "occurrences": st.column_config.NumberColumn("of"),
+        },
+        height=250,
+        python=frame.snippet("expert-tokens", **ask),
+    )
+
+
+def _contexts(frame: Frame, cell: Cell) -> None:
+    st.markdown("###### In context, highest gate weight first")
+    ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "per_prompt": 1}
+    table = frame.view("expert-contexts", limit=CONTEXTS, **ask)
+    if not table.num_rows:
+        messages.say("No token of this selection uses the expert.")
+        return
+    st.html("".join(context_html(row) for row in table.to_pylist()))
+    show.actions(
+        show.numbers(table), name=f"layer-{cell.layer}-expert-{cell.expert}-contexts", key="drawer-contexts",
+        python=frame.snippet("expert-contexts", limit=CONTEXTS, **ask),
+    )  # fmt: skip

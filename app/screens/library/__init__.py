@@ -1,0 +1,5 @@
+"""The Library page: traces, running jobs, new traces."""
+
+from .page import page
+
+__all__ = ["page"]

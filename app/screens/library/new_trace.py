@@ -1,0 +1,172 @@
+"""The form that starts a trace: a model, a prompt set, and how to record; the work is a process of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ....store import sample_dir
+from ....tracer.jobs.jobs import start_trace
+from ....tracer.models.looks_dense import looks_dense
+from ....tracer.prompts.prompt_set import PromptSet, PromptSetError
+from ...shell import messages as states
+from ...text import words
+from ...text.literal import excerpt
+from . import prompt_template
+
+UPLOADS = ".uploads"
+FILE, TEMPLATE = "a prompt set", "a template with slots"
+KINDS = ["csv", "tsv", "json", "jsonl", "parquet", "txt"]
+CAPTURES = {
+    "ids only": ("ids",),
+    "ids and gate weights": ("ids", "weights"),
+    "with router entropy": ("ids", "weights", "entropy"),
+    "all of the decision": ("ids", "weights", "probability", "entropy", "logits"),
+    "with what the experts put out": ("ids", "weights", "entropy", "output_norm", "similarity"),
+}
+GROUPS = 32
+"""Groups that a layer of a dense model is split into at first."""
+
+
+def draw(library: Path) -> None:
+    """Draw the form; a started job shows in the jobs panel."""
+    st.subheader("Trace a model", anchor=False)
+    sample = sample_dir() / "model"
+    model = st.text_input(
+        "Model", value=str(sample) if sample.is_dir() else "", key="new-model",
+        placeholder="folder of a model, or its name on the hub",
+        help="A folder with config.json and safetensors, a GGUF file, or a name that transformers can load.",
+    )  # fmt: skip
+    groups = _emergent(model.strip())
+    prompts = _prompt_file(library)
+    checked = _check(prompts) if prompts else None
+    left, right = st.columns(2)
+    capture = left.selectbox("Record", list(CAPTURES), index=1, key="new-capture")
+    tokens = right.number_input("Tokens to generate", 0, 4096, 0, key="new-tokens")
+    limit = left.number_input(
+        "Only the first prompts",
+        1,
+        max(len(checked), 1) if checked else 1,
+        None,
+        key="new-limit",
+        placeholder="all",
+    )
+    free = _free_name(library, prompts)
+    name = right.text_input("Name of the trace", value=free, key=f"new-name-{free}")
+    chat = st.toggle("apply the chat template", key="new-chat")
+    ready = bool(model.strip() and checked and name.strip())
+    if st.button("Start tracing", type="primary", disabled=not ready, key="new-start") and prompts:
+        options: dict[str, Any] = {"capture": CAPTURES[capture or "ids and gate weights"]}
+        options |= {"max_new_tokens": int(tokens), "chat": chat, "limit": int(limit) if limit else None}
+        options |= {"experts": groups} if groups else {}
+        start(library, model.strip(), prompts, name, options)
+
+
+def _emergent(model: str) -> int | None:
+    """Into how many groups to split the layers of a dense model; None to trace experts that were trained."""
+    dense = looks_dense(model) if model else None
+    if dense is False:
+        return None
+    wanted = st.toggle(
+        "emergent experts: split the feed-forward layers of a dense model into groups of neurons",
+        value=bool(dense), key=f"new-emergent-{model}",
+        help="For a model without routed experts. Nothing is trained and the model's output stays as it is.",
+    )  # fmt: skip
+    if not wanted:
+        return None
+    states.say("These groups of neurons were never trained as experts; every page of the trace will say so.")
+    return int(st.number_input("Groups in a layer", 2, 1024, GROUPS, key="new-groups",
+                               help="Must divide the number of neurons of a layer."))  # fmt: skip
+
+
+def start(library: Path, model: str, prompts: Path, name: str, options: dict[str, Any]) -> None:
+    """Start the job and show it; says why where it can't be started."""
+    folder = library / safe_name(name)
+    if (folder / "trace.json").exists():
+        states.card("That name is taken", f"{folder} holds a trace already.", kind="error",
+                    todo="Choose another name; nothing was changed.")  # fmt: skip
+        return
+    try:
+        library.mkdir(parents=True, exist_ok=True)
+        start_trace(model, prompts, folder, **options)
+    except OSError as error:
+        states.card("The trace could not be started", str(error), kind="error",
+                    todo="Check that the library's folder can be written, or choose another name.")  # fmt: skip
+        return
+    st.rerun()
+
+
+def _prompt_file(library: Path) -> Path | None:
+    source = st.segmented_control(
+        "Prompts", [FILE, TEMPLATE], default=FILE, key="new-source", required=True, label_visibility="collapsed"
+    )  # fmt: skip
+    if source == TEMPLATE:
+        made = prompt_template.draw()
+        return None if made is None else _keep(library, *made)
+    offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
+    offered |= {path.name: path for path in sorted((library / UPLOADS).glob("*")) if path.is_file()}
+    uploaded = st.file_uploader(
+        "Prompt set: CSV, TSV, JSON, JSONL, Parquet or text, with a column `text`", type=KINDS, key="new-upload",
+        help="Optional columns: id, language, group, parallel_id, completion, choices and answer, messages; "
+        "every other column becomes a tag to filter and group by.",
+    )  # fmt: skip
+    if uploaded is not None:
+        return _keep(library, uploaded.name, uploaded.getvalue())
+    if not offered:
+        return None
+    chosen = st.selectbox("or one that is here already", list(offered), key="new-offered")
+    return offered.get(chosen or "")
+
+
+def _keep(library: Path, name: str, data: bytes) -> Path:
+    """The uploaded file in the library, where the job's process reads it."""
+    path = library / UPLOADS / safe_name(name)
+    if not path.exists() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return path
+
+
+def _check(path: Path) -> PromptSet | None:
+    try:
+        prompts = _read(str(path), path.stat().st_mtime_ns)
+    except PromptSetError as error:
+        states.card(
+            "This prompt set can't be used", str(error), kind="error",
+            todo="Nothing was started. Correct the place it names and choose the file again.",
+        )  # fmt: skip
+        if st.session_state.get("new-upload") is not None:
+            path.unlink(missing_ok=True)  # what is refused is not kept
+        return None
+    languages = prompts.languages
+    spoken = (
+        f" in {words.amount(len(languages), 'language')} ({words.listing(languages, most=8)})"
+        if languages
+        else ""
+    )
+    tags = f", tags {words.listing(prompts.tag_names)}" if prompts.tag_names else ""
+    first = f" The first: “{excerpt(prompts[0].text, 60)}”" if len(prompts) else ""
+    states.say(f"{words.amount(len(prompts), 'prompt')}{spoken}{tags}.{first}")
+    return prompts
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _read(path: str, stamp: int) -> PromptSet:
+    return PromptSet.from_file(path)
+
+
+def safe_name(name: str) -> str:
+    """A file name out of whatever was typed: letters, digits, dots, dashes; never a path or a hidden file."""
+    plain = re.sub(r"[^\w.-]+", "-", Path(name.replace("\\", "/")).name, flags=re.UNICODE).strip("-.")
+    return plain[:80] or "trace"
+
+
+def _free_name(library: Path, prompts: Path | None) -> str:
+    base = safe_name(prompts.stem) if prompts else "trace"
+    name, number = base, 2
+    while (library / name).exists():
+        name, number = f"{base}-{number}", number + 1
+    return name

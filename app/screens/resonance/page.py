@@ -1,0 +1,69 @@
+"""Resonance: which experts respond to one group of prompts more than to another, and how surely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from ...shell import messages, token_span
+from ...shell.frame import Frame
+from .. import expert_drawer
+from . import groups as resonance_groups
+from . import maps, scan, second
+from . import top as resonance_top
+
+RANKINGS = {"absolute": "either way", "target": "towards A", "rest": "towards B"}
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.title("Resonance", anchor=False)
+    if frame.trace.num_prompts < 2 or not frame.routers():
+        messages.empty(
+            "Nothing to contrast",
+            "This page contrasts two groups of prompts, and this trace has "
+            f"{'no router in the layer window' if frame.trace.num_prompts > 1 else 'fewer than two prompts'}.",
+            todo="Trace a prompt set with a column group (or language, or any tag) of two or more values.",
+        )
+        return
+    contrast = resonance_groups.choose(frame)
+    if contrast is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        params = contrast.params | _controls(frame)
+        limit = scan.threshold(params["measure"])
+    table = None
+    with messages.guarded("The groups could not be contrasted"), messages.loading(height=420):
+        table = frame.view("resonance", **params)
+    if table is None:
+        return
+    boxed = scan.draw(frame, table, contrast, params, limit)
+    maps.draw(frame, table, contrast, params)
+    resonance_top.draw(frame, table, contrast, params, limit, boxed)
+    second.draw(frame, table, contrast, params)
+    if cell := expert_drawer.chosen():
+        expert_drawer.draw(frame, cell)
+
+
+def _controls(frame: Frame) -> dict[str, Any]:
+    """Measure, span and ranking as parameters of the view."""
+    weighted = "weights" in frame.trace.manifest.capture
+    measures = [name for name in scan.MEASURES if weighted or not name.startswith("weight")]
+    measure = st.selectbox(
+        "Measure", measures, key="of map", bind="query-params", width=190,
+        format_func=scan.MEASURES.__getitem__,
+    )  # fmt: skip
+    span = token_span.choose(frame, last=True)
+    top = st.number_input("top N", 1, 500, 20, key="top", bind="query-params", width=110)
+    ranking = st.selectbox(
+        "ranked",
+        list(RANKINGS),
+        key="ranking",
+        bind="query-params",
+        width=140,
+        format_func=RANKINGS.__getitem__,
+    )
+    numbers = [router.layer for router in frame.routers()]
+    layers = f"{min(numbers)}:{max(numbers)}"
+    return {"measure": measure, "layers": layers, "among": int(top), "ranking": ranking, **span}

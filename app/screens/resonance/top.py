@@ -1,0 +1,136 @@
+"""The ranking with its certainty, the tokens behind it, and the way to steering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from ...figures.resonance import Cell
+from ...figures.thresholds import Threshold, survivors
+from ...shell import messages, show
+from ...shell.frame import Frame
+from ...steering import offer
+from ...text import words
+from ...text.literal import visible
+from .groups import Contrast
+
+TOKENS_EACH = 5
+QUICK_EVENTS = 5_000_000
+"""Up to so many events the tokens are looked up without being asked for."""
+RULES = {
+    "off": "off: the next best expert takes the slot",
+    "on": "on: always chosen",
+    "zero": "zero: keeps its slot, adds nothing",
+    "scale": "scale: its weight × β",
+}
+_NUMBER = st.column_config.NumberColumn
+COLUMNS = {
+    "rank": _NUMBER("#", width=44),
+    "score": _NUMBER(format="%+.4f"),
+    "effect": _NUMBER(format="%+.2f", help="score ÷ pooled standard deviation of the prompts"),
+    "p": _NUMBER(format="%.2g"),
+    "q": _NUMBER(format="%.2g", help="false discovery rate over all shown layers and experts"),
+    "p_family": _NUMBER("p, family-wise", format="%.2g"),
+    "stability": _NUMBER(
+        format="percent", help="share of bootstraps of the prompts in which it is in the top N"
+    ),
+    "target_share": _NUMBER("share in A", format="percent"),
+    "rest_share": _NUMBER("share in B", format="percent"),
+    "tokens": st.column_config.TextColumn("tokens that make the difference", width="large"),
+}
+
+
+def draw(
+    frame: Frame,
+    table: pa.Table,
+    contrast: Contrast,
+    params: dict[str, Any],
+    limit: Threshold,
+    boxed: list[Cell],
+) -> None:
+    """Draw the table and the steering beneath it; `boxed` are cells that were selected on the map."""
+    top = params["among"]
+    st.subheader(f"Top {top}", anchor=False)
+    rows = table.slice(0, top)
+    shown = rows.select([name for name in COLUMNS if name in rows.column_names])
+    shown = shown.add_column(1, "layer", rows["layer"]).add_column(2, "expert", rows["expert"])
+    if _with_tokens(frame):
+        with messages.loading(height=200):
+            shown = shown.append_column("tokens", pa.array(token_lists(frame, rows, params), pa.string()))
+    marked = show.table(
+        shown, name="resonance-top", python=frame.snippet("resonance", **params, top=top), select="multi-row",
+        key="top experts", columns=COLUMNS,
+        say=f"Ranked over all shown layers. Stability: share of 200 bootstraps of the prompts in which the expert is "
+        f"in the top {top}. A token's part of a score is what its occurrences add to it; the parts of all tokens sum "
+        "to the score.",
+    )  # fmt: skip
+    cells = list(zip(rows["layer"].to_pylist(), rows["expert"].to_pylist(), strict=True))
+    _steering(frame, table, contrast, params, limit, [cells[row] for row in marked] or boxed)
+
+
+def _with_tokens(frame: Frame) -> bool:
+    if frame.trace.num_events <= QUICK_EVENTS:
+        return True
+    return st.toggle(
+        f"find the tokens behind them (reads {words.count(frame.trace.num_events)} events)",
+        key="tokens behind",
+    )
+
+
+def token_lists(frame: Frame, rows: pa.Table, params: dict[str, Any]) -> list[str]:
+    """The tokens that contribute most to each row's score, with their parts."""
+    cells = list(zip(rows["layer"].to_pylist(), rows["expert"].to_pylist(), strict=True))
+    asked = {name: value for name, value in params.items() if name not in ("layers", "among", "ranking")}
+    found = frame.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
+    of: dict[Cell, list[str]] = {}
+    for row in found.to_pylist():
+        text = visible(row["token"]) if row["token"] is not None else f"id {row['token_id']}"
+        of.setdefault((row["layer"], row["expert"]), []).append(
+            f"{text.strip() or '␣'} {row['contribution']:+.3f}"
+        )
+    return ["   ".join(of.get(cell, [])) for cell in cells]
+
+
+def _steering(
+    frame: Frame,
+    table: pa.Table,
+    contrast: Contrast,
+    params: dict[str, Any],
+    limit: Threshold,
+    chosen: list[Cell],
+) -> None:
+    st.subheader("To steering", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        rule = st.segmented_control(
+            "Make them", list(RULES), default="off", key="rule", bind="query-params", required=True
+        ) or "off"  # fmt: skip
+        toward = st.segmented_control(
+            "those that respond to", ["A", "B"], default="A", key="toward", bind="query-params", required=True,
+            disabled=bool(chosen),
+        )  # fmt: skip
+        sure = st.toggle("only those that stand out", value=True, key="sure", disabled=bool(chosen))
+        beta = 2.0
+        if rule == "scale":
+            beta = st.number_input("β", 0.0, 10.0, 2.0, 0.1, key="beta", bind="query-params", width=110)
+    cells = chosen or strongest(table, limit if sure else None, params["among"], toward == "B")
+    whose = "selected" if chosen else contrast.names[1 if toward == "B" else 0]
+    name = (
+        f"{rule} {len(cells)} experts of {whose}" if not chosen else f"{rule} {len(cells)} selected experts"
+    )
+    amounts = {"amount": beta} if rule == "scale" else {}
+    offer.offer(frame, name, rule, cells, key="resonance", **amounts)
+    if not cells:
+        messages.say(f"No expert in that direction has {limit}; nothing is sent to steering.")
+        return
+    which = "The selected experts" if chosen else "The strongest in that direction"
+    messages.say(f"{RULES[rule]}. {which}: {offer.listed(cells)}.")
+
+
+def strongest(table: pa.Table, limit: Threshold | None, top: int, toward_rest: bool) -> list[Cell]:
+    """The `top` cells of largest score in one direction, of those that stand out (all where None)."""
+    rows = (table if limit is None else survivors(table, limit)).to_pylist()
+    sign = -1 if toward_rest else 1
+    rows = sorted((row for row in rows if sign * row["score"] > 0), key=lambda row: -sign * row["score"])
+    return [(row["layer"], row["expert"]) for row in rows[:top]]

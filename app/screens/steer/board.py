@@ -1,0 +1,184 @@
+"""The left half of the Steer page: the switchboard, the brush, and the rules with the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from ....store import RouterSpec
+from ....tracer.steering.check import problems_with
+from ....tracer.steering.rules import KINDS, Rule, Span
+from ... import export
+from ...figures.load import with_measure
+from ...figures.steer_map import switchboard_map
+from ...sentences import answers as sentences_steering
+from ...shell import messages, show
+from ...shell.frame import Frame
+from ...steering.edit import Cell, cycle, layer_rules, paint
+from ...steering.edit import states as states_of
+from ...text import words
+from . import contrast, switchboard
+from . import files as steer_files
+from . import learn as steer_learn
+from . import presets as steer_presets
+from . import rules as steer_rules
+from . import state as steer_state
+from .server import Served
+
+BOARD = "steer-board"
+CYCLE = "off → on → neutral"
+BRUSHES = (CYCLE, "off", "on", "bias", "scale", "zero", "low", "keep_only")
+AMOUNTS = {"bias": ("λ, in standard deviations", 0.5), "scale": ("β, times the gate weight", 2.0),
+           "on": ("margin above the highest logit", 1.0)}  # fmt: skip
+SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "generation"}
+
+
+@st.fragment
+def draw(frame: Frame, served: Served) -> None:
+    """Draw the half."""
+    with messages.guarded("The switchboard could not be drawn"):
+        fits = steer_state.write_address(frame.trace.manifest.model.get("name"))
+        _brush()
+        _misfits(frame, served)
+        _board(frame)
+        steer_rules.draw(frame)
+        with st.container(horizontal=True, gap="small", key="steer-more"):
+            _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
+            _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
+            _folded("Learn", "school", "steer-learn", lambda: steer_learn.draw(served))
+            _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
+    live = bool(st.session_state.get("steer-live"))
+    if steer_state.edited() and (live or st.session_state.get("steer result")):
+        # The other half must answer anew, or say that its answers are of an earlier steering.
+        st.session_state["steer run"] = live
+        st.rerun()
+
+
+def _folded(label: str, icon: str, key: str, body: Callable[[], None]) -> None:
+    """A popover whose body is made only while it is open, so that a click on the board stays quick."""
+    with st.popover(label, icon=f":material/{icon}:", key=key, on_change="rerun") as popover:
+        if popover.open:
+            body()
+
+
+def _misfits(frame: Frame, served: Served) -> None:
+    """Say where trace, model and profile do not belong together."""
+    routers = served.routers or list(frame.trace.routers)
+    if found := problems_with(steer_state.draft().rules, routers):
+        messages.card(
+            "This steering does not fit the model", " · ".join(found[:6]) + (" · …" if len(found) > 6 else ""),
+            kind="error", todo=f"The model has {shape(routers)}. Undo, or remove the rules that are named.",
+        )  # fmt: skip
+    if served.routers and _places(served.routers) != _places(frame.trace.routers):
+        messages.note(
+            "error",
+            f"The map is of a trace of another model: it has {shape(frame.trace.routers)}, "
+            f"the model that answers has {shape(served.routers)}.",
+        )
+
+
+def shape(routers: Sequence[RouterSpec]) -> str:
+    """`8 MoE layers (0–7) of 32 experts`."""
+    layers = sorted({router.layer for router in routers})
+    experts = sorted({router.num_experts for router in routers})
+    if not layers:
+        return "no MoE layer"
+    across = str(experts[0]) if len(experts) == 1 else f"{experts[0]} to {experts[-1]}"
+    return f"{words.amount(len(layers), 'MoE layer')} ({layers[0]}–{layers[-1]}) of {across} experts"
+
+
+def _places(routers: Sequence[RouterSpec]) -> set[tuple[str, int, int]]:
+    return {(router.stream, router.layer, router.num_experts) for router in routers}
+
+
+def _brush() -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        rule = st.selectbox(
+            "A click or a box sets", BRUSHES, key="steer-brush", width=190, help=_explained(),
+            format_func=lambda name: name.replace("_", " "),
+        )  # fmt: skip
+        if rule in AMOUNTS:
+            label, amount = AMOUNTS[rule]
+            st.number_input(label, value=amount, step=0.1, key=f"steer-amount-{rule}", width=190)
+        if rule == "zero":
+            st.toggle("renormalise", key="steer-renormalise")
+        st.selectbox("at", list(SPANS), key="steer-span", width=150)
+        contrast.beneath_choice()
+
+
+def _explained() -> str:
+    return "\n\n".join(f"**{name.replace('_', ' ')}**: {KINDS[name].summary}" for name in BRUSHES[1:])
+
+
+def brush() -> Rule | None:
+    """The rule that a click sets, without layers and experts; None to cycle."""
+    state = st.session_state
+    name = state.get("steer-brush") or CYCLE
+    if name == CYCLE:
+        return None
+    amount = state.get(f"steer-amount-{name}") if name in AMOUNTS else None
+    if name == "scale":
+        amount = max(float(amount or 0.0), 0.0)
+    options: dict[str, Any] = dict(KINDS[name].defaults)
+    options.pop("amount", None)
+    if name == "zero":
+        options["renormalise"] = bool(state.get("steer-renormalise"))
+    return Rule(name, amount=amount, span=span(), options=options)
+
+
+def span() -> Span:
+    """When a new rule acts."""
+    return Span.read(SPANS[st.session_state.get("steer-span") or "all tokens"])
+
+
+def _board(frame: Frame) -> None:
+    with messages.loading(height=300):
+        under = contrast.underlay(frame) or load(frame)
+    if not under.table.num_rows:
+        messages.empty("Nothing to switch", "No router lies in the layer window, or no prompt passes the filter.",
+                     todo="Widen the layer window or clear the filter in the bar above.")  # fmt: skip
+        return
+    rules = steer_state.draft().rules
+    routers = frame.trace.routers
+    found = states_of(rules, routers)
+    switchboard.switchboard(
+        under, found, layer_rules(rules, routers), theme=frame.theme, key=BOARD, on_edit=_edit, args=(frame,)
+    )
+    say = sentences_steering.board(found, frame.in_window(frame.view("load")))
+    messages.say(say)
+
+    def picture() -> dict[str, Any]:
+        chart = switchboard_map(under.table, found, label=under.label, diverging=under.diverging)
+        return export.specification(chart, title="Switchboard", say=say, source=frame.source())
+
+    files: dict[str, Callable[[], bytes]] = {
+        "PNG": lambda: export.to_png(picture()),
+        "SVG": lambda: export.to_svg(picture()),
+        "HTML": lambda: export.to_html(picture(), title="Switchboard"),
+    }
+    show.actions(files | show.numbers(under.table), name="switchboard", key="switchboard")
+
+
+def load(frame: Frame) -> switchboard.Underlay:
+    """The share of tokens of each expert beneath the board."""
+    table = with_measure(frame.in_window(frame.view("load")), "share")
+    who = words.selection(frame.where) if frame.where else "all prompts"
+    return switchboard.Underlay(
+        table=table.select(["stream", "layer", "expert", "value"]), label=f"share of tokens, {who}"
+    )
+
+
+def _edit(frame: Frame) -> None:
+    known = {(r.stream, r.layer): r.num_experts for r in frame.trace.routers}
+    cells: list[Cell] = [
+        cell for cell in switchboard.edited(BOARD) if cell[2] < known.get((cell[0], cell[1]), 0)
+    ]
+    if not cells:
+        return
+    routers, chosen = frame.trace.routers, brush()
+    if chosen is None:
+        steer_state.edit(lambda rules: cycle(rules, cells, routers, span()))
+    else:
+        steer_state.edit(lambda rules: paint(rules, cells, chosen, routers))

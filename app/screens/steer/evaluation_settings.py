@@ -1,0 +1,212 @@
+"""The choices of an evaluation: which prompts, split by what, how many controls, which dose curve."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ....store import sample_dir
+from ....store.response_classes import REFUSAL_RULES
+from ....tracer.prompts.prompt_set import Prompt, PromptSet, PromptSetError
+from ...shell import messages
+from ...text import words
+from ..library.new_trace import KINDS
+
+DOSES = {"none": "", "number of experts": "1, 2, 4, 8", "amount": "0.25, 0.5, 1"}
+MOST_PROMPTS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was chosen."""
+
+    prompts: PromptSet
+    by: str | None
+    target: str | None
+    draws: int
+    new_tokens: int
+    classes: dict[str, list[str]] | None
+    dose: str
+    doses: list[float]
+
+    @property
+    def variants(self) -> int:
+        """Steerings that will run: the profile, its controls, the doses."""
+        return 1 + (self.draws + 2 if self.draws else 0) + len(self.doses) * (1 + self.dose_draws)
+
+    @property
+    def dose_draws(self) -> int:
+        """Random draws beside each dose."""
+        return min(self.draws, 3)
+
+    def request(self, profile: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `Client.evaluate`."""
+        options = {
+            "by": self.by,
+            "target": self.target,
+            "controls": self.draws,
+            "max_new_tokens": self.new_tokens,
+        }
+        if not self.doses:
+            return options
+        dose: dict[str, Any] = {"values": self.doses, "draws": self.dose_draws}
+        if self.dose == "number of experts":
+            ranking = cells_of(profile)
+            dose |= {"ranking": ranking, "values": sorted({min(d, len(ranking)) for d in self.doses})}
+        return options | {"dose": dose}
+
+
+def cells_of(profile: Mapping[str, Any]) -> list[list[int]]:
+    """[layer, expert] pairs that a profile names, in its order."""
+    found: dict[tuple[int, int], None] = {}
+    for rule in profile.get("rules", []):
+        layers, experts = rule.get("layers"), rule.get("experts")
+        if isinstance(layers, list) and isinstance(experts, list):
+            found |= {(layer, expert): None for layer in layers for expert in experts}
+    return [[layer, expert] for layer, expert in found]
+
+
+def draw(profile: Mapping[str, Any]) -> Settings | None:
+    """Draw the form; None where what was chosen can't be evaluated (it says why)."""
+    prompts = _prompt_set()
+    if prompts is None:
+        return None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        columns = _columns(prompts)
+        by = st.selectbox(
+            "Split by", [*columns, None], key="evaluate-by", width=170, format_func=lambda c: c or "nothing"
+        )
+        values = sorted({v for p in prompts if (v := _value(p, by))}) if by else []
+        target = st.selectbox(
+            "The effect is on", [None, *values], key="evaluate-target", width=200, disabled=not values,
+            format_func=lambda value: "all" if value is None else words.value_name(by or "", value),
+        )  # fmt: skip
+        most = st.number_input(
+            "prompts of each" if by else "prompts", 1, MOST_PROMPTS, 20, key="evaluate-most", width=150,
+            help="The first ones; of translations the same texts in every language.",
+        )  # fmt: skip
+        draws = st.number_input(
+            "random draws", 0, 50, 5, key="evaluate-draws", width=150,
+            help="Controls with as many random experts of the same layers. Fewer than 5 make no finding; it takes 19 "
+            "to show a chance of 5 %.",
+        )  # fmt: skip
+    dose, doses = _dose(profile)
+    classes, new = _classes()
+    if doses is None or classes is None:
+        return None
+    return Settings(
+        prompts=first_of_each(prompts, by, int(most)), by=by, target=target, draws=int(draws), new_tokens=new,
+        classes=classes or None, dose=dose, doses=doses,
+    )  # fmt: skip
+
+
+def first_of_each(prompts: PromptSet, by: str | None, most: int) -> PromptSet:
+    """The first prompts of every value of a column; of all prompts where no column is named."""
+    seen: dict[str | None, int] = defaultdict(int)
+    kept = []
+    for prompt in prompts:
+        value = _value(prompt, by) if by else None
+        seen[value] += 1
+        if seen[value] <= most:
+            kept.append(prompt)
+    return PromptSet(tuple(kept), prompts.name)
+
+
+def _value(prompt: Prompt, column: str | None) -> str | None:
+    return getattr(prompt, column) if column in ("language", "group") else prompt.tags.get(column or "")
+
+
+def _columns(prompts: PromptSet) -> list[str]:
+    names = ["language", "group", *prompts.tag_names]
+    return [name for name in names if len({_value(prompt, name) for prompt in prompts} - {None}) > 1]
+
+
+def _prompt_set() -> PromptSet | None:
+    offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"), reverse=True)}
+    offered = dict(sorted(offered.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        name = st.selectbox("Prompt set", list(offered), key="evaluate-prompts", width=260)
+        with st.popover("Another file"):
+            uploaded = st.file_uploader("A prompt set", type=KINDS, key="evaluate-upload")
+    try:
+        if uploaded is not None:
+            return _read_upload(uploaded.name, uploaded.getvalue())
+        return None if name is None else _read(str(offered[name]))
+    except PromptSetError as error:
+        messages.card("This prompt set can't be used", str(error), kind="error",
+                    todo="Correct the place it names and choose the file again.")  # fmt: skip
+        return None
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _read(path: str) -> PromptSet:
+    return PromptSet.from_file(path)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _read_upload(name: str, data: bytes) -> PromptSet:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{Path(name).suffix}"
+        path.write_bytes(data)
+        return PromptSet(PromptSet.from_file(path).prompts, name)
+
+
+def _dose(profile: Mapping[str, Any]) -> tuple[str, list[float] | None]:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        dose = st.segmented_control("Dose curve", list(DOSES), default="none", key="evaluate-dose") or "none"
+        if dose == "none":
+            return dose, []
+        typed = st.text_input("doses", DOSES[dose], key=f"evaluate-doses {dose}", width=220)
+    try:
+        doses = sorted({float(part) for part in typed.replace(";", ",").split(",") if part.strip()})
+    except ValueError:
+        doses = []
+    if not doses or (dose == "number of experts" and any(d != int(d) or d < 0 for d in doses)):
+        messages.note("error", "Doses are numbers with commas between them; of experts whole numbers.")
+        return dose, None
+    if dose == "number of experts" and not cells_of(profile):
+        messages.note("error", "The profile names no experts of which fewer could be taken.")
+        return dose, None
+    if dose == "amount" and not any("amount" in rule for rule in profile.get("rules", [])):
+        messages.note("error", "No rule of the profile has an amount.")
+        return dose, None
+    return dose, doses
+
+
+def _classes() -> tuple[dict[str, list[str]] | None, int]:
+    with st.expander("Behaviour: what the answers are"):
+        new = st.number_input(
+            "tokens to generate after each prompt (0: none)", 0, 512, 0, key="evaluate-tokens", width=300
+        )
+        example = "\n".join(f"{name}: {p}" for name, ps in REFUSAL_RULES.items() for p in ps)
+        typed = st.text_area(
+            "Response classes: a line each, name: regular expression", example, key="evaluate-classes", height=120,
+            help="The first that is found decides. They are only run here, never on the server.",
+        )  # fmt: skip
+    if not new:
+        return {}, 0
+    return _read_classes(typed), int(new)
+
+
+def _read_classes(text: str) -> dict[str, list[str]] | None:
+    """Classes from lines of `name: expression`; None (and a note) where a line is none."""
+    found: dict[str, list[str]] = {}
+    for line in filter(str.strip, text.splitlines()):
+        name, colon, pattern = line.partition(":")
+        try:
+            re.compile(pattern.strip())
+        except re.error as error:
+            messages.note("error", f"{pattern.strip()!r} is no regular expression: {error}")
+            return None
+        if not colon or not pattern.strip():
+            messages.note("error", f"{line!r}: a class is written name: expression")
+            return None
+        found.setdefault(name.strip(), []).append(pattern.strip())
+    return found

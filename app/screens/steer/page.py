@@ -1,0 +1,52 @@
+"""Steer: switch experts off and on, and watch what the model does.
+
+Left the switchboard (`steer_board`), right the two answers (`steer_answers`); each is a fragment, so that a click
+on one does not draw the other. The steering itself lives in `steer_state`.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ... import ASSETS
+from ...shell import messages
+from ...shell.frame import Frame
+from . import answers as steer_answers
+from . import board, rules, server, state
+from .evaluate import evaluate_tab
+
+ANSWERS, EVALUATE = "answers", "evaluate"
+MOST_IN_A_HALF = 96
+"""Experts of a layer that half the page has room for; a wider board takes all of it, with the answers below."""
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.html(ASSETS / "steer.css")
+    wrong = state.take_from_address()
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="steer-head"):
+        st.title("Steer", anchor=False, width="content")
+        kind = st.segmented_control(
+            "Show", [ANSWERS, EVALUATE], default=ANSWERS, key="steer-show", bind="query-params", required=True,
+            label_visibility="collapsed",
+        )  # fmt: skip
+        served = server.choose(frame)
+    if wrong:
+        messages.card(
+            "The profile of this address can't be read", wrong, kind="error",
+            todo="The steering on the page is as it was. Ask for the link again, or for the profile as a file.",
+        )  # fmt: skip
+    server.problems(served)
+    if kind == EVALUATE:
+        rules.summary()
+        evaluate_tab(state.profile(frame.trace.manifest.model.get("name")), served.model, served.client)
+        return
+    most = max((router.num_experts for router in frame.routers()), default=0)
+    with st.container(key="steer-halves"):
+        left, right = (
+            (st.container(), st.container()) if most > MOST_IN_A_HALF else st.columns([11, 10], gap="large")
+        )
+    with left:
+        board.draw(frame, served)
+    with right:
+        steer_answers.draw(frame, served)

@@ -1,0 +1,115 @@
+"""The routing map as a switchboard: a component whose cells are clicked and boxed.
+
+The cells' colours are numbers of a trace; over them stands what a steering does to each cell. Drawn in the
+browser, so that a map of 58 × 256 answers a hand at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import streamlit as st
+from streamlit.components.v2 import component
+
+from ... import ASSETS
+from ...figures.routing_layout import lay_out
+from ...figures.theme import Theme
+from ...steering.edit import Cell, State
+
+STATES: tuple[State, ...] = ("off", "on", "zero", "low", "up", "down")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underlay:
+    """What the cells' colours show."""
+
+    table: pa.Table
+    """Columns stream, layer, expert, value (null: not recorded)."""
+    label: str
+    diverging: bool = False
+    percent: bool = True
+
+
+def switchboard(
+    under: Underlay,
+    states: Mapping[Cell, State],
+    rules_of_layer: Mapping[tuple[str, int], list[str]],
+    *,
+    theme: Theme,
+    key: str,
+    on_edit: Callable[..., None],
+    args: tuple[Any, ...] = (),
+) -> None:
+    """Draw the board; `on_edit(*args)` runs after a click or a box, whose cells `edited(key)` then tells."""
+    data = payload(under, states, rules_of_layer, theme)
+    data["version"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()
+    _component()(data=data, key=key, on_edit_change=lambda: on_edit(*args))
+
+
+def edited(key: str) -> list[Cell]:
+    """The cells of the click or box that this run is about."""
+    event = (st.session_state.get(key) or {}).get("edit") or {}
+    return [(str(stream), int(layer), int(expert)) for stream, layer, expert in event.get("cells", [])]
+
+
+@st.cache_resource(show_spinner=False)
+def _component():
+    return component(
+        "moescope.switchboard",
+        css=(ASSETS / "switchboard.css").read_text(),
+        js=(ASSETS / "switchboard.js").read_text(),
+    )
+
+
+def payload(
+    under: Underlay,
+    states: Mapping[Cell, State],
+    rules_of_layer: Mapping[tuple[str, int], list[str]],
+    theme: Theme,
+) -> dict[str, Any]:
+    """What the browser needs: rows from the input upwards, values and states row after row."""
+    layout = lay_out(under.table, "value")
+    label_of = dict(zip(layout.routers, layout.row_labels, strict=True))
+    widths = np.zeros(len(layout.routers), int)
+    np.maximum.at(widths, layout.row_C, layout.expert_C + 1)
+    starts = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(int)
+    value_C = np.full(int(widths.sum()), np.nan, np.float32)
+    value_C[starts[layout.row_C] + layout.expert_C] = layout.value_C
+    state_C = np.zeros(len(value_C), np.uint8)
+    row_of = {router: row for row, router in enumerate(layout.routers)}
+    for (stream, layer, expert), state in states.items():
+        row = row_of.get((stream, layer))
+        if row is not None and expert < widths[row]:
+            state_C[starts[row] + expert] = STATES.index(state) + 1
+    known = np.abs(value_C[np.isfinite(value_C)])
+    return {
+        "name": f"Switchboard: {len(states)} cells are steered",
+        "rows": [
+            {"stream": stream, "layer": layer, "label": label_of[stream, layer], "experts": int(widths[row]),
+             "start": int(starts[row]), "rules": rules_of_layer.get((stream, layer), [])}
+            for (stream, layer), row in row_of.items()
+        ],
+        "values": _packed(value_C),
+        "states": _packed(state_C),
+        "key": sorted({1, 2} | {int(s) for s in np.unique(state_C) if s}),
+        "label": under.label,
+        "factor": 100 if under.percent else 1,
+        "digits": 1 if under.percent else 3,
+        "unit": "\u202f%" if under.percent else "",
+        "top": float(known.max()) if len(known) and known.max() > 0 else 1.0,
+        "diverging": under.diverging,
+        "colors": list(theme.diverging if under.diverging else theme.sequential),
+        "background": theme.background, "text": theme.text, "muted": theme.muted, "missing": theme.missing,
+        "steered": theme.steered,
+    }  # fmt: skip
+
+
+def _packed(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

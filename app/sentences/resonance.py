@@ -1,0 +1,95 @@
+"""What a contrast shows, in words with its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..figures.thresholds import Threshold
+from ..figures.thresholds import survivors as kept_of
+from ..text import words
+
+SURE = 0.05
+
+
+def survivors(table: pa.Table, limit: Threshold) -> str:
+    """How many experts stand out, to which side, and how sure the threshold leaves one."""
+    kept = kept_of(table, limit)
+    up = sum(score > 0 for score in kept["score"].to_pylist())
+    head = f"{words.count(kept.num_rows)} of {words.count(table.num_rows)} experts have {limit}: "
+    head += f"{up} towards A, {kept.num_rows - up} towards B."
+    if limit.kind == "q":
+        return head
+    sure = sum(q <= SURE for q in kept["q"].to_pylist())
+    return f"{head} {sure} of them have q ≤ {SURE} as well; size alone is no evidence."
+
+
+def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) -> str:
+    """How many experts survive, and the strongest of each direction."""
+    rows = table.to_pylist()
+    found = kept_of(table, limit).to_pylist()
+    head = f"{words.count(len(found))} of {words.count(len(rows))} experts have {limit} for {target} against {rest}."
+    if not found:
+        if limit.kind != "q":
+            return head
+        best = min(rows, key=lambda row: row["q"])
+        return f"{head} The smallest q is {best['q']:.2g} ({_place(best)}): nothing here can be called a finding."
+    up = max(found, key=lambda row: row["score"])
+    down = min(found, key=lambda row: row["score"])
+    parts = [
+        f"towards {group}: {_place(row)} ({_means(row, rate)}, q = {row['q']:.2g})"
+        for group, row in (("A", up), ("B", down))
+        if (row["score"] > 0) == (group == "A")
+    ]
+    return f"{head} Strongest {'; '.join(parts)}."
+
+
+def volcano(table: pa.Table, limit: Threshold) -> str:
+    """How large a score goes with little evidence, and how small a one with much."""
+    score, q = (np.asarray(table[name], dtype=float) for name in ("score", "q"))
+    unsure = np.abs(score[q > SURE])
+    text = f"Each point is an expert; in colour those with {limit}."
+    if len(unsure) and len(unsure) < len(score):
+        text += f" Scores up to {unsure.max():.3g} occur with q > {SURE}: size and certainty are two things."
+    return text
+
+
+def layers(table: pa.Table, limit: Threshold) -> str:
+    """Which layer holds most of the experts that stand out."""
+    found = Counter(kept_of(table, limit)["layer"].to_pylist())
+    if not found:
+        return f"No expert of any layer has {limit}."
+    layer, most = max(sorted(found.items()), key=lambda item: item[1])
+    return f"Layer {layer} holds most of those with {limit}: {most} of {found.total()}."
+
+
+def maps(table: pa.Table, label: str) -> str:
+    """How far single prompts are from one another, beside their groups."""
+    top = max(table.to_pylist(), key=lambda row: row["value"] or 0.0)
+    of = {"A": "the mean of A", "B": "the mean of B"}.get(top["map"], top["map"])
+    return (
+        f"One scale for all maps: {label}. The largest is {top['value']:.3g}, layer {top['layer']}, expert "
+        f"{top['expert']} in {of}. A group's mean hides how prompts differ; the test compares the difference with that."
+    )
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"layer {row['layer']}, expert {row['expert']}"
+
+
+def _means(row: dict[str, Any], rate: bool) -> str:
+    one, other = row["target_mean"], row["rest_mean"]
+    if rate:
+        return f"{words.percent(one)} of A's tokens, {words.percent(other)} of B's"
+    return f"{one:.3g} against {other:.3g}"
+
+
+def overlap(row: dict[str, Any]) -> str:
+    """Whether the top experts of two contrasts coincide."""
+    return (
+        f"{row['shared']} of the top {row['top']} experts are the same (Jaccard {row['jaccard']:.2f}); "
+        f"{row['expected']:.1f} would be by chance, p = {row['p']:.2g}."
+    )

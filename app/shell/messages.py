@@ -1,0 +1,139 @@
+"""What a page shows when there is nothing to show: empty, loading, partial, damaged, failed.
+
+Every failure says what happened, what it means and what to do; the log waits behind a fold. A traceback is
+never on the screen of its own accord.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from ...store import StoreError, errors
+from ...store.read.trace_rows import Trace
+from ..text import words
+from ..text.nan_notice import nan_notice
+from . import sources
+
+log = logging.getLogger("moescope.app")
+
+_MEANINGS: dict[type[BaseException], tuple[str, str]] = {
+    errors.NotATrace: (
+        "There is no trace at this address.",
+        "Check the folder, or open another trace from the Library.",
+    ),
+    errors.NewerTrace: ("The trace was written by a newer moescope.", "Update moescope, then open it again."),
+    errors.DamagedTrace: (
+        "The list of the trace's parts can't be read, so none of its parts can be trusted.",
+        "Restore trace.json from a copy, or trace the prompts again.",
+    ),
+    errors.DamagedPart: (
+        "A part of the trace was changed or lost on disk.",
+        "The other parts stay readable; trace again with --resume to replace it.",
+    ),
+    errors.UnknownColumn: (
+        "The page asked for something that this trace does not record.",
+        "Clear the filter, or choose another trace.",
+    ),
+    errors.QueryRefused: ("The query was not run to its end.", "Change the query and run it again."),
+    StoreError: ("The trace could not be read as asked.", "Choose another trace, or clear the filter."),
+    MemoryError: (
+        "This machine has too little free memory for the picture.",
+        "Narrow the layer window or the filter.",
+    ),
+}
+_OUR_BUG = ("This is a fault in moescope, not in your data.", "Reload the page; if it stays, report the log.")
+
+
+def say(text: str) -> None:
+    """One literal line of text in the quiet voice that stands under charts."""
+    st.html(f'<p class="ms-say">{html.escape(text)}</p>')
+
+
+def cards(found: Iterable[tuple[str, str, str]]) -> None:
+    """Literal cards of one height beside one another: title, text, and what stands last in each."""
+    parts = "".join(_card(title, text, last, "group") for title, text, last in found)
+    st.html(f'<div class="ms-cards">{parts}</div>')
+
+
+def card(title: str, text: str, *, todo: str = "", kind: str = "empty") -> None:
+    """A literal card: what is (or is not) here, and the one thing to do about it."""
+    st.html(_card(title, text, todo, kind))
+
+
+def _card(title: str, text: str, last: str, kind: str) -> str:
+    last = f'<p class="ms-todo">{html.escape(last)}</p>' if last else ""
+    return (
+        f'<div class="ms-card ms-{kind}"><h4>{html.escape(title)}</h4><p>{html.escape(text)}</p>{last}</div>'
+    )
+
+
+def empty(title: str, text: str, *, todo: str = "") -> None:
+    """The empty state: what would be here, and the one action that brings it."""
+    card(title, text, todo=todo)
+
+
+def problem(error: BaseException, *, doing: str = "") -> None:
+    """The error state: what happened, what it means, what to do, and the log behind a fold."""
+    meaning, todo = next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), _OUR_BUG)
+    happened = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+    card(doing or "That did not work", f"{happened}", todo=f"{meaning} {todo}", kind="error")
+    with st.expander("Log"):
+        st.code("".join(traceback.format_exception(error)), language=None, wrap_lines=True)
+
+
+@contextmanager
+def guarded(doing: str = "") -> Iterator[None]:
+    """Show a failure of the block as a problem instead of a traceback."""
+    try:
+        yield
+    except StoreError as error:
+        problem(error, doing=doing)
+    except Exception as error:
+        log.exception("failed: %s", doing or "page")
+        problem(error, doing=doing)
+
+
+def loading(height: int = 400):
+    """A skeleton that holds the place of a chart while the block computes it."""
+    return st.skeleton(height=height)
+
+
+def banners(trace: Trace, url: str) -> None:
+    """What a reader must know about the trace before believing any picture of it."""
+    if trace.manifest.steering:
+        name = trace.manifest.steering.get("name") or "unnamed"
+        note("steered", f"Steered trace. Profile “{name}” changed the routing while this was recorded.")
+    if emergent := next((spec for spec in trace.routers if spec.found_by == "adapter emergent"), None):
+        note("plain", f"Emergent experts of a dense model. {emergent.note}")
+    if trace.state != "complete":
+        _partial(trace, url)
+    if trace.problems:
+        lost = words.amount(len({problem.part for problem in trace.problems}), "part")
+        note("error", f"Damaged trace. {lost} left out with all prompts in it; every number is of the rest.")
+        with st.expander("Which parts"):
+            st.code("\n".join(str(problem) for problem in trace.problems), language=None, wrap_lines=True)
+    if said := nan_notice(trace):
+        note("error", said)
+
+
+def _partial(trace: Trace, url: str) -> None:
+    running = trace.state == "running"
+    prompts = words.amount(trace.num_prompts, "prompt")
+    with st.container(horizontal=True, vertical_alignment="center", key="partial"):
+        if running:
+            note("partial", f"Still being traced. This is the picture of the first {prompts}.")
+        else:
+            note("partial", f"Unfinished trace. It stopped after {prompts}; trace again with --resume.")
+        if running or sources.changed(url):
+            st.button("Refresh", on_click=sources.refresh, args=(url,), key="refresh")
+
+
+def note(kind: str, text: str) -> None:
+    """A literal one-line banner: `steered`, `partial`, `error` or `plain`."""
+    st.html(f'<div class="ms-note ms-{kind}">{html.escape(text)}</div>')

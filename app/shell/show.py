@@ -1,0 +1,158 @@
+"""A chart or a table on a page: the picture, a sentence under it, and a row of small actions.
+
+Nothing is exported until a button is pressed: Streamlit then calls the function behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import altair as alt
+import pyarrow as pa
+import streamlit as st
+
+from .. import export
+from ..figures.theme import LIGHT, Theme
+from . import frame
+from .messages import say as say_line
+
+Picture = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
+Draw = Callable[[Theme], Picture]
+MIME = {
+    "PNG": "image/png",
+    "SVG": "image/svg+xml",
+    "GIF": "image/gif",
+    "HTML": "text/html",
+    "CSV": "text/csv",
+    "Parquet": "application/vnd.apache.parquet",
+}
+
+
+def chart(
+    draw: Draw,
+    table: pa.Table,
+    *,
+    name: str,
+    title: str,
+    say: str,
+    python: str = "",
+    select: str | None = None,
+    key: str | None = None,
+) -> list[dict[str, Any]]:
+    """Show a chart.
+
+    Args:
+        draw: theme → chart; called with the page's theme now and with the light one for exports.
+        table: the numbers behind the picture, for CSV and Parquet.
+        name: file name without its ending.
+        title: what the picture is called in exports and by screen readers; it is not drawn on the page.
+        say: what the picture shows in words, with its numbers and the chance level.
+        python: code that gives the same numbers in a notebook.
+        select: name of the chart's point or interval selection that the page wants to hear of.
+        key: identity on the page, `name` where None.
+    Returns:
+        The selected points, a dict of the selection's fields each (one dict of ranges for an interval); empty
+        without `select`.
+    """
+    key = key or name
+    here = frame.current()
+    theme = here.theme if here else frame.current_theme()
+    picture = draw(theme)
+    if select is None:
+        st.altair_chart(picture, theme=None, key=key, alt=title)
+        points: list[dict[str, Any]] = []
+    else:
+        event = st.altair_chart(
+            picture, theme=None, key=key, alt=title, on_select="rerun", selection_mode=[select]
+        )
+        found = event["selection"].get(select, [])
+        # A point selection is a list of points, an interval one dict of ranges.
+        points = [dict(found)] if isinstance(found, Mapping) and found else [dict(point) for point in found]
+    say_line(say)
+    source = here.source() if here else "moescope"
+
+    def spec() -> dict[str, Any]:
+        return export.specification(draw(LIGHT), title=title, say=say, source=source)
+
+    files: dict[str, Callable[[], bytes]] = {
+        "PNG": lambda: export.to_png(spec()),
+        "SVG": lambda: export.to_svg(spec()),
+        "HTML": lambda: export.to_html(spec(), title=title),
+    }
+    actions(files | numbers(table), name=name, key=key, python=python)
+    return points
+
+
+def table(
+    rows: pa.Table,
+    *,
+    name: str,
+    say: str = "",
+    python: str = "",
+    columns: Mapping[str, Any] | None = None,
+    order: Sequence[str] | None = None,
+    select: Literal["single-row", "multi-row"] | None = None,
+    height: int | Literal["auto", "content"] = "auto",
+    key: str | None = None,
+    draw: Draw | None = None,
+) -> list[int]:
+    """Show a table with its sentence and actions; `columns` is Streamlit's column_config, `order` the columns
+    that are shown where not all are; the downloads hold all.
+
+    `draw` adds pictures of the table to its actions. Returns the selected row numbers, if any.
+    """
+    key = key or name
+    grid: dict[str, Any] = {"key": key, "hide_index": True, "column_config": columns, "height": height}
+    grid |= {"column_order": order, "placeholder": "", "alt": say or name}
+    if select is None:
+        st.dataframe(rows, **grid)
+        chosen: list[int] = []
+    else:
+        event = st.dataframe(rows, on_select="rerun", selection_mode=select, **grid)
+        chosen = list(event["selection"]["rows"])
+    if say:
+        say_line(say)
+    files: dict[str, Callable[[], bytes]] = {}
+    if draw is not None:
+        files = {
+            "PNG": lambda: export.to_png(export.specification(draw(LIGHT), say=say)),
+            "SVG": lambda: export.to_svg(export.specification(draw(LIGHT), say=say)),
+            "HTML": lambda: export.to_html(export.specification(draw(LIGHT), say=say)),
+        }
+    actions(files | numbers(rows), name=name, key=key, python=python)
+    return chosen
+
+
+def numbers(rows: pa.Table) -> dict[str, Callable[[], bytes]]:
+    """The downloads of a table."""
+    return {"CSV": lambda: export.to_csv(rows), "Parquet": lambda: export.to_parquet(rows)}
+
+
+def actions(files: Mapping[str, Callable[[], bytes]], *, name: str, key: str, python: str = "") -> None:
+    """The row of small actions: downloads by format, the link to this page, the Python."""
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "moescope"
+    with st.container(horizontal=True, gap="small", key=f"actions-{key}"):
+        for kind, make in files.items():
+            st.download_button(
+                kind, make, file_name=f"{stem}.{kind.lower()}", mime=MIME[kind], key=f"{key}-{kind}",
+                on_click="ignore", type="tertiary",
+            )  # fmt: skip
+        with st.popover("Link", type="tertiary", key=f"{key}-link"):
+            st.caption("This address shows the same picture:")
+            st.code(link(), language=None, wrap_lines=True)
+        if python:
+            with st.popover("Python", type="tertiary", key=f"{key}-python"):
+                st.code(python, language="python", wrap_lines=True)
+
+
+def link() -> str:
+    """The address of this page with all that was chosen on it."""
+    here = frame.current()
+    params = {name: st.query_params.get_all(name) for name in st.query_params}
+    if here is not None:
+        params = {"trace": [here.name]} | params
+    query = urlencode(params, doseq=True)
+    return f"{st.context.url or ''}{'?' if query else ''}{query}"

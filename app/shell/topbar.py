@@ -1,0 +1,165 @@
+"""The bar on top of every page; `frame.Frame` is what it returns."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+import streamlit as st
+
+from ...store import Trace
+from ...store.library import TraceSummary
+from ..text import words
+from . import address, link_check, messages, sources
+from .frame import TOKEN_KINDS, Frame, current_theme
+
+FIXED = ("language", "group")
+ASKED = "trace of the link"
+"""Key of the name in a link that no trace has."""
+
+
+def draw() -> Frame | None:
+    """Draw the bar; None where no trace can be opened.
+
+    Raises:
+        StoreError: the chosen trace can't be read.
+    """
+    known = {name: summary for name, summary in sources.summaries().items() if not summary.error}
+    if not known:
+        return None
+    asked = st.query_params.get("trace")
+    if asked not in known and st.session_state.get("trace") not in known:
+        st.session_state[ASKED] = asked
+        # Streamlit keeps a widget's default out of the URL; a link must name its trace all the same.
+        st.session_state["trace"] = next(iter(known))
+    with st.container(key="topbar", horizontal=True, vertical_alignment="bottom", gap="small"):
+        name = st.selectbox(
+            "Trace", list(known), index=None, required=True, key="trace", bind="query-params",
+            on_change=_keep_valid, width=210,
+        )  # fmt: skip
+        name = name or next(iter(known))
+        others = [other for other in known if other != name]
+        second = link_check.selectbox(
+            "Compared with", others, key="vs", what="the trace", index=None, placeholder="nothing",
+            disabled=not others, width=170,
+        )  # fmt: skip
+        trace = sources.get(known[name].url)
+        where, tokens = _filter(trace)
+        layers, stream = _layers(trace)
+        _facts(trace)
+    if missing := st.session_state.get(ASKED):
+        messages.note(
+            "error", f"The link names a trace “{missing}” that cannot be opened here. This is “{name}”."
+        )
+    link_check.tell("vs", "tokens", "layers", "stream", *FIXED, "tag.")
+    numbers = sorted({router.layer for router in trace.routers})
+    narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
+    address.complete(
+        {
+            "trace": name,
+            "vs": second,
+            "tokens": tokens if tokens != "all" else None,
+            "layers": narrowed,
+            **{tag_key(column): values for column, values in where.items()},
+        }
+    )
+    second_url = known[second].url if second else None
+    return Frame(
+        url=known[name].url, name=name, trace=trace, second_url=second_url, second_name=second,
+        second=sources.get(second_url) if second_url else None, where=where, tokens=tokens, layers=layers,
+        stream=stream, theme=current_theme(),
+    )  # fmt: skip
+
+
+def tag_key(column: str) -> str:
+    """Name of a column's filter in the URL."""
+    return column if column in FIXED else f"tag.{column}"
+
+
+def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
+    tags = trace.tags()
+    active = {column: st.session_state.get(tag_key(column)) or [] for column in tags}
+    kind = st.session_state.get("tokens") or "all"
+    _look_at_filter(tags)
+    with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=200, key="filter"):
+        where = {}
+        for column, values in tags.items():
+            chosen = st.multiselect(
+                words.label(column), values,
+                key=tag_key(column), bind="query-params", placeholder="all",
+                format_func=str, on_change=link_check.forget, args=(tag_key(column),),
+            )  # fmt: skip
+            if chosen:
+                where[column] = chosen
+        if not tags:
+            st.caption("The prompts have no language, group or tags to filter by.")
+        tokens = link_check.selectbox("tokens", list(TOKEN_KINDS), key="tokens")
+    return where, tokens
+
+
+def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
+    """What the link filters by and the trace lacks: a value, or the whole column."""
+    asked = {key for key in st.query_params if key in FIXED or key.startswith("tag.")}
+    for key in sorted(asked):
+        column = key.removeprefix("tag.")
+        link_check.look(key, tags.get(column, ()), what=words.label(column))
+        if column not in tags:  # no widget takes it out of the address
+            del st.query_params[key]
+
+
+def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
+    chosen = [value for values in active.values() for value in values]
+    chosen += [kind] if kind != "all" else []
+    return words.label(words.listing(chosen, most=3)) if chosen else "All prompts"
+
+
+def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
+    streams = sorted({router.stream for router in trace.routers}, key=lambda s: (s != "decoder", s))
+    stream = streams[0] if streams else "decoder"
+    numbers = sorted({router.layer for router in trace.routers})
+    low, high = (numbers[0], numbers[-1]) if numbers else (0, 0)
+    link_check.look("layers", [kind(n) for n in range(low, high + 1) for kind in (int, float)], what="layer")
+    if len(streams) < 2:  # no box to choose one
+        link_check.look("stream", streams)
+    first, last = st.session_state.get("layers") or (low, high)
+    whole = (first, last) == (low, high)
+    label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
+    with st.popover(label, icon=":material/layers:", width=145, key="window"):
+        if len(streams) > 1:
+            stream = link_check.selectbox("stream", streams, key="stream")
+        if low == high:
+            st.caption(f"The trace has one MoE layer, {low}.")
+            return (low, high), stream
+        window = st.slider("layers", low, high, (low, high), key="layers", bind="query-params",
+                           on_change=link_check.forget, args=("layers",))  # fmt: skip
+    return (window[0], window[1]), stream
+
+
+def _facts(trace: Trace) -> None:
+    experts = sorted({router.num_experts for router in trace.routers})
+    across = f"{experts[0]}–{experts[-1]}" if len(experts) > 1 else str(experts[0] if experts else 0)
+    top = sorted({router.top_k for router in trace.routers if router.top_k})
+    facts = [
+        f"{len(trace.routers)} × {across} experts" + (f", top {top[-1]}" if top else ""),
+        words.amount(trace.num_prompts, "prompt"),
+        words.amount(trace.num_tokens, "token"),
+    ]
+    st.html(f'<p class="ms-facts">{html.escape(" · ".join(facts))}</p>', width="content")
+
+
+def _keep_valid() -> None:
+    """Drop what the newly chosen trace does not have from filter and window."""
+    st.session_state.pop(ASKED, None)
+    link_check.forget()
+    summary: TraceSummary | None = sources.summaries().get(st.session_state["trace"])
+    if summary is None or summary.error:
+        return
+    tags = sources.get(summary.url).tags()
+    for key in [key for key in st.session_state if str(key).startswith("tag.") or key in FIXED]:
+        column = str(key).removeprefix("tag.")
+        chosen = st.session_state[key]
+        st.session_state[key] = [value for value in chosen if value in tags.get(column, [])]
+    for key in ("layers", "stream"):
+        st.session_state.pop(key, None)
+    if st.session_state.get("vs") == st.session_state["trace"]:
+        st.session_state["vs"] = None

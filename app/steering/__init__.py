@@ -1,0 +1,1 @@
+"""What the Steer page edits, without drawing it: rules, history, presets, profiles, servers."""

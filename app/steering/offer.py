@@ -1,0 +1,50 @@
+"""The way from a finding to steering: a profile on the Steer page, or as a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import streamlit as st
+
+from ..shell import travel
+from ..shell.frame import Frame
+from ..text import words
+from . import profile_link, profiles
+
+Cell = tuple[int, int]
+"""(layer, expert)."""
+
+
+def offer(
+    frame: Frame, name: str, rule: str, cells: Iterable[Cell], *, key: str, **amounts: Any
+) -> dict[str, Any]:
+    """Draw the two buttons for a profile of one rule over some cells; returns the profile."""
+    chosen = sorted(set(cells))
+    rules = profiles.rules_by_layer(rule, chosen, stream=frame.stream, **amounts)
+    made = profiles.profile(name, frame.trace.manifest.model.get("name"), rules)
+    word = profile_link.encode(made)
+    stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "profile"
+    with st.container(horizontal=True, gap="small"):
+        st.button(
+            f"Send {words.amount(len(chosen), 'expert')} to Steer", type="primary", icon=":material/toggle_on:",
+            disabled=not chosen or word is None, key=f"{key}-steer", on_click=travel.to, args=("steer",),
+            kwargs={"profile": word},
+            help=None if word else "The profile is too long for an address: load it on the Steer page as a file.",
+        )  # fmt: skip
+        st.download_button(
+            "Profile as a file", profiles.as_file(made), file_name=f"{stem}.json", mime="application/json",
+            on_click="ignore", disabled=not chosen, icon=":material/download:", key=f"{key}-profile",
+        )  # fmt: skip
+    return made
+
+
+def listed(cells: Iterable[Cell], *, most: int = 12) -> str:
+    """`layer 2: 5, 7; layer 3: 1`."""
+    of: dict[int, list[int]] = {}
+    for layer, expert in sorted(set(cells)):
+        of.setdefault(layer, []).append(expert)
+    parts = [f"layer {layer}: {', '.join(map(str, experts))}" for layer, experts in of.items()]
+    more = [words.amount(len(parts) - most, "more layer")] if len(parts) > most else []
+    return "; ".join([*parts[:most], *more])

@@ -1,0 +1,1 @@
+"""Words, language names, and text shown literally."""

@@ -1,0 +1,80 @@
+"""What is wrong with a listed file that is not what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ..errors import DamagedPart
+from .folder import Folder
+from .manifest import TABLES, PartEntry
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A listed part that can't be used; all its prompts are left out of everything."""
+
+    part: str
+    file: str
+    message: str
+    """One line: what is wrong, and what was expected."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def damaged(entry: PartEntry, table: str, reason: str) -> DamagedPart:
+    file = entry.files[table]
+    expected = f"{file.bytes:,} bytes, {file.rows:,} rows, sha256 {file.sha256[:12]}…"
+    return DamagedPart(entry.name, f"{entry.path(table)}: {reason} (expected {expected})")
+
+
+@contextmanager
+def told_as_damage(entry: PartEntry, table: str) -> Iterator[None]:
+    """Reading a file of a part: whatever goes wrong is a DamagedPart that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise damaged(entry, table, "the file is missing") from None
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise damaged(entry, table, f"it can't be read: {reason}") from error
+
+
+def check_sha256(entry: PartEntry, table: str, found: str) -> None:
+    """Compare a file's checksum, in hexadecimal, with the manifest's. Raises DamagedPart."""
+    if found != entry.files[table].sha256:
+        raise damaged(entry, table, f"its checksum is {found[:12]}…")
+
+
+def find_problems(folder: Folder, entries: Sequence[PartEntry]) -> list[Problem]:
+    """Parts with a missing or truncated file: one listing of each folder, no file is opened."""
+    sizes = {table: folder.sizes(table) for table in TABLES} if entries else {}
+    problems = []
+    for entry in entries:
+        for table in TABLES:
+            found = sizes[table].get(f"{entry.name}.parquet")
+            expected = entry.files[table].bytes
+            if found == expected:
+                continue
+            reason = "the file is missing" if found is None else f"the file has {found:,} bytes"
+            problems.append(Problem(entry.name, entry.path(table), str(damaged(entry, table, reason))))
+            break
+    return problems
+
+
+def verify_files(folder: Folder, entry: PartEntry) -> list[Problem]:
+    """Read every byte of a part and compare checksums."""
+    problems = []
+    for table in TABLES:
+        try:
+            with told_as_damage(entry, table):
+                found = hashlib.sha256(folder.read(entry.path(table))).hexdigest()
+            check_sha256(entry, table, found)
+        except DamagedPart as error:
+            problems.append(Problem(entry.name, entry.path(table), str(error)))
+    return problems

@@ -1,0 +1,216 @@
+"""`trace.json`: what a trace is, and the list of its committed parts.
+
+A reader believes the manifest and nothing else: a file that it does not list is not there. It is replaced as
+a whole (see `folder.py`), after the files that it newly lists are durable.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ..errors import DamagedTrace, NewerTrace, NotATrace
+from ..schema import CAPTURES, SCHEMA_VERSION, RouterSpec
+from .folder import Folder
+
+MANIFEST_NAME = "trace.json"
+TABLES = ("prompts", "tokens", "events", "rollups")
+STATES = ("running", "complete", "partial")
+_PART_NAME = re.compile(r"part-\d{5,9}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of a part."""
+
+    rows: int
+    bytes: int
+    sha256: str
+    footer_crc32: int
+    """CRC-32 of the Parquet footer, checked whenever the file is opened; pages carry their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartEntry:
+    """One committed part."""
+
+    name: str
+    """`part-00000`, ...; its files are `TABLE/NAME.parquet`."""
+    first_prompt: int
+    """Key of its first prompt; the keys of a part are consecutive."""
+    prompts: int
+    tokens: int
+    events: int
+    """(token, router) pairs."""
+    nan_tokens: int = 0
+    """Events whose router logits held a NaN."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Prompts by language; prompts without one are left out."""
+    files: dict[str, FileEntry]
+
+    def path(self, table: str) -> str:
+        return f"{table}/{self.name}.parquet"
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"files": {table: vars(file) for table, file in self.files.items()}}
+
+
+@dataclass(kw_only=True)
+class Manifest(Mapping[str, Any]):
+    """The content of `trace.json`. As a mapping it gives the plain JSON values that stand there."""
+
+    schema_version: int = SCHEMA_VERSION
+    state: str = "running"
+    """`running` or `partial` (a writer was at work, or left early), or `complete`."""
+    created: str = ""
+    """UTC, ISO 8601; `updated` is the time of the last commit."""
+    updated: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of moescope, Python and the libraries that made the trace."""
+    model: dict[str, Any] = field(default_factory=dict)
+    prompt_set: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    capture: list[str] = field(default_factory=list)
+    weight_type: str = "float16"
+    """How gate weights are stored: float16 or float32."""
+    steering: dict[str, Any] | None = None
+    """The steering profile that was active, or null."""
+    routers: list[RouterSpec] = field(default_factory=list)
+    parts: list[PartEntry] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What the tracer says at the end: seconds, tokens per second, ..."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_json()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f.name for f in fields(self))
+
+    def __len__(self) -> int:
+        return len(fields(self))
+
+    def to_json(self) -> dict[str, Any]:
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["routers"] = [spec.to_json() for spec in self.routers]
+        data["parts"] = [part.to_json() for part in self.parts]
+        return data
+
+    def save(self, folder: Folder) -> None:
+        """Replace the manifest in the folder. Raises OSError."""
+        entries = [f"{json.dumps(name)}: {_lines(value)}" for name, value in self.to_json().items()]
+        folder.put(MANIFEST_NAME, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
+
+    @classmethod
+    def load(cls, folder: Folder) -> Manifest:
+        """Read and check the manifest.
+
+        Raises:
+            NotATrace: there is none.
+            NewerTrace: it has a version that is not known here.
+            DamagedTrace: it is not what a manifest must be; the message says what is wrong.
+        """
+        where = f"{folder.url}/{MANIFEST_NAME}"
+        try:
+            data = json.loads(folder.read(MANIFEST_NAME))
+        except FileNotFoundError:
+            raise NotATrace(f"{folder.url}: this is not a trace (it has no {MANIFEST_NAME})") from None
+        except (ValueError, RecursionError) as error:
+            raise DamagedTrace(f"{where} is not valid JSON: {error}") from error
+        except OSError as error:
+            raise DamagedTrace(f"{where} can't be read: {error.strerror or error}") from error
+        return cls.from_json(data, where)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = MANIFEST_NAME) -> Manifest:
+        if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+            raise DamagedTrace(f"{where} has no schema_version: it is not the manifest of a trace")
+        if data["schema_version"] > SCHEMA_VERSION:
+            maker = data.get("versions")
+            maker = maker.get("moescope", "a newer version") if isinstance(maker, dict) else "a newer version"
+            raise NewerTrace(
+                f"{where} has format {data['schema_version']}, written by moescope {maker}; "
+                f"this moescope reads formats up to {SCHEMA_VERSION}: upgrade it"
+            )
+        try:
+            return cls._checked(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise DamagedTrace(f"{where} is damaged: {reason}") from error
+
+    @classmethod
+    def _checked(cls, data: dict[str, Any]) -> Manifest:
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        known["routers"] = [_router(entry) for entry in data["routers"]]
+        known["parts"] = [_part(entry) for entry in data["parts"]]
+        manifest = cls(**known)
+        for name in ("model", "prompt_set", "settings", "versions", "summary"):
+            if not isinstance(getattr(manifest, name), dict):
+                raise ValueError(f"{name} is not an object")
+        if manifest.state not in STATES:
+            raise ValueError(f"state is {manifest.state!r}, not one of {', '.join(STATES)}")
+        if manifest.weight_type not in ("float16", "float32"):
+            raise ValueError(f"weight_type is {manifest.weight_type!r}")
+        if not set(manifest.capture) <= set(CAPTURES):
+            raise ValueError(f"capture names something unknown: {manifest.capture}")
+        keys = [(spec.layer, spec.stream) for spec in manifest.routers]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two routers have the same layer and stream")
+        return manifest
+
+
+def _lines(value: Any) -> str:
+    """JSON with one line for each router and part: quick to write, and fit to be read."""
+    if not isinstance(value, list):
+        return json.dumps(value, allow_nan=False)
+    return "[" + ",".join("\n " + json.dumps(item, allow_nan=False) for item in value) + "]"
+
+
+def _router(entry: dict[str, Any]) -> RouterSpec:
+    spec = RouterSpec.from_json(entry)
+    if not (
+        isinstance(spec.layer, int) and isinstance(spec.stream, str) and isinstance(spec.num_experts, int)
+    ):
+        raise ValueError("a router's layer, stream or num_experts has the wrong type")
+    if not 0 < spec.num_experts <= 2**31:
+        raise ValueError(f"a router has {spec.num_experts} experts")
+    return spec
+
+
+def _part(entry: dict[str, Any]) -> PartEntry:
+    files = {
+        table: FileEntry(
+            **{name: entry["files"][table][name] for name in ("rows", "bytes", "sha256", "footer_crc32")}
+        )
+        for table in TABLES
+    }
+    known: dict[str, Any] = {f.name: entry[f.name] for f in fields(PartEntry) if f.name in entry}
+    known["files"] = files
+    part = PartEntry(**known)
+    if not _PART_NAME.fullmatch(part.name):
+        raise ValueError(f"a part is called {part.name!r}")
+    for name in ("first_prompt", "prompts", "tokens", "events"):
+        if not isinstance(getattr(part, name), int) or getattr(part, name) < 0:
+            raise ValueError(f"{part.name}: {name} is {getattr(part, name)!r}")
+    return part
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of moescope, Python and the libraries that matter for a trace, as installed."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("moescope", "pyarrow", "numpy", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Reading a trace: its parts, rows, sums and selections."""

@@ -1,0 +1,171 @@
+"""Passes over all events of a router, as arrays that kernels take without a copy."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import UnknownColumn
+from ..files.footers import row_groups
+from ..files.tables import read_table
+from ..files.threads import READERS, readers
+from ..write.rollups import PHASES, token_key
+from .batches import EventBatch, batch_of, has_same_k
+from .selection import Where
+
+if TYPE_CHECKING:
+    from ..files.manifest import PartEntry
+    from .trace_rows import Trace
+
+KEYS = ["prompt", "position"]
+_FEW_PROMPTS = 64
+"""What is read for so few prompts is kept: the same neighbours may be asked for next."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What to read of each part, and which of its tokens."""
+
+    trace: Trace
+    router: int
+    columns: tuple[str, ...]
+    token_columns: tuple[str, ...]
+    keys: np.ndarray | None
+    special: bool
+    phase: str | None
+    completion: bool | None
+
+    def load(self, entry: PartEntry) -> EventBatch:
+        events, keys, tokens = self._tables(entry)
+        prompt, position = (np.asarray(keys[name]) for name in KEYS)
+        rows = None
+        if self.classes and not (of_class := self._of_class(tokens)).all():
+            rows = np.flatnonzero(of_class)
+            if not (len(rows) and has_same_k(events)):
+                events, prompt, position = events.take(pa.array(rows)), prompt[rows], position[rows]
+                tokens, rows = tokens.take(pa.array(rows)), None
+        spec = self.trace.routers[self.router]
+        batch = batch_of(events, prompt, position, self.trace.row_of_key(prompt), spec.num_experts)
+        for name in self.token_columns:
+            batch.tokens[name] = _token_column(tokens, name)
+        return batch if rows is None else batch.kept(rows)
+
+    @property
+    def classes(self) -> list[str]:
+        """Columns of the tokens that say which are wanted."""
+        asked = {
+            "special": not self.special,
+            "phase": self.phase is not None,
+            "completion": self.completion is not None,
+        }
+        return [name for name, wanted in asked.items() if wanted]
+
+    def _tables(self, entry: PartEntry) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Events of the part, and with a row for each of them their keys, and their tokens where those are needed.
+
+        Every event has a row in the tokens, no two the same one, and both are sorted (the writer refuses others): as
+        many events as tokens are those of all tokens in their order.
+        """
+        of_tokens = [*KEYS, *self.classes, *self.token_columns]
+        of_events = ["experts", *self.columns]
+        groups = row_groups(self.trace.folder, entry, "events", self.router)
+        if self.keys is None and sum(group.rows for group in groups) == entry.tokens:
+            tokens = self._read(entry, "tokens", of_tokens, None)
+            return self._read(entry, "events", of_events, self.router), tokens, tokens
+        events = self._read(entry, "events", [*KEYS, *of_events], self.router)
+        if self.keys is not None:
+            events = events.filter(pa.array(np.isin(events["prompt"], self.keys, kind="sort")))
+        keys, events = events.select(KEYS), events.select(of_events)
+        if len(of_tokens) == len(KEYS):
+            return events, keys, keys
+        tokens = self._read(entry, "tokens", of_tokens, None)
+        if all(np.array_equal(tokens[name], keys[name]) for name in KEYS):
+            return events, keys, tokens
+        key_T, key_N = (token_key(*(np.asarray(table[name]) for name in KEYS)) for table in (tokens, keys))
+        return events, keys, tokens.take(pa.array(np.searchsorted(key_T, key_N)))
+
+    def _read(self, entry: PartEntry, table: str, columns: list[str], router: int | None) -> pa.Table:
+        keep = self.keys is None or len(self.keys) <= _FEW_PROMPTS
+        folder = self.trace.folder
+        columns = list(dict.fromkeys(columns))
+        return read_table(
+            folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=keep
+        )
+
+    def _of_class(self, tokens: pa.Table) -> np.ndarray:
+        """(N,) bool: events whose token is of the wanted kind."""
+        good = np.ones(tokens.num_rows, bool)
+        if not self.special:
+            good &= ~np.asarray(tokens["special"])
+        if self.phase is not None:
+            good &= np.asarray(tokens["phase"].cast(pa.string())) == self.phase
+        if self.completion is not None:
+            good &= np.asarray(tokens["completion"]) == self.completion
+        return good
+
+
+def map_router(
+    trace: Trace,
+    work: Callable[[EventBatch], Made],
+    layer: int,
+    stream: str = "decoder",
+    *,
+    columns: Sequence[str] = ("experts",),
+    token_columns: Sequence[str] = (),
+    where: Where | None = None,
+    special: bool = True,
+    phase: str | None = None,
+    completion: bool | None = None,
+) -> Iterator[Made]:
+    """`work` of each batch of `Trace.iter_router`, in order, done in the threads that read: for kernels that take
+    longer than reading."""
+    extra = [name for name in columns if name != "experts"]
+    missing = [name for name in extra if name not in trace.manifest.capture]
+    if missing:
+        raise UnknownColumn(f"this trace did not capture {', '.join(missing)}")
+    if phase is not None and phase not in PHASES:
+        raise UnknownColumn(f"phase is {phase!r}; it is one of {', '.join(PHASES)}")
+    keys = trace.wanted_keys(where=where)
+    plan = _Pass(
+        trace=trace,
+        router=trace.routers.index(trace.router(layer, stream)),
+        columns=tuple(extra),
+        token_columns=tuple(token_columns),
+        keys=keys,
+        special=special,
+        phase=phase,
+        completion=completion,
+    )
+    yield from _read_ahead(trace.parts_with(keys), lambda entry: work(plan.load(entry)))
+
+
+def _read_ahead(entries: Sequence[PartEntry], load: Callable[[PartEntry], Made]) -> Iterator[Made]:
+    waiting: deque[Future[Made]] = deque()
+    left = iter(entries)
+    try:
+        for entry in left:
+            waiting.append(readers().submit(load, entry))
+            if len(waiting) > READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _token_column(tokens: pa.Table, name: str) -> np.ndarray:
+    column = tokens[name]
+    if name == "token_id":
+        return np.asarray(column.fill_null(-1))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string())
+    return column.to_numpy()

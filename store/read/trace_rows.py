@@ -1,0 +1,290 @@
+"""A trace, opened for reading.
+
+Opening reads the manifest and lists the folders; it does not depend on how many events there are. A part that
+is missing, truncated or damaged is left out with all its prompts, and named in `Trace.problems`; the rest
+stays readable. A trace that is being written may be opened at any time and shows whole parts only; `refresh`
+looks for new ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import UnknownColumn
+from ..files.folder import open_folder
+from ..files.footers import row_groups
+from ..files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
+from ..files.manifest import PartEntry
+from ..files.tables import read_table
+from .arrays import RollupArrays, RollupRows, per_prompt
+from .prompt_rows import read_prompt
+from .rollup_cache import CACHE_BYTES, SUMS, RollupCache, rollup_rows
+from .selection import Where
+from .trace_parts import DamageWarning, survives_damage
+from .trace_prompts import TracePrompts
+
+if TYPE_CHECKING:
+    from .passes import EventBatch
+
+__all__ = ["DamageWarning", "Trace", "open_trace"]
+
+_READ_AT_ONCE = 1 << 25
+"""Bytes of sums of several routers that are decoded together."""
+
+
+class Trace(TracePrompts):
+    """One trace. Safe to use from several threads. Made by `open_trace`."""
+
+    def _use_parts(self) -> None:
+        super()._use_parts()
+        self._rollups = RollupCache(self._load_rollups, self._rollup_rows)
+
+    # Rows of any table
+
+    def read_rows(
+        self,
+        table: str,
+        keys: np.ndarray | None,
+        columns: Sequence[str],
+        router: int | None = None,
+    ) -> list[pa.Table]:
+        """Rows of `tokens`, `events` or `rollups` by part, with the key `prompt`, filtered to the given
+        keys."""
+        parts = self.parts_with(keys)
+        return [self.read_part(entry, table, keys, columns, router) for entry in parts]
+
+    def read_part(
+        self,
+        entry: PartEntry,
+        table: str,
+        keys: np.ndarray | None,
+        columns: Sequence[str],
+        router: int | None = None,
+    ) -> pa.Table:
+        """The same of one part. Raises DamagedPart."""
+        if keys is not None and len(keys) == 1 and table in ("tokens", "events"):
+            return read_prompt(self, entry, table, int(keys[0]), columns, router)
+        piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
+        if keys is None or not len(piece):
+            return piece
+        prompt = np.asarray(piece["prompt"])
+        at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
+        return piece.filter(pa.array(keys[at] == prompt))
+
+    @survives_damage
+    def tokens(self, prompt_id: str | int | None = None, where: Where | None = None) -> pa.Table:
+        """Tokens of one prompt, or of all that satisfy `where`, by prompt and position.
+
+        Columns: prompt_id, position, token_id, token, phase (prefill | decode), special, completion.
+        """
+        keys = self.wanted_keys(prompt_id, where)
+        table = pa.concat_tables(
+            [TOKENS_FILE.empty_table(), *self.read_rows("tokens", keys, TOKENS_FILE.names)]
+        )
+        phase = table.schema.get_field_index("phase")
+        table = table.set_column(phase, "phase", table["phase"].cast(pa.string()))
+        return self.with_ids(table)
+
+    def iter_token_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the tokens, part by part, for what need not read them all."""
+        for entry in self.parts:
+            yield read_table(self._folder, entry, "tokens", columns)
+
+    # Events
+
+    @survives_damage
+    def events(
+        self,
+        prompt_id: str | int | None = None,
+        layer: int | Sequence[int] | None = None,
+        stream: str | None = None,
+        columns: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> pa.Table:
+        """Events as a table: prompt_id, position, layer, stream, experts (in descending gate weight),
+        weights, and what else was captured. By part, router, prompt and position.
+
+        Args:
+            columns: of those; None for all. Naming few is much faster.
+            where: prompts to take, e.g. `{"language": ["ja", "ko"]}`.
+        Raises:
+            UnknownColumn: no such prompt, router or column.
+        """
+        schema = events_schema(self.routers, self.manifest.capture)
+        names = [name if name != "prompt" else "prompt_id" for name in schema.names]
+        unknown = [name for name in columns or () if name not in names]
+        if unknown:
+            raise UnknownColumn(f"events have no column {unknown[0]!r}; they have: {', '.join(names)}")
+        wanted = [name for name in schema.names if columns is None or name == "prompt" or name in columns]
+        keys = self.wanted_keys(prompt_id, where)
+        chosen = self.select_routers(layer, stream)
+        pieces = []
+        for number in [None] if len(chosen) == len(self.routers) else map(self.routers.index, chosen):
+            pieces += self.read_rows("events", keys, wanted, number)
+        empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
+        table = pa.concat_tables([empty, *pieces])
+        if "stream" in table.column_names:
+            at = table.schema.get_field_index("stream")
+            table = table.set_column(at, "stream", table["stream"].cast(pa.string()))
+        table = self.with_ids(table)
+        return table if columns is None else table.select(list(columns))
+
+    def iter_router(
+        self,
+        layer: int,
+        stream: str = "decoder",
+        *,
+        columns: Sequence[str] = ("experts",),
+        token_columns: Sequence[str] = (),
+        where: Where | None = None,
+        special: bool = True,
+        phase: str | None = None,
+        completion: bool | None = None,
+    ) -> Iterator[EventBatch]:
+        """All events of one router as NumPy arrays, a batch a part, read ahead in the background.
+
+        Args:
+            columns: `experts` and any of `weights`, `entropy`, ... that were captured.
+            token_columns: columns of the tokens to go with them, e.g. `token_id`.
+        The others are those of `rollup_arrays`. See `passes.EventBatch` for what comes.
+        """
+        from .passes import map_router
+
+        return map_router(
+            self,
+            lambda batch: batch,
+            layer,
+            stream,
+            columns=columns,
+            token_columns=token_columns,
+            where=where,
+            special=special,
+            phase=phase,
+            completion=completion,
+        )
+
+    # Rollups
+
+    def _load_rollups(self, routers: Sequence[int], names: list[str]) -> list[pa.Table]:
+        pieces = {router: [ROLLUPS_FILE.empty_table().select(names)] for router in routers}
+        for entry in self.parts:
+            groups = [group for group in row_groups(self._folder, entry, "rollups") if group.router in pieces]
+            numbers = [group.number for group in groups]
+            table = read_table(self._folder, entry, "rollups", names, groups=numbers, threads=False)
+            ends = np.cumsum([group.rows for group in groups]).tolist()
+            for group, end in zip(groups, ends, strict=True):
+                pieces[group.router].append(table.slice(end - group.rows, group.rows))
+        return [pa.concat_tables(pieces[router]) for router in routers]
+
+    def _rollup_rows(self, router: int, table: pa.Table) -> RollupRows:
+        return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
+
+    @survives_damage
+    def rollups(self, layer: int, stream: str = "decoder", *, sums: tuple[str, ...] = SUMS) -> RollupRows:
+        """All rollup rows of a router as arrays, kept in memory; see `arrays.RollupRows`.
+
+        Args:
+            sums: those of `rollup_cache.SUMS` that are needed: on a large trace, naming few is much faster.
+        """
+        return self._rollups.get(self._router_number(layer, stream), sums)
+
+    def read_ahead(self, layers: Sequence[int], stream: str, sums: tuple[str, ...]) -> None:
+        """Read the `rollups` that a view is about to ask for, as many as are sure to stay in memory: several routers
+        at once take less time than one after another."""
+        routers = [self._router_number(layer, stream) for layer in layers]
+        experts = max((self.routers[router].num_experts for router in routers), default=1)
+        rows = sum(entry.files["rollups"].rows for entry in self.parts) / max(1, len(self.routers))
+        size = int(4 * rows * experts * len(sums)) + 1
+        routers = routers[: CACHE_BYTES // 2 // size]
+        step = max(1, _READ_AT_ONCE // size)
+        self.in_threads(
+            lambda first: self._rollups.read_ahead(routers[first : first + step], sums),
+            range(0, len(routers), step),
+        )
+
+    @survives_damage
+    def rollup_arrays(
+        self,
+        layer: int,
+        stream: str = "decoder",
+        *,
+        where: Where | None = None,
+        special: bool = True,
+        phase: str | None = None,
+        completion: bool | None = None,
+    ) -> RollupArrays:
+        """Sums per prompt at one router: what views over prompts start from.
+
+        Args:
+            where: prompts to take, column or tag → values.
+            special: False leaves special and template tokens out.
+            phase: `prefill` or `decode` for those tokens only.
+            completion: True for the teacher-forced span only, False for the rest only.
+        Returns:
+            `arrays.RollupArrays`; prompts without any such token are not in it.
+        """
+        rows = self.rollups(layer, stream)
+        wanted = rows.mask(special, phase, completion)
+        if where is not None:
+            wanted &= self._columns().mask(where)[rows.prompt_R]
+        return per_prompt(rows, layer, stream, wanted)
+
+    @survives_damage
+    def counts(
+        self,
+        by: str | None = None,
+        where: Where | None = None,
+        special: bool = True,
+        phase: str | None = None,
+        *,
+        completion: bool | None = None,
+        layer: int | Sequence[int] | None = None,
+        stream: str | None = None,
+    ) -> pa.Table:
+        """How often each expert was chosen: layer, stream, [the column `by`], expert, tokens, count,
+        weight_sum, probability_sum, nan_tokens. One row for every expert, chosen or not; sums the trace lacks
+        are null."""
+        from ..views.experts.load import counts_table
+
+        return counts_table(self, by, where, special, phase, completion, layer, stream)
+
+    @survives_damage
+    def nan_rows(self) -> pa.Table:
+        """Where the router's logits held NaN: prompt_id, layer, stream, tokens, in the order of the trace."""
+        from .nan_rows import nan_rows
+
+        return nan_rows(self)
+
+    # Views and SQL
+
+    @survives_damage
+    def view(self, name: str, **params: Any) -> pa.Table:
+        """A named view of `store/views`, as a table; `views.names()` lists them.
+
+        Raises:
+            UnknownColumn: no such view or parameter.
+        """
+        from ..views import run
+
+        return run(self, name, params)
+
+    @survives_damage
+    def sql(self, query: str, **limits: Any) -> pa.Table:
+        """One read-only SELECT over prompts, tokens, events, selections and rollups; see `sql.run_query`."""
+        from ..sql.query import run_query
+
+        return run_query(self, query, **limits)
+
+
+def open_trace(url: str | os.PathLike[str]) -> Trace:
+    """Open the trace at a folder or URL for reading.
+
+    Raises:
+        NotATrace, NewerTrace, DamagedTrace: all are StoreErrors that say what is wrong.
+    """
+    return Trace(open_folder(url))

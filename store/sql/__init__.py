@@ -1,0 +1,1 @@
+"""A user's SQL over a trace, in a process of its own."""

@@ -1,0 +1,166 @@
+"""Is a text routed as its translation is? Divergence from a pivot language, by layer and between languages.
+
+Source: Bandarkar et al. 2025, arXiv 2510.04694; docs/methods/alignment.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ....kernels.alignment import Interval, bootstrap_interval, clustering_order
+from ...notes import with_notes
+from ...read.selection import Where
+from ...read.trace_rows import Trace
+from .. import view
+from .divergences import all_pairs, from_pivot
+from .units import Span, layers_of, parallel_units
+
+RESAMPLES = 1000
+
+
+@view("alignment")
+def alignment(
+    trace: Trace,
+    *,
+    pivot: str = "en",
+    layers: str | None = None,
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+    completion: bool | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """How far the routing of each language departs from the pivot's, layer by layer.
+
+    Args:
+        pivot: the language that the others are compared with.
+        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
+        where: prompts to take, e.g. language=ja,ko,en.
+        special: false leaves special and template tokens out (the paper keeps them in).
+        phase: prefill or decode, for those tokens only.
+        completion: true for the teacher-forced span only, false for the rest only.
+        resamples: bootstrap resamples of the parallel units.
+        seed: of the bootstrap.
+    Returns:
+        language, layer, stream, divergence (mean over the parallel pairs, 0..1), low, high (95 % bootstrap
+        interval over units), units (pairs), experts, top_k.
+    """
+    span = Span(where=where, special=special, phase=phase, completion=completion)
+    units = parallel_units(trace, pivot, where)
+    languages = [units.languages[n] for n in units.others]
+    chosen = layers_of(trace, layers, stream)
+    found = from_pivot(trace, units, chosen, stream, span)
+    divergence_ULM, paired_ULM = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
+    mean = mean_interval(divergence_ULM, paired_ULM, resamples, seed)
+    rows: list[dict[str, Any]] = []
+    for number, layer in enumerate(chosen):
+        spec = trace.router(layer, stream)
+        for m, language in enumerate(languages):
+            row = {"language": language, "layer": layer, "stream": stream}
+            row |= _interval("divergence", mean, (number, m))
+            rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    return with_notes(table, [*units.notes, span.note()])
+
+
+_SCHEMA = pa.schema(
+    [
+        ("language", pa.string()),
+        ("layer", pa.int32()),
+        ("stream", pa.string()),
+        ("divergence", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("units", pa.int64()),
+        ("experts", pa.int32()),
+        ("top_k", pa.int32()),
+    ]
+)
+
+
+def mean_interval(values: np.ndarray, there: np.ndarray, resamples: int, seed: int) -> Interval:
+    """Mean over the first axis of the values that are there, with its bootstrap interval."""
+    weights = None if there.all() else there
+    return bootstrap_interval(values, weights=weights, resamples=resamples, seed=seed)
+
+
+def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:
+    """A cell of an `Interval` as columns; unknown is null."""
+    units = int(interval.units[at])
+    low, high = float(interval.low[at]), float(interval.high[at])
+    return {
+        name: float(interval.point[at]) if units else None,
+        "low": None if np.isnan(low) else low,
+        "high": None if np.isnan(high) else high,
+        "units": units,
+    }
+
+
+@view("alignment-matrix")
+def alignment_matrix(
+    trace: Trace,
+    *,
+    layer: int | None = None,
+    layers: str | None = None,
+    pivot: str = "en",
+    where: Where | None = None,
+    stream: str = "decoder",
+    special: bool = True,
+    phase: str | None = None,
+    completion: bool | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """Divergence between every two languages, at a layer or averaged over a window of layers.
+
+    Args:
+        layer: one layer; or
+        layers: a window such as 3:6 (both ends in); all layers by default.
+        pivot: units without a text in this language are left out.
+        where, special, phase, completion, resamples, seed: as in `alignment`.
+    Returns:
+        language_a, language_b (both orders, and each with itself: 0), divergence (mean over shared units of
+        the mean over layers), low, high, units, order_a, order_b (places in an order that puts similar
+        languages side by side).
+    """
+    span = Span(where=where, special=special, phase=phase, completion=completion)
+    units = parallel_units(trace, pivot, where)
+    chosen = layers_of(trace, layers if layer is None else layer, stream)
+    one, other = np.triu_indices(len(units.languages), 1)
+    divergence_UQ = np.zeros((units.shape[0], len(one)))
+    there_UN = np.ones(units.shape, bool)
+    for of_layer_UQ, in_layer_UN in all_pairs(trace, units, chosen, stream, span):
+        divergence_UQ += of_layer_UQ
+        there_UN &= in_layer_UN
+    divergence_UQ /= len(chosen)
+    mean = mean_interval(divergence_UQ, there_UN[:, one] & there_UN[:, other], resamples, seed)
+    place = _places(len(units.languages), one, other, mean.point, mean.units)
+    rows = []
+    cell = {(int(a), int(b)): pair for pair, (a, b) in enumerate(zip(one, other, strict=True))}
+    for a, first in enumerate(units.languages):
+        for b, second in enumerate(units.languages):
+            row: dict[str, Any] = {"language_a": first, "language_b": second}
+            if a == b:
+                row |= {"divergence": 0.0, "low": 0.0, "high": 0.0, "units": int(there_UN[:, a].sum())}
+            else:
+                row |= _interval("divergence", mean, cell[min(a, b), max(a, b)])
+            rows.append(row | {"order_a": int(place[a]), "order_b": int(place[b])})
+    about = f"Layers {', '.join(map(str, chosen))}, stream {stream}."
+    return with_notes(pa.Table.from_pylist(rows), [about, *units.notes, span.note()])
+
+
+def _places(
+    languages: int, one: np.ndarray, other: np.ndarray, divergence_Q: np.ndarray, units_Q: np.ndarray
+) -> np.ndarray:
+    """(N,) place of each language in the clustering order."""
+    distance_NN = np.zeros((languages, languages))
+    known_Q = np.where(units_Q > 0, divergence_Q, np.nan)
+    distance_NN[one, other] = distance_NN[other, one] = known_Q
+    place = np.empty(languages, np.int64)
+    place[clustering_order(distance_NN)] = np.arange(languages)
+    return place

@@ -1,0 +1,1 @@
+"""Views of experts: load, pairs, tokens, contexts."""

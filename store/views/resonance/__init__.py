@@ -1,0 +1,1 @@
+"""Views of resonance: contrasts of two groups of prompts."""

@@ -1,0 +1,1 @@
+"""Hooks on a model: what its routers and experts receive and return."""

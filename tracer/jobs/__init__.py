@@ -1,0 +1,1 @@
+"""Traces that run in a process of their own, started by the app."""

@@ -1,0 +1,205 @@
+"""Traces that run in processes of their own, started and followed by the app.
+
+A job is a folder `<trace>.job` beside the trace: what was asked (`job.json`), how far it is (`status.json`,
+replaced atomically), its log and its process number. So jobs survive a restart of the app, and a process that was
+killed is told from one that works. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".job"
+ENDED = ("complete", "failed", "cancelled", "died")
+LOG_TAIL = 4000
+
+
+@dataclass(kw_only=True)
+class Status:
+    """How far a job is."""
+
+    state: str = "starting"
+    """starting, loading, splitting (a dense model into groups), running, complete, failed, cancelled, or died (the
+    process ended without a word)."""
+    layers: int = 0
+    """Feed-forward layers that are split; `total_layers` in all."""
+    total_layers: int = 0
+    prompts: int = 0
+    total_prompts: int = 0
+    tokens: int = 0
+    total_tokens: int = 0
+    tokens_per_s: float = 0.0
+    eta_s: float | None = None
+    error: str | None = None
+    """One line, where the job failed."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What `TraceSummary.to_json` gives, at the end."""
+    log_tail: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def share(self) -> float:
+        """0..1 of the prompt tokens."""
+        return self.tokens / self.total_tokens if self.total_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trace process."""
+
+    folder: Path
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """model, prompts, out and options."""
+        return json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+
+    @property
+    def out(self) -> Path:
+        """The folder of the trace."""
+        return self.folder.with_name(self.folder.name.removesuffix(SUFFIX))
+
+    def status(self) -> Status:
+        """How far it is now."""
+        status = self._written()
+        if not status.ended and not self._alive():
+            # It may have ended well since the first look.
+            status = self._written()
+            if not status.ended:
+                self._explain(status)
+        status.log_tail = self._log_tail()
+        return status
+
+    def _written(self) -> Status:
+        try:
+            return Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Status()
+
+    def _explain(self, status: Status) -> None:
+        """What it means that the process is gone without having said so."""
+        if (self.folder / "cancel").exists():
+            status.state = "cancelled"
+        else:
+            status.state = "died"
+            status.error = status.error or "the process ended without a word: killed, or out of memory"
+
+    def _log_tail(self) -> str:
+        try:
+            data = (self.folder / "log.txt").read_bytes()
+        except OSError:
+            return ""
+        return data[-LOG_TAIL:].decode("utf-8", "replace")
+
+    def _alive(self) -> bool:
+        pid = self._pid()
+        with suppress(ChildProcessError, OSError):
+            os.waitpid(pid, os.WNOHANG)
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError, OverflowError):
+            return False
+        return self._is_ours(pid)
+
+    def _pid(self) -> int:
+        try:
+            return int((self.folder / "pid").read_text())
+        except (OSError, ValueError):
+            return 2**30
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether the process with this number is still the job, as far as the system tells."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return True
+        # Empty for an instant while a new process takes over its memory.
+        return not command or b"moescope.tracer.jobs.process" in command
+
+    def cancel(self, *, wait: float = 0.0) -> None:
+        """Ask it to stop; what is committed stays. Waits up to `wait` seconds for that."""
+        if self._alive():
+            # It may be asked before it listens: then its end is no accident either.
+            (self.folder / "cancel").touch()
+            with suppress(ProcessLookupError):
+                os.kill(self._pid(), signal.SIGINT)
+        until = time.monotonic() + wait
+        while time.monotonic() < until and not self.status().ended:
+            time.sleep(0.05)
+
+    def forget(self) -> None:
+        """Remove the job's folder, not its trace. Raises RuntimeError while it runs."""
+        if not self.status().ended:
+            raise RuntimeError(f"{self.out.name} is still being traced")
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+
+def start_trace(
+    model: str, prompts: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+) -> Job:
+    """Start tracing in a process of its own.
+
+    Args:
+        model: name or folder, as for `load_model`.
+        prompts: a prompt file.
+        out: folder of the new trace; the job's folder stands beside it.
+        options: `device`, `dtype` for `load_model`; `experts`, `experts_used` for `emergent_moe`; the rest for
+            `trace_prompts`, `steering` as a profile.
+    Raises:
+        FileExistsError: that trace is being written by another job.
+    """
+    out = Path(out).absolute()
+    job = Job(out.with_name(out.name + SUFFIX))
+    if job.folder.exists() and not job.status().ended:
+        raise FileExistsError(f"{out.name} is already being traced")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "model": str(model),
+        "prompts": str(Path(prompts).absolute()),
+        "out": str(out),
+        "options": options,
+    }
+    (job.folder / "job.json").write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    (job.folder / "cancel").unlink(missing_ok=True)
+    write_status(job.folder, Status())
+    with open(job.folder / "log.txt", "wb") as log:
+        # A session of its own: Ctrl-C in the app's terminal does not end the trace.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moescope.tracer.jobs.process", str(job.folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=out.parent,
+        )
+    (job.folder / "pid").write_text(str(process.pid))
+    return job
+
+
+def list_jobs(library: str | os.PathLike[str]) -> list[Job]:
+    """Jobs whose traces lie in a library, newest first."""
+    found = [path for path in Path(library).glob(f"*{SUFFIX}") if (path / "job.json").is_file()]
+    return [Job(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Replace the status at once: a reader sees the old or the new one."""
+    data: Mapping[str, Any] = asdict(status)
+    temporary = folder / "status.json.new"
+    temporary.write_text(json.dumps(data), encoding="utf-8")
+    temporary.replace(folder / "status.json")

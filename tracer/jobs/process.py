@@ -1,0 +1,96 @@
+"""The process of one job: `python -m moescope.tracer.jobs.process FOLDER`; see `jobs`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ...store.errors import StoreError
+from ...store.write.writer import check_target
+from ..errors import TracerError
+from ..prompts.prompt_set import PromptSet, PromptSetError
+from .jobs import Job, Status, write_status
+
+log = logging.getLogger("moescope.job")
+STATUS_SECONDS = 0.25
+
+
+def main(folder: Path) -> int:
+    """Run the job; its exit code."""
+    status = Status(state="loading")
+    write_status(folder, status)
+    try:
+        status.summary = run(folder, status)
+        status.state = "complete"
+    except KeyboardInterrupt:
+        status.state = "cancelled"
+    except (TracerError, StoreError, PromptSetError) as error:
+        log.exception("the trace failed")
+        status.state, status.error = "failed", str(error)
+    except Exception as error:
+        log.exception("the trace failed")
+        status.state, status.error = "failed", f"{type(error).__name__}: {error}"
+    write_status(folder, status)
+    return 0 if status.state == "complete" else 1
+
+
+def run(folder: Path, status: Status) -> dict[str, Any]:
+    """Load, trace, and keep the status file true."""
+    asked = Job(folder).asked
+    options = dict(asked["options"])
+    prompts = PromptSet.from_file(asked["prompts"])
+    check_target(asked["out"], resume=options.get("resume", False))
+    from ..models.load import load_model
+    from ..run.trace import Progress, trace_prompts
+    from ..steering.profile import Steering
+
+    loaded = load_model(
+        asked["model"], **{name: options.pop(name) for name in ("device", "dtype") if name in options}
+    )
+    experts, used = options.pop("experts", None), options.pop("experts_used", None)
+    if experts is not None:
+        from ..routers.emergent import emergent_moe
+
+        log.info("splitting the feed-forward layers into %s groups of neurons each", experts)
+
+        def split(layers: int, total: int) -> None:
+            status.state, status.layers, status.total_layers = "splitting", layers, total
+            write_status(folder, status)
+
+        emergent_moe(loaded.model, experts, top_k=used, progress=split)
+    profile = options.pop("steering", None)
+    last = 0.0
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last < STATUS_SECONDS and progress.prompts < progress.total_prompts:
+            return
+        last = time.monotonic()
+        status.state = "running"
+        status.prompts, status.total_prompts = progress.prompts, progress.total_prompts
+        status.tokens, status.total_tokens = progress.tokens, progress.total_tokens
+        status.tokens_per_s, status.eta_s = progress.tokens_per_second, progress.eta_seconds
+        write_status(folder, status)
+
+    summary = trace_prompts(
+        loaded.model,
+        loaded.tokenizer,
+        prompts,
+        asked["out"],
+        card=loaded.card,
+        steering=None if profile is None else Steering.from_json(profile),
+        progress=tell,
+        **options,
+    )
+    return summary.to_json()
+
+
+if __name__ == "__main__":
+    # Ignored from birth where the app runs in the background of a shell script: cancelling would do nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,183 @@
+"""Loads a language model and its tokenizer: weights from safetensors or GGUF only, never a pickle, no remote
+code.
+
+Whatever goes wrong ends as a `ModelError` whose message fits on one line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .gguf import gguf_ready, read_once
+from .load_errors import ModelError, first_line, hub_answers, in_one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run. Unpacks as `model, tokenizer = load_model(...)`."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    card: dict[str, Any]
+    """What a manifest says of the model, see `model_card`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.tokenizer))
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+) -> LoadedModel:
+    """Loads a causal language model from a folder, a hub name or a GGUF file, in eval mode.
+
+    Args:
+        name_or_path: a folder with config.json and *.safetensors, a hub name, or the path of a *.gguf file.
+        device: `auto` (all CUDA devices, else MPS, else CPU), or a torch device such as `cpu` or `cuda:1`.
+        dtype: `auto` (as the checkpoint is stored), `float32`, `bfloat16` or `float16`.
+        trust_remote_code: run Python code that comes with the model. Off unless the user asks.
+        gguf_file: name of a GGUF file inside the folder or hub repository.
+    Raises:
+        ModelError: one line that says what is missing or refused.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
+    source, gguf_file = _resolve(str(name_or_path), gguf_file)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf_file:
+        options["gguf_file"] = gguf_ready(gguf_file)
+    placement = _placement(device)
+    with in_one_line(str(name_or_path)), read_once() if gguf_file else nullcontext():
+        if not os.path.isdir(source) and not hub_answers():
+            options["local_files_only"] = True
+        model = _load_weights(source, _config(source, options), options, dtype, placement)
+        tokenizer = _load_tokenizer(source, options)
+    from .card import model_card
+
+    return LoadedModel(model, tokenizer, model_card(model, name=str(name_or_path)))
+
+
+def _resolve(name: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """The folder or hub name, and the GGUF file in it."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return str(path.parent), path.name
+    if path.is_file():
+        raise ModelError(f"{name}: is a file; give the model's folder, or a *.gguf file")
+    if name.strip() and path.is_dir():
+        _check_folder(path, gguf_file)
+        return str(path), gguf_file
+    if (
+        name.startswith((".", "~", os.sep))
+        or name.count("/") > 1
+        or not name.strip()
+        or path.suffix == ".gguf"
+    ):
+        raise ModelError(f"{name!r}: there is no such folder")
+    return name, gguf_file
+
+
+def _check_folder(path: Path, gguf_file: str | None) -> None:
+    if gguf_file:
+        if not (path / gguf_file).is_file():
+            raise ModelError(f"{path}: holds no file {gguf_file}")
+        return
+    if not (path / "config.json").is_file():
+        ggufs = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"; it holds {ggufs[0]}: give that file" if ggufs else ""
+        raise ModelError(f"{path}: holds no config.json, so it is not a model folder{hint}")
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{path}: its weights are in {pickles[0]}, a pickle, which could run code when it is opened; "
+            "convert them to safetensors"
+        )
+    raise ModelError(f"{path}: holds no *.safetensors")
+
+
+def _placement(device: str) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained`, or the device to move to afterwards as `to`."""
+    import torch
+
+    if device == "auto":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count > 1 and importlib.util.find_spec("accelerate") is not None:
+            return {"device_map": "auto"}
+        mps = torch.backends.mps.is_available()
+        return {"to": "cuda" if count else "mps" if mps else "cpu"}
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from None
+    return {"to": str(target)}
+
+
+def _config(source: str, options: dict[str, Any]) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source, **options)
+
+
+def _load_weights(
+    source: str, config: PreTrainedConfig, options: dict[str, Any], dtype: str, placement: dict[str, Any]
+) -> PreTrainedModel:
+    import torch
+
+    if options.get("trust_remote_code") and "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+        from transformers import AutoModelForCausalLM as auto_class
+    else:
+        auto_class = _auto_class(source, config)
+    where = dict(placement)
+    target = where.pop("to", None)
+    if target not in (None, "cpu") and importlib.util.find_spec("accelerate") is not None:
+        where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
+    weights = {} if "gguf_file" in options else {"use_safetensors": True}
+    kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+    model: Any = auto_class.from_pretrained(source, dtype=kind, **weights, **options, **where)
+    if target is not None and not getattr(model, "hf_device_map", None):
+        model = model.to(torch.device(target))
+    return model.eval().requires_grad_(False)
+
+
+def _auto_class(source: str, config: PreTrainedConfig) -> Any:
+    """The class that gives next-token logits: causal, else the text side of a vision-language model, else
+    both halves of an encoder-decoder."""
+    import transformers
+
+    names = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM")
+    for auto_class in (getattr(transformers, name) for name in names):
+        if type(config) in auto_class._model_mapping:
+            return auto_class
+    raise ModelError(f"{source}: {config.model_type} is not a language model that predicts tokens")
+
+
+def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{source}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # what transformers makes of a folder without its files
+        raise ModelError(f"{source}: its tokenizer cannot be loaded: the folder holds no vocabulary")
+    return tokenizer

@@ -1,0 +1,240 @@
+"""Prompt files of six formats → rows of (place, cells by column); knows nothing of what a column means."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .prompt_set import PromptSetError
+
+Row = tuple[str, Mapping[str, Any]]
+
+FORMATS = {
+    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".parquet": "parquet", ".txt": "txt", ".text": "txt",
+}  # fmt: skip
+
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+_OTHER_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+
+
+def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
+    """Yields the rows of a prompt file in order.
+
+    Raises:
+        PromptSetError: the file is missing, of an unknown kind, not UTF-8, or malformed.
+    """
+    kind = format or FORMATS.get(path.suffix.lower())
+    if kind is None or kind not in FORMATS.values():
+        known = ", ".join(sorted(set(FORMATS.values())))
+        raise PromptSetError(
+            f"{path.name}: unknown kind of prompt set {kind or path.suffix!r} (known: {known})"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PromptSetError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if kind == "parquet":
+        return _parquet_rows(data, path.name)
+    text = _utf8(data, path.name, _DELIMITERS.get(kind))
+    if kind == "txt":
+        return _text_rows(text, path.name)
+    if kind == "json":
+        return cells_of_objects(_json_objects(text, path.name), path.name)
+    if kind == "jsonl":
+        return _jsonl_rows(text, path.name)
+    return _table_rows(text, path.name, _DELIMITERS[kind])
+
+
+def cells_of_objects(objects: Iterable[Any], name: str) -> Iterator[Row]:
+    """Rows from mappings or plain texts that stand in a JSON list or in Python."""
+    if isinstance(objects, str | bytes | Mapping):
+        raise PromptSetError(f"{name}: expected a list of prompts, found {_kind(objects)}")
+    for number, item in enumerate(objects, 1):
+        yield f"row {number}", _cells(item, f"{name}, row {number}")
+
+
+def _cells(item: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(item, str):
+        return {"text": item}
+    if not isinstance(item, Mapping):
+        raise PromptSetError(f"{where}: expected an object with columns or a text, found {_kind(item)}")
+    if not all(isinstance(column, str) for column in item):
+        raise PromptSetError(f"{where}: column names must be text")
+    return item
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _utf8(data: bytes, name: str, delimiter: str | None) -> str:
+    for bom, encoding in _OTHER_ENCODINGS:
+        if data.startswith(bom):
+            raise PromptSetError(f"{name}: is {encoding} encoded; save it as UTF-8")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data[:400:2].count(0) + data[1:400:2].count(0) > len(data[:400]) // 4:
+        raise PromptSetError(f"{name}: looks like UTF-16 or binary data, not UTF-8 text")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        place = f"line {line}"
+        if delimiter is not None:
+            place = _cell_at_end(data[: error.start].decode() + "?", name, delimiter, line)
+        raise PromptSetError(
+            f"{name}, {place}, byte {byte}: 0x{data[error.start]:02X} is not UTF-8; save it as UTF-8"
+        ) from None
+
+
+def _cell_at_end(text: str, name: str, delimiter: str, line: int) -> str:
+    """Row and column of the cell in which a part of a table ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    (_, header), *rows = _records(reader, name)
+    if not rows:
+        return f"header (line {line}), column {len(header)}"
+    number = len(rows[-1][1])
+    column = repr(header[number - 1].strip()) if number <= len(header) else number
+    return f"row {len(rows)} (line {line}), column {column}"
+
+
+def _lines(text: str) -> list[str]:
+    """Physical lines, without the empty ones at the end; only newlines end a line, not U+2028."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _text_rows(text: str, name: str) -> Iterator[Row]:
+    for number, line in enumerate(_lines(text), 1):
+        yield f"line {number}", {"text": line}
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+    except json.JSONDecodeError as error:
+        place = f", line {error.lineno}" if error.lineno > 1 or "line" not in where else ""
+        raise PromptSetError(f"{where}{place}, character {error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise PromptSetError(f"{where}: nested too deeply") from None
+    except PromptSetError:
+        raise
+    except ValueError as error:
+        raise PromptSetError(f"{where}: not JSON: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
+        names = [key for key, _ in pairs]
+        double = next(key for key in names if names.count(key) > 1)
+        raise PromptSetError(f"{where}: an object names {double!r} twice")
+    return cells
+
+
+def _json_objects(text: str, name: str) -> list[Any]:
+    value = _parse_json(text, name)
+    if isinstance(value, dict) and isinstance(value.get("prompts"), list):
+        value = value["prompts"]
+    if not isinstance(value, list):
+        raise PromptSetError(f"{name}: expected a list of prompts, found {_kind(value)}")
+    return value
+
+
+def _jsonl_rows(text: str, name: str) -> Iterator[Row]:
+    for number, line in enumerate(_lines(text), 1):
+        where = f"{name}, line {number}"
+        if not line.strip():
+            raise PromptSetError(f"{where}: empty row")
+        yield f"line {number}", _cells(_parse_json(line, where), where)
+
+
+def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records = _records(reader, name)
+    try:
+        header = [column.strip() for column in next(records)[1]]
+    except StopIteration:
+        raise PromptSetError(f"{name}: the file is empty") from None
+    _check_header(header, name)
+    blank: str | None = None
+    for number, (line, record) in enumerate(records, 1):
+        place = f"row {number} (line {line})"
+        if not record:
+            blank = blank or place
+            continue
+        if blank or not any(cell.strip() for cell in record):  # only at the end is a blank line no mistake
+            raise PromptSetError(f"{name}, {blank or place}: empty row")
+        if len(record) != len(header):
+            raise PromptSetError(f"{name}, {place}: {_ragged(len(record), header)}")
+        yield place, dict(zip(header, record, strict=True))
+
+
+def _ragged(cells: int, header: list[str]) -> str:
+    odd = (
+        f"column {header[cells]!r} has no cell"
+        if cells < len(header)
+        else f"cell {len(header) + 1} has no column"
+    )
+    return f"has {cells} columns, the header has {len(header)}: {odd}"
+
+
+def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line where the record starts, cells); long prompts are allowed while this reader runs."""
+    for number in itertools.count():
+        start = reader.line_num + 1
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            place = f"row {number} (line {start})" if number else f"header (line {start})"
+            raise PromptSetError(f"{name}, {place}: {error}") from None
+        finally:
+            csv.field_size_limit(limit)
+        yield start, record
+
+
+def _check_header(header: list[str], name: str) -> None:
+    for number, column in enumerate(header, 1):
+        if not column:
+            raise PromptSetError(f"{name}, header: column {number} has no name")
+        if header.count(column) > 1:
+            raise PromptSetError(f"{name}, header: column {column!r} stands there twice")
+
+
+def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        columns = table.column_names
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PromptSetError(f"{name}: not a readable Parquet file: {reason}") from None
+    _check_header(columns, name)
+    number = 0
+    for batch in table.to_batches():
+        try:
+            rows = batch.to_pylist()
+        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+            raise PromptSetError(f"{name}, rows from {number + 1}: unreadable cell: {error}") from None
+        for row in rows:
+            number += 1
+            yield f"row {number}", row

@@ -1,0 +1,124 @@
+"""Whether rules fit a model, and whether a rule would change anything at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...store.schema import RouterSpec
+from ..routers.scoring import SCORING
+from .rules import Rule
+
+
+def is_neutral(rule: Rule, spec: RouterSpec) -> bool:
+    """Whether a rule leaves this router's decisions exactly as they are."""
+    amount = rule.amount_in(spec.layer)
+    match rule.rule:
+        case "bias":
+            return amount == 0 or rule.experts == ()
+        case "scale":
+            return amount == 1 or rule.experts == ()
+        case "temperature":
+            return amount == 1
+        case "top_k":
+            return spec.top_k is not None and amount is not None and amount >= spec.top_k
+        case "top_p":
+            return amount is not None and amount > 1
+        case "prune_ratio":
+            return amount == 0
+        case "null_experts":
+            return amount == 0 and rule.options["top_k"] == spec.top_k
+        case "vector":
+            vector = rule.vector_in(spec.layer)
+            return vector is None or (isinstance(vector, tuple) and not any(vector))
+        case "keep_only":
+            return rule.experts is None or len(rule.experts) == spec.num_experts
+    return rule.experts == ()
+
+
+def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
+    """The rules that change something at this router; a rule for all layers passes over routers whose logits
+    cannot be edited."""
+    acting = [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)]
+    wider = any(rule.rule == "null_experts" for rule in acting)
+    return [
+        rule
+        for rule in acting
+        if (spec.steerable or rule.kind.point == "selection")
+        and (not is_neutral(rule, spec) or (wider and rule.rule == "top_k"))
+    ]
+
+
+def problems_with(rules: Sequence[Rule], specs: Sequence[RouterSpec]) -> list[str]:
+    """What does not fit, one sentence each, with the number of the rule from 1."""
+    problems: list[str] = []
+    for number, rule in enumerate(rules, start=1):
+        problems += [f"rule {number} ({rule.rule}): {text}" for text in _problems(rule, specs)]
+    for spec in specs:
+        problems += _problems_together(
+            [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)], spec
+        )
+    return problems
+
+
+def _problems(rule: Rule, specs: Sequence[RouterSpec]) -> list[str]:
+    there = {spec.layer: spec for spec in specs if rule.stream in (spec.stream, "all")}
+    if not there:
+        streams = ", ".join(sorted({spec.stream for spec in specs}))
+        return [f"this model has no routers of the stream {rule.stream!r} (it has: {streams})"]
+    problems: list[str] = []
+    if missing := [layer for layer in rule.layers or () if layer not in there]:
+        problems.append(
+            f"no router in layer {_listed(missing)} (there are routers in layer {_listed(there)})"
+        )
+    for layer, spec in there.items():
+        if not rule.acts_in(layer, spec.stream):
+            continue
+        if beyond := [expert for expert in rule.experts or () if expert >= spec.num_experts]:
+            problems.append(f"no expert {_listed(beyond)} in layer {layer}, which has {spec.num_experts}")
+        problems += _cannot_act(rule, spec)
+    return problems
+
+
+def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
+    layer = spec.layer
+    if is_neutral(rule, spec):
+        return []
+    if rule.rule == "prune_ratio" and rule.amount_in(layer) is None:
+        return [f"no ratio for layer {layer}: give mu, or the medians of a trace (median_ratios)"]
+    if (
+        rule.rule == "vector"
+        and (vector := rule.vector_in(layer)) is not None
+        and len(vector) != spec.num_experts
+    ):
+        return [f"a vector of {len(vector)} numbers for layer {layer}, which has {spec.num_experts} experts"]
+    if rule.rule == "null_experts" and spec.scoring not in SCORING:
+        return [f"the scoring function of layer {layer} is not known"]
+    if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:
+        return [f"the logits of layer {layer} cannot be edited. {spec.note}".rstrip()]
+    return []
+
+
+def _problems_together(rules: Sequence[Rule], spec: RouterSpec) -> list[str]:
+    """What rules that each make sense do together in one layer, for some token."""
+    everyone = frozenset(range(spec.num_experts))
+    masked: frozenset[int] = frozenset()
+    forced: frozenset[int] = frozenset()
+    for rule in rules:
+        named = everyone if rule.experts is None else everyone & frozenset(rule.experts)
+        if rule.rule in ("off", "keep_only"):
+            gone = named if rule.rule == "off" else everyone - named
+            masked, forced = masked | gone, forced - gone
+        elif rule.rule == "on":
+            masked, forced = masked - named, forced | named
+    where = f"in layer {spec.layer} ({spec.stream})"
+    if masked == everyone:
+        return [f"no expert is left {where}"]
+    if spec.top_k is not None and len(forced) > spec.top_k:
+        return [f"{len(forced)} experts are on {where}, but a token uses {spec.top_k}"]
+    return []
+
+
+def _listed(numbers: object) -> str:
+    values = sorted(numbers)  # type: ignore[call-overload]
+    shown = ", ".join(map(str, values[:8]))
+    return f"{shown}, ... {values[-1]}" if len(values) > 9 else ", ".join(map(str, values))
