@@ -5,8 +5,8 @@ Nothing here imports torch, transformers or streamlit.
 
 from .errors import StoreError, TraceLocked
 from .library import default_library, list_traces, sample_dir
-from .read.trace_rows import Trace, open_trace
 from .schema import Part, RouterEvents, RouterSpec, RouterSums
+from .trace import Trace, open_trace
 from .write.writer import TraceWriter
 
 __all__ = [

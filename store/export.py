@@ -22,8 +22,8 @@ from .arrow import pc
 from .errors import StoreError, plain_os_errors
 from .files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from .read.selection import Where
-from .read.trace_rows import Trace
 from .tables import csv_bytes, json_rows
+from .trace import Trace
 
 FORMATS = ("duckdb", "parquet", "csv", "jsonl")
 CSV_TABLES = ("prompts", "tokens", "selections")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import NotATrace, StoreError
 from .files.manifest import MANIFEST_NAME
-from .read.trace_rows import Trace, open_trace
+from .trace import Trace, open_trace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ def view_command(
 def _view_help(view: str | None, views: types.ModuleType) -> None:
     if view in views.names():
         options = " ".join(f"[--{name.replace('_', '-')} …]" for name in views.parameters(view))
-        click.echo(f"moescope view TRACE {view} {options}\n\n{inspect.getdoc(views.get(view))}")
+        click.echo(f"moescope view TRACE {view} {options}\n\n{views.help_of(view)}")
         return
     click.echo(click.get_current_context().get_help() + "\n\nViews:")
     for name in views.names():

@@ -11,8 +11,8 @@ import pyarrow as pa
 import streamlit as st
 
 from ...store.arrow import pc
+from ...store.views.experts.load_difference import with_measure
 from ..figures.bars import share_bars
-from ..figures.load import with_measure
 from ..sentences import load as sentences
 from ..shell import messages, show, travel
 from ..shell.frame import Frame, remember

@@ -11,7 +11,8 @@ import streamlit as st
 from ...store import Trace
 from ...store.arrow import pc
 from ...store.notes import notes_of
-from ..figures.load import HOVER, MEASURES, difference, difference_hover, moved, with_measure
+from ...store.views.experts.load_difference import difference, moved, with_measure
+from ..figures.load import HOVER, MEASURES, difference_hover
 from ..figures.multiples import small_maps
 from ..figures.routing_map import routing_map
 from ..sentences import load as sentences
@@ -221,7 +222,7 @@ def _explained() -> str:
 
 def _difference_snippet(frame: Frame, measure: str, a: Side, b: Side) -> str:
     lines = [
-        "from moescope.app.figures.load import difference, with_measure",
+        "from moescope.store.views.experts.load_difference import difference, with_measure",
         "from moescope.store import open_trace",
         "",
     ]

@@ -13,7 +13,7 @@ def load(table: pa.Table, measure: str, who: str) -> str:
     """Of a map of one selection: its largest cell against even routing, and the experts that nobody uses.
 
     Args:
-        table: from `figures.load.with_measure`.
+        table: from `load_difference.with_measure`.
         who: whose tokens, as in `Japanese` or `all`.
     """
     value = table["value"].to_numpy()
@@ -62,7 +62,7 @@ def widest_spread(table: pa.Table, measure: str, column: str) -> str:
     """Of maps side by side: the expert on which the values of the column differ most.
 
     Args:
-        table: from `figures.load.with_measure`, with `column`.
+        table: from `load_difference.with_measure`, with `column`.
     """
     cells: dict[tuple, list[dict]] = {}
     for row in table.select(["stream", "layer", "expert", column, "value", "tokens"]).to_pylist():

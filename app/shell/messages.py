@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import streamlit as st
 
 from ...store import StoreError, errors
-from ...store.read.trace_rows import Trace
+from ...store.trace import Trace
 from ..text import words
 from ..text.nan_notice import nan_notice
 from . import sources

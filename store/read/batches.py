@@ -116,3 +116,11 @@ def _list_arrays(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
     offsets = np.asarray(array.offsets)
     return offsets - offsets[0] if len(offsets) and offsets[0] else offsets, np.asarray(array.flatten())
+
+
+def uses_of(experts: np.ndarray, offsets: np.ndarray | None, expert: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token rows that chose an expert, and the flat slots in which they did."""
+    slots = np.flatnonzero(experts.reshape(-1) == expert)
+    if offsets is None:
+        return slots // experts.shape[1], slots
+    return np.searchsorted(offsets, slots, side="right") - 1, slots

@@ -15,13 +15,13 @@ from ..errors import UnknownColumn
 from ..files.footers import row_groups
 from ..files.tables import read_table
 from ..files.threads import READERS, readers
-from ..write.rollups import PHASES, token_key
+from ..write.rollups import token_key
 from .batches import EventBatch, batch_of, has_same_k
-from .selection import Where
+from .token_filter import ALL_TOKENS, TokenFilter
 
 if TYPE_CHECKING:
     from ..files.manifest import PartEntry
-    from .trace_rows import Trace
+    from .trace_prompts import TracePrompts
 
 KEYS = ["prompt", "position"]
 _FEW_PROMPTS = 64
@@ -34,20 +34,18 @@ Made = TypeVar("Made")
 class _Pass:
     """What to read of each part, and which of its tokens."""
 
-    trace: Trace
+    trace: TracePrompts
     router: int
     columns: tuple[str, ...]
     token_columns: tuple[str, ...]
     keys: np.ndarray | None
-    special: bool
-    phase: str | None
-    completion: bool | None
+    wanted: TokenFilter
 
     def load(self, entry: PartEntry) -> EventBatch:
         events, keys, tokens = self._tables(entry)
         prompt, position = (np.asarray(keys[name]) for name in KEYS)
         rows = None
-        if self.classes and not (of_class := self._of_class(tokens)).all():
+        if self.classes and not (of_class := self.wanted.of_tokens(tokens)).all():
             rows = np.flatnonzero(of_class)
             if not (len(rows) and has_same_k(events)):
                 events, prompt, position = events.take(pa.array(rows)), prompt[rows], position[rows]
@@ -61,12 +59,7 @@ class _Pass:
     @property
     def classes(self) -> list[str]:
         """Columns of the tokens that say which are wanted."""
-        asked = {
-            "special": not self.special,
-            "phase": self.phase is not None,
-            "completion": self.completion is not None,
-        }
-        return [name for name, wanted in asked.items() if wanted]
+        return self.wanted.columns()
 
     def _tables(self, entry: PartEntry) -> tuple[pa.Table, pa.Table, pa.Table]:
         """Events of the part, and with a row for each of them their keys, and their tokens where those are needed.
@@ -100,30 +93,16 @@ class _Pass:
             folder, entry, table, columns, router=router, prompts=self.keys, threads=False, keep=keep
         )
 
-    def _of_class(self, tokens: pa.Table) -> np.ndarray:
-        """(N,) bool: events whose token is of the wanted kind."""
-        good = np.ones(tokens.num_rows, bool)
-        if not self.special:
-            good &= ~np.asarray(tokens["special"])
-        if self.phase is not None:
-            good &= np.asarray(tokens["phase"].cast(pa.string())) == self.phase
-        if self.completion is not None:
-            good &= np.asarray(tokens["completion"]) == self.completion
-        return good
-
 
 def map_router(
-    trace: Trace,
+    trace: TracePrompts,
     work: Callable[[EventBatch], Made],
     layer: int,
     stream: str = "decoder",
     *,
     columns: Sequence[str] = ("experts",),
     token_columns: Sequence[str] = (),
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
 ) -> Iterator[Made]:
     """`work` of each batch of `Trace.iter_router`, in order, done in the threads that read: for kernels that take
     longer than reading."""
@@ -131,18 +110,15 @@ def map_router(
     missing = [name for name in extra if name not in trace.manifest.capture]
     if missing:
         raise UnknownColumn(f"this trace did not capture {', '.join(missing)}")
-    if phase is not None and phase not in PHASES:
-        raise UnknownColumn(f"phase is {phase!r}; it is one of {', '.join(PHASES)}")
-    keys = trace.wanted_keys(where=where)
+    tokens.check()
+    keys = trace.wanted_keys(where=tokens.where)
     plan = _Pass(
         trace=trace,
         router=trace.routers.index(trace.router(layer, stream)),
         columns=tuple(extra),
         token_columns=tuple(token_columns),
         keys=keys,
-        special=special,
-        phase=phase,
-        completion=completion,
+        wanted=tokens,
     )
     yield from _read_ahead(trace.parts_with(keys), lambda entry: work(plan.load(entry)))
 

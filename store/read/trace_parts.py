@@ -29,7 +29,7 @@ class DamageWarning(UserWarning):
     """A part was found to be damaged while it was read, and is left out from now on."""
 
 
-def survives_damage(
+def retry_without_damaged_part(
     method: Callable[Concatenate[T, P], R],
 ) -> Callable[Concatenate[T, P], R]:
     """Start a call over without the part that turned out to be damaged while it was read."""
@@ -52,7 +52,7 @@ def survives_damage(
 
 
 class TraceParts:
-    """The manifest, the parts and the routers: the base of `reader.Trace`."""
+    """The manifest, the parts and the routers: the base of `trace.Trace`."""
 
     def __init__(self, folder: Folder):
         self._folder = folder

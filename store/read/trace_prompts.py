@@ -11,11 +11,11 @@ from ..files.layout import PROMPTS_FILE
 from ..files.manifest import PartEntry
 from ..files.tables import read_table
 from .selection import COLUMNS, Groups, PromptColumns, Where
-from .trace_parts import TraceParts, survives_damage
+from .trace_parts import TraceParts, retry_without_damaged_part
 
 
 class TracePrompts(TraceParts):
-    """What `reader.Trace` knows of its prompts."""
+    """What `trace.Trace` knows of its prompts."""
 
     def _use_parts(self) -> None:
         super()._use_parts()
@@ -49,13 +49,13 @@ class TracePrompts(TraceParts):
             return keys.astype(np.int64)
         return np.searchsorted(known, keys)
 
-    @survives_damage
+    @retry_without_damaged_part
     def prompts(self, where: Where | None = None) -> pa.Table:
         """The prompts, in the order they were traced: the columns of `schema.PROMPTS`."""
         table = self._prompts().drop_columns(["prompt"])
         return table if where is None else table.filter(pa.array(self._columns().mask(where)))
 
-    @survives_damage
+    @retry_without_damaged_part
     def tags(self) -> dict[str, list[str]]:
         """Columns that prompts can be grouped by, with their values: `language` and `group` where any prompt
         has one, then every tag."""
@@ -64,17 +64,17 @@ class TracePrompts(TraceParts):
         values = {name: columns.values(name) for name in names}
         return {name: found for name, found in values.items() if found}
 
-    @survives_damage
+    @retry_without_damaged_part
     def tag_names(self) -> list[str]:
         """Names of the tags, without the columns that every prompt has."""
         return [name for name in self._columns().names() if name not in COLUMNS]
 
-    @survives_damage
+    @retry_without_damaged_part
     def groups(self, by: str | None) -> Groups:
         """The prompts by the value of a column or tag; one group where `by` is None."""
         return self._columns().groups(by)
 
-    @survives_damage
+    @retry_without_damaged_part
     def prompt_mask(self, where: Where | None) -> np.ndarray:
         """(P,) bool over `prompts()`: which satisfy `where`."""
         return self._columns().mask(where)

@@ -1,4 +1,4 @@
-"""A trace, opened for reading.
+"""The tables of an opened trace.
 
 Opening reads the manifest and lists the folders; it does not depend on how many events there are. A part that
 is missing, truncated or damaged is left out with all its prompts, and named in `Trace.problems`; the rest
@@ -8,37 +8,34 @@ looks for new ones.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import UnknownColumn
-from ..files.folder import open_folder
 from ..files.footers import row_groups
 from ..files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from ..files.manifest import PartEntry
 from ..files.tables import read_table
 from .arrays import RollupArrays, RollupRows, per_prompt
+from .batches import EventBatch
+from .passes import map_router
 from .prompt_rows import read_prompt
 from .rollup_cache import CACHE_BYTES, SUMS, RollupCache, rollup_rows
 from .selection import Where
-from .trace_parts import DamageWarning, survives_damage
+from .token_filter import TokenFilter
+from .trace_parts import retry_without_damaged_part
 from .trace_prompts import TracePrompts
 
-if TYPE_CHECKING:
-    from .passes import EventBatch
-
-__all__ = ["DamageWarning", "Trace", "open_trace"]
-
+_NAN = ["prompt", "layer", "stream", "nan_tokens"]
 _READ_AT_ONCE = 1 << 25
 """Bytes of sums of several routers that are decoded together."""
 
 
-class Trace(TracePrompts):
-    """One trace. Safe to use from several threads. Made by `open_trace`."""
+class TraceRows(TracePrompts):
+    """The tables of a trace: tokens, events, sums. Views and SQL build on it; `trace.Trace` offers those too."""
 
     def _use_parts(self) -> None:
         super()._use_parts()
@@ -76,7 +73,7 @@ class Trace(TracePrompts):
         at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
         return piece.filter(pa.array(keys[at] == prompt))
 
-    @survives_damage
+    @retry_without_damaged_part
     def tokens(self, prompt_id: str | int | None = None, where: Where | None = None) -> pa.Table:
         """Tokens of one prompt, or of all that satisfy `where`, by prompt and position.
 
@@ -97,7 +94,7 @@ class Trace(TracePrompts):
 
     # Events
 
-    @survives_damage
+    @retry_without_damaged_part
     def events(
         self,
         prompt_id: str | int | None = None,
@@ -141,20 +138,17 @@ class Trace(TracePrompts):
         *,
         columns: Sequence[str] = ("experts",),
         token_columns: Sequence[str] = (),
-        where: Where | None = None,
-        special: bool = True,
-        phase: str | None = None,
-        completion: bool | None = None,
+        tokens: TokenFilter | None = None,
+        **kinds: Any,
     ) -> Iterator[EventBatch]:
         """All events of one router as NumPy arrays, a batch a part, read ahead in the background.
 
         Args:
             columns: `experts` and any of `weights`, `entropy`, ... that were captured.
             token_columns: columns of the tokens to go with them, e.g. `token_id`.
-        The others are those of `rollup_arrays`. See `passes.EventBatch` for what comes.
+            tokens: which tokens of which prompts; or the fields of a `TokenFilter` by name.
+        See `passes.EventBatch` for what comes.
         """
-        from .passes import map_router
-
         return map_router(
             self,
             lambda batch: batch,
@@ -162,10 +156,7 @@ class Trace(TracePrompts):
             stream,
             columns=columns,
             token_columns=token_columns,
-            where=where,
-            special=special,
-            phase=phase,
-            completion=completion,
+            tokens=TokenFilter.of(tokens, kinds),
         )
 
     # Rollups
@@ -184,7 +175,7 @@ class Trace(TracePrompts):
     def _rollup_rows(self, router: int, table: pa.Table) -> RollupRows:
         return rollup_rows(table, self.routers[router].num_experts, self.row_of_key)
 
-    @survives_damage
+    @retry_without_damaged_part
     def rollups(self, layer: int, stream: str = "decoder", *, sums: tuple[str, ...] = SUMS) -> RollupRows:
         """All rollup rows of a router as arrays, kept in memory; see `arrays.RollupRows`.
 
@@ -207,84 +198,38 @@ class Trace(TracePrompts):
             range(0, len(routers), step),
         )
 
-    @survives_damage
+    @retry_without_damaged_part
     def rollup_arrays(
         self,
         layer: int,
         stream: str = "decoder",
         *,
-        where: Where | None = None,
-        special: bool = True,
-        phase: str | None = None,
-        completion: bool | None = None,
+        tokens: TokenFilter | None = None,
+        **kinds: Any,
     ) -> RollupArrays:
         """Sums per prompt at one router: what views over prompts start from.
 
         Args:
-            where: prompts to take, column or tag → values.
-            special: False leaves special and template tokens out.
-            phase: `prefill` or `decode` for those tokens only.
-            completion: True for the teacher-forced span only, False for the rest only.
+            tokens: which tokens of which prompts; or the fields of a `TokenFilter` by name.
         Returns:
             `arrays.RollupArrays`; prompts without any such token are not in it.
         """
         rows = self.rollups(layer, stream)
-        wanted = rows.mask(special, phase, completion)
-        if where is not None:
-            wanted &= self._columns().mask(where)[rows.prompt_R]
+        wanted = TokenFilter.of(tokens, kinds).rows(self, rows)
         return per_prompt(rows, layer, stream, wanted)
 
-    @survives_damage
-    def counts(
-        self,
-        by: str | None = None,
-        where: Where | None = None,
-        special: bool = True,
-        phase: str | None = None,
-        *,
-        completion: bool | None = None,
-        layer: int | Sequence[int] | None = None,
-        stream: str | None = None,
-    ) -> pa.Table:
-        """How often each expert was chosen: layer, stream, [the column `by`], expert, tokens, count,
-        weight_sum, probability_sum, nan_tokens. One row for every expert, chosen or not; sums the trace lacks
-        are null."""
-        from ..views.experts.load import counts_table
-
-        return counts_table(self, by, where, special, phase, completion, layer, stream)
-
-    @survives_damage
+    @retry_without_damaged_part
     def nan_rows(self) -> pa.Table:
         """Where the router's logits held NaN: prompt_id, layer, stream, tokens, in the order of the trace."""
-        from .nan_rows import nan_rows
+        return self.memo.get("nan_rows", lambda: (self._nan_rows(),))[0]
 
-        return nan_rows(self)
-
-    # Views and SQL
-
-    @survives_damage
-    def view(self, name: str, **params: Any) -> pa.Table:
-        """A named view of `store/views`, as a table; `views.names()` lists them.
-
-        Raises:
-            UnknownColumn: no such view or parameter.
-        """
-        from ..views import run
-
-        return run(self, name, params)
-
-    @survives_damage
-    def sql(self, query: str, **limits: Any) -> pa.Table:
-        """One read-only SELECT over prompts, tokens, events, selections and rollups; see `sql.run_query`."""
-        from ..sql.query import run_query
-
-        return run_query(self, query, **limits)
-
-
-def open_trace(url: str | os.PathLike[str]) -> Trace:
-    """Open the trace at a folder or URL for reading.
-
-    Raises:
-        NotATrace, NewerTrace, DamagedTrace: all are StoreErrors that say what is wrong.
-    """
-    return Trace(open_folder(url))
+    def _nan_rows(self) -> pa.Table:
+        # Only the parts whose entry in the manifest counts such events are read.
+        pieces = [self.read_part(entry, "rollups", None, _NAN) for entry in self.parts if entry.nan_tokens]
+        table = pa.concat_tables([ROLLUPS_FILE.empty_table().select(_NAN), *pieces])
+        table = table.set_column(2, "stream", table["stream"].cast(pa.string()))
+        table = table.filter(pa.array(np.asarray(table["nan_tokens"]) > 0))
+        # A prompt has a row for each phase and kind of token.
+        table = table.group_by(_NAN[:3], use_threads=False).aggregate([("nan_tokens", "sum")])
+        order = [("prompt", "ascending"), ("layer", "ascending"), ("stream", "ascending")]
+        return self.with_ids(table.rename_columns([*_NAN[:3], "tokens"]).sort_by(order))

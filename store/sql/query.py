@@ -28,7 +28,7 @@ from ..files.manifest import TABLES
 from .checked import check_footers, check_tables
 
 if TYPE_CHECKING:
-    from ..read.trace_rows import Trace
+    from ..read.trace_rows import TraceRows
 
 SECONDS = 30.0
 ROWS = 10_000
@@ -64,7 +64,7 @@ class QueryLimits:
 
 
 def run_query(
-    trace: Trace,
+    trace: TraceRows,
     query: str,
     *,
     seconds: float = SECONDS,
@@ -100,7 +100,7 @@ def run_query(
 
 
 def _ask(
-    trace: Trace, query: str, limits: QueryLimits, checked: Sequence[str]
+    trace: TraceRows, query: str, limits: QueryLimits, checked: Sequence[str]
 ) -> tuple[dict[str, Any], bytes]:
     """Header and Arrow bytes. `checked` names the tables whose files may be read."""
     worker = _borrow(limits.memory_mb)
@@ -123,7 +123,7 @@ def _table(header: dict[str, Any], data: bytes, limits: QueryLimits) -> pa.Table
     return table
 
 
-def view_columns(trace: Trace) -> dict[str, list[tuple[str, str]]]:
+def view_columns(trace: TraceRows) -> dict[str, list[tuple[str, str]]]:
     """Name and DuckDB type of the columns of each view, for the schema beside an SQL editor."""
     from .guard import VIEWS
 
@@ -139,7 +139,7 @@ def view_columns(trace: Trace) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _request(trace: Trace, query: str, limits: QueryLimits, checked: Sequence[str]) -> dict[str, Any]:
+def _request(trace: TraceRows, query: str, limits: QueryLimits, checked: Sequence[str]) -> dict[str, Any]:
     schemas = {
         "prompts": PROMPTS_FILE,
         "tokens": TOKENS_FILE,

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from ..notes import notes_of, with_notes
-from ..read.trace_rows import Trace
-from .alignment.units import Span
+from ..read.token_filter import TokenFilter
+from ..read.trace_rows import TraceRows
 
 KINDS = ("phase", "completion", "special")
 NARROWING = ("where", *KINDS)
 
 
-def selects_nothing(trace: Trace, known: Mapping[str, Any], params: Mapping[str, Any]) -> str | None:
+def selects_nothing(trace: TraceRows, known: Mapping[str, Any], params: Mapping[str, Any]) -> str | None:
     """Why no token is in what the parameters of a view select, or None where one is.
 
     Args:
@@ -29,9 +29,11 @@ def selects_nothing(trace: Trace, known: Mapping[str, Any], params: Mapping[str,
         return f"No prompt has {_listed(where)}: there is nothing to measure."
     if "phase" not in known:
         return None
-    span = Span(where=where, **{name: params[name] for name in KINDS if params.get(name) is not None})
+    tokens = TokenFilter(
+        where=where, **{name: params[name] for name in KINDS if params.get(name) is not None}
+    )
     rows = trace.rollups(*_router(trace, known, params), sums=())
-    if span.rows(trace, rows).any():
+    if tokens.rows(trace, rows).any():
         return None
     whose = f" of the prompts with {_listed(where)}" if where else ""
     kind = " and ".join(
@@ -45,7 +47,7 @@ def without_rows(table: pa.Table, why: str) -> pa.Table:
     return with_notes(table.slice(0, 0), [why, *notes_of(table)])
 
 
-def _router(trace: Trace, known: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[int, str]:
+def _router(trace: TraceRows, known: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[int, str]:
     stream = params.get("stream") or ("decoder" if "stream" in known else None)
     layer = params.get("layer")
     spec = trace.select_routers(layer if isinstance(layer, int) else None, stream)[0]

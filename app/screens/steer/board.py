@@ -8,10 +8,10 @@ from typing import Any
 import streamlit as st
 
 from ....store import RouterSpec
+from ....store.views.experts.load_difference import with_measure
 from ....tracer.steering.check import problems_with
 from ....tracer.steering.rules import KINDS, Rule, Span
 from ... import export
-from ...figures.load import with_measure
 from ...figures.steer_map import switchboard_map
 from ...sentences import answers as sentences_steering
 from ...shell import messages, show

@@ -12,26 +12,24 @@ import pyarrow as pa
 
 from ....kernels.alignment import Interval, bootstrap_interval, clustering_order
 from ...notes import with_notes
-from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..layers import layers_of
+from ..registry import view
 from .divergences import all_pairs, from_pivot
-from .units import Span, layers_of, parallel_units
+from .units import parallel_units
 
 RESAMPLES = 1000
 
 
 @view("alignment")
 def alignment(
-    trace: Trace,
+    trace: TraceRows,
     *,
     pivot: str = "en",
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -40,21 +38,16 @@ def alignment(
     Args:
         pivot: the language that the others are compared with.
         layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        where: prompts to take, e.g. language=ja,ko,en.
-        special: false leaves special and template tokens out (the paper keeps them in).
-        phase: prefill or decode, for those tokens only.
-        completion: true for the teacher-forced span only, false for the rest only.
         resamples: bootstrap resamples of the parallel units.
         seed: of the bootstrap.
     Returns:
         language, layer, stream, divergence (mean over the parallel pairs, 0..1), low, high (95 % bootstrap
         interval over units), units (pairs), experts, top_k.
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    units = parallel_units(trace, pivot, where)
+    units = parallel_units(trace, pivot, tokens.where)
     languages = [units.languages[n] for n in units.others]
     chosen = layers_of(trace, layers, stream)
-    found = from_pivot(trace, units, chosen, stream, span)
+    found = from_pivot(trace, units, chosen, stream, tokens)
     divergence_ULM, paired_ULM = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
     mean = mean_interval(divergence_ULM, paired_ULM, resamples, seed)
     rows: list[dict[str, Any]] = []
@@ -65,7 +58,7 @@ def alignment(
             row |= _interval("divergence", mean, (number, m))
             rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    return with_notes(table, [*units.notes, span.note()])
+    return with_notes(table, [*units.notes, tokens.note()])
 
 
 _SCHEMA = pa.schema(
@@ -103,16 +96,13 @@ def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:
 
 @view("alignment-matrix")
 def alignment_matrix(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layer: int | None = None,
     layers: str | None = None,
     pivot: str = "en",
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -122,19 +112,18 @@ def alignment_matrix(
         layer: one layer; or
         layers: a window such as 3:6 (both ends in); all layers by default.
         pivot: units without a text in this language are left out.
-        where, special, phase, completion, resamples, seed: as in `alignment`.
+        resamples, seed: as in `alignment`.
     Returns:
         language_a, language_b (both orders, and each with itself: 0), divergence (mean over shared units of
         the mean over layers), low, high, units, order_a, order_b (places in an order that puts similar
         languages side by side).
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    units = parallel_units(trace, pivot, where)
+    units = parallel_units(trace, pivot, tokens.where)
     chosen = layers_of(trace, layers if layer is None else layer, stream)
     one, other = np.triu_indices(len(units.languages), 1)
     divergence_UQ = np.zeros((units.shape[0], len(one)))
     there_UN = np.ones(units.shape, bool)
-    for of_layer_UQ, in_layer_UN in all_pairs(trace, units, chosen, stream, span):
+    for of_layer_UQ, in_layer_UN in all_pairs(trace, units, chosen, stream, tokens):
         divergence_UQ += of_layer_UQ
         there_UN &= in_layer_UN
     divergence_UQ /= len(chosen)
@@ -151,7 +140,7 @@ def alignment_matrix(
                 row |= _interval("divergence", mean, cell[min(a, b), max(a, b)])
             rows.append(row | {"order_a": int(place[a]), "order_b": int(place[b])})
     about = f"Layers {', '.join(map(str, chosen))}, stream {stream}."
-    return with_notes(pa.Table.from_pylist(rows), [about, *units.notes, span.note()])
+    return with_notes(pa.Table.from_pylist(rows), [about, *units.notes, tokens.note()])
 
 
 def _places(

@@ -15,17 +15,19 @@ from ....kernels.alignment.correlation import FEWEST_PAIRS
 from ...errors import StoreError
 from ...notes import notes_of, with_notes
 from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..layers import layers_of
+from ..registry import view
 from .alignment import RESAMPLES, mean_interval
 from .divergences import from_pivot
-from .units import Span, layers_of, parallel_units
+from .units import parallel_units
 
 Scores = Mapping[str, float] | str | None
 """language → score; or a CSV or JSON file of them; or None for the accuracy in the trace."""
 
 
-def language_scores(trace: Trace, scores: Scores, where: Where | None) -> tuple[dict[str, float], str]:
+def language_scores(trace: TraceRows, scores: Scores, where: Where | None) -> tuple[dict[str, float], str]:
     """Score of each language, and where it comes from.
 
     Raises:
@@ -69,16 +71,13 @@ def _read_scores(path: Path) -> dict[str, float]:
 
 @view("alignment-scores")
 def alignment_scores(
-    trace: Trace,
+    trace: TraceRows,
     *,
     scores: Scores = None,
     pivot: str = "en",
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -86,19 +85,18 @@ def alignment_scores(
 
     Args:
         scores: a CSV (columns language, score) or JSON file; the accuracy in the trace by default.
-        pivot, layers, where, special, phase, completion, resamples, seed: as in `alignment`.
+        pivot, layers, resamples, seed: as in `alignment`.
     Returns:
         language, score, divergence (mean over the layers of the window, then over pairs), low, high (95 %
         bootstrap over units), units. Languages without a score are left out and named in the notes.
     """
-    score_of, source = language_scores(trace, scores, where)
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    units = parallel_units(trace, pivot, where)
+    score_of, source = language_scores(trace, scores, tokens.where)
+    units = parallel_units(trace, pivot, tokens.where)
     chosen = layers_of(trace, layers, stream)
     languages = [units.languages[n] for n in units.others]
     total_UM = np.zeros((units.shape[0], len(languages)))
     paired_UM = np.ones(total_UM.shape, bool)
-    for divergence_UM, there_UM in from_pivot(trace, units, chosen, stream, span):
+    for divergence_UM, there_UM in from_pivot(trace, units, chosen, stream, tokens):
         total_UM += divergence_UM
         paired_UM &= there_UM
     mean = mean_interval(total_UM / len(chosen), paired_UM, resamples, seed)
@@ -115,7 +113,7 @@ def alignment_scores(
         if language in score_of and mean.units[m]
     ]
     missing = [language for language in languages if language not in score_of]
-    notes = [f"Layers {', '.join(map(str, chosen))}; {source}.", *units.notes, span.note()]
+    notes = [f"Layers {', '.join(map(str, chosen))}; {source}.", *units.notes, tokens.note()]
     if missing:
         notes.append(f"Left out, because they have no score: {', '.join(missing)}.")
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -136,31 +134,28 @@ _SCHEMA = pa.schema(
 
 @view("alignment-correlation")
 def alignment_correlation(
-    trace: Trace,
+    trace: TraceRows,
     *,
     scores: Scores = None,
     pivot: str = "en",
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pa.Table:
     """Correlation, over languages, of score and mean divergence from the pivot in a window of layers.
 
     Args:
-        scores, pivot, layers, where, special, phase, completion: as in `alignment-scores`.
+        scores, pivot, layers: as in `alignment-scores`.
         resamples: bootstrap resamples of the languages.
     Returns:
         method (pearson, spearman), r, low, high (95 % bootstrap over languages), languages, undefined (share
         of resamples in which nothing varied).
     """
     points = alignment_scores(
-        trace, scores=scores, pivot=pivot, layers=layers, where=where, stream=stream, special=special,
-        phase=phase, completion=completion, resamples=2, seed=seed,
+        trace, scores=scores, pivot=pivot, layers=layers, stream=stream, tokens=tokens, resamples=2,
+        seed=seed,
     )  # fmt: skip
     return correlate(points, resamples=resamples, seed=seed)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.trace_rows import TraceRows
+from ..registry import view
 from .resource_classes import resource_class
 from .scripts import script_of
 
@@ -14,13 +14,12 @@ SEVERAL = "several"
 
 
 @view("language-classes")
-def language_classes(trace: Trace, *, by: str = "script", where: Where | None = None) -> pa.Table:
+def language_classes(trace: TraceRows, *, by: str = "script", where: Where | None = None) -> pa.Table:
     """A class for each language, to colour or to group languages by.
 
     Args:
         by: `script` (of the letters of its texts), `resources` (class 1 to 5 of Joshi et al., 2020), or `group` or
             a tag; a tag of the trace that is called so wins.
-        where: prompts to take.
     Returns:
         language, class (null where unknown; `several` where the prompts of a language differ), prompts.
     """
@@ -41,7 +40,7 @@ def language_classes(trace: Trace, *, by: str = "script", where: Where | None = 
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _values(trace: Trace, by: str, language_P: list[str | None]) -> list[str | None]:
+def _values(trace: TraceRows, by: str, language_P: list[str | None]) -> list[str | None]:
     if by == "resources" and by not in trace.tags():
         return [language and resource_class(language) for language in language_P]
     groups = trace.groups(by)

@@ -9,21 +9,27 @@ import pyarrow as pa
 
 from ....kernels.alignment import bootstrap_interval
 from ...notes import with_notes
-from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..layers import layers_of
+from ..registry import view
 from .alignment import RESAMPLES
 from .prompts import entropies, overlaps
-from .units import Span, layers_of
 
 
 def _by_language(
-    trace: Trace, name: str, layers: str | None, stream: str, span: Span, resamples: int, seed: int
+    trace: TraceRows,
+    name: str,
+    layers: str | None,
+    stream: str,
+    tokens: TokenFilter,
+    resamples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Mean over the sequences of each language, with a bootstrap interval over sequences."""
     groups = trace.groups("language")
     chosen = layers_of(trace, layers, stream)
-    values_PL = np.stack(_of_prompts(trace, name, chosen, stream, span), axis=1)
+    values_PL = np.stack(_of_prompts(trace, name, chosen, stream, tokens), axis=1)
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for number, language in enumerate(groups.names):
         own_SL = values_PL[groups.group_P == number]
@@ -53,16 +59,18 @@ def _same_masks(there_SL: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(there_S, np.flatnonzero(same_L.ravel() == mask)) for mask, there_S in enumerate(masks_SL.T)]
 
 
-def _of_prompts(trace: Trace, name: str, layers: list[int], stream: str, span: Span) -> list[np.ndarray]:
+def _of_prompts(
+    trace: TraceRows, name: str, layers: list[int], stream: str, tokens: TokenFilter
+) -> list[np.ndarray]:
     """For each layer (P,) over all prompts: entropy or consistency, NaN where it is not defined."""
 
     def of(layer: int) -> tuple[np.ndarray]:
-        prompts, values = (entropies if name == "entropy" else overlaps)(trace, layer, stream, span)
+        prompts, values = (entropies if name == "entropy" else overlaps)(trace, layer, stream, tokens)
         values_P = np.full(trace.num_prompts, np.nan)
         values_P[prompts] = values
         return (values_P,)
 
-    key = (name, stream, span.key)
+    key = (name, stream, tokens.key)
     missing = [layer for layer in layers if trace.memo.find((*key, layer)) is None]
     trace.read_ahead(missing, stream, ("probability_sum",) if name == "entropy" else ("count",))
     found = trace.in_threads(lambda layer: trace.memo.get((*key, layer), lambda: of(layer)), layers)
@@ -82,61 +90,53 @@ def _known(value: Any) -> float | None:
 
 @view("routing-entropy")
 def routing_entropy(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
     """Entropy of a sequence's mean router probabilities, by language and layer.
 
     Args:
-        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
+        layers, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, entropy (nats; mean over sequences of H(q), not the mean entropy of single
         tokens), low, high (95 % bootstrap over sequences), sequences, experts, top_k, entropy_normalised
         (entropy / log E).
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    rows = _by_language(trace, "entropy", layers, stream, span, resamples, seed)
+    rows = _by_language(trace, "entropy", layers, stream, tokens, resamples, seed)
     for row in rows:
         row["entropy_normalised"] = row["entropy"] / np.log(row["experts"]) if row["experts"] > 1 else 0.0
     return with_notes(
-        pa.Table.from_pylist(rows, schema=_schema("entropy", "entropy_normalised")), [span.note()]
+        pa.Table.from_pylist(rows, schema=_schema("entropy", "entropy_normalised")), [tokens.note()]
     )
 
 
 @view("routing-consistency")
 def routing_consistency(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
     """How alike the tokens of one sequence are routed, by language and layer.
 
     Args:
-        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
+        layers, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, consistency (share of a token's experts that another token of its sequence
         uses too; mean over pairs, then over sequences), low, high (95 % bootstrap over sequences), sequences
         (of at least two tokens), experts, top_k, chance (k / E: independent uniform routing).
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    rows = _by_language(trace, "consistency", layers, stream, span, resamples, seed)
+    rows = _by_language(trace, "consistency", layers, stream, tokens, resamples, seed)
     for row in rows:
         row["chance"] = None if row["top_k"] is None else row["top_k"] / row["experts"]
     ours = "The measure of consistency is our choice: the mean overlap of two tokens of one sequence."
     table = pa.Table.from_pylist(rows, schema=_schema("consistency", "chance"))
-    return with_notes(table, [ours, span.note()])
+    return with_notes(table, [ours, tokens.note()])

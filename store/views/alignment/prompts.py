@@ -1,6 +1,6 @@
 """What rollups say of each prompt at one layer: its mean router probabilities, and how often it uses each expert.
 
-Shape legend: P prompts that have tokens of the span, U parallel units, N languages, E experts.
+Shape legend: P prompts that have tokens of the tokens, U parallel units, N languages, E experts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from ....kernels.alignment import divergence_and_entropy
 from ....kernels.counting.token_overlap import token_overlap
 from ...errors import StoreError
 from ...read.arrays import RollupRows, sum_rows
-from ...read.trace_rows import Trace
-from .units import Span, Units, by_unit
+from ...read.token_filter import TokenFilter
+from ...read.trace_rows import TraceRows
+from .units import Units, by_unit
 
 _BLOCK = 1 << 16
 """Numbers worked on at once; as many as `pairwise_divergence` takes at once."""
 
 
-def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+def distributions(
+    trace: TraceRows, layer: int, stream: str, tokens: TokenFilter
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean router probabilities of each prompt that has tokens of the span.
 
     Returns:
@@ -29,7 +32,7 @@ def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np
         StoreError: the trace holds no router probabilities.
     """
     rows = _probabilities(trace, layer, stream)
-    prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
+    prompts_P, group_R = _by_prompt(rows, tokens.rows(trace, rows))
     sum_PE = rows.grouped("probability_sum", group_R, len(prompts_P))
     assert sum_PE is not None
     sum_PE[_scale(sum_PE) <= 0] = np.nan
@@ -37,7 +40,7 @@ def distributions(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np
 
 
 def unit_sums(
-    trace: Trace, units: Units, layer: int, stream: str, span: Span
+    trace: TraceRows, units: Units, layer: int, stream: str, tokens: TokenFilter
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Distributions in the grid of units as they were summed up, some units at a time: arrays of a whole layer would
     not stay in the caches.
@@ -46,23 +49,25 @@ def unit_sums(
         which units; (some, N, E), not scaled, 0 where a language lacks the unit; present (some, N).
     """
     if not units.single:
-        yield slice(0, units.shape[0]), *by_unit(units, *distributions(trace, layer, stream, span))
+        yield slice(0, units.shape[0]), *by_unit(units, *distributions(trace, layer, stream, tokens))
         return
     rows = _probabilities(trace, layer, stream)
     assert rows.probability_sum is not None
     languages = units.shape[1]
-    cell_R = np.where(span.rows(trace, rows), units.cell_P[rows.prompt_R], -1)
+    cell_R = np.where(tokens.rows(trace, rows), units.cell_P[rows.prompt_R], -1)
     for cells, sum_CE in _blocks(rows.probability_sum, cell_R, units.shape[0], languages):
         here = slice(cells.start // languages, cells.stop // languages)
         there_C = sum_CE.sum(1) > 0
         yield here, sum_CE.reshape(-1, languages, rows.num_experts), there_C.reshape(-1, languages)
 
 
-def entropies(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+def entropies(
+    trace: TraceRows, layer: int, stream: str, tokens: TokenFilter
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the prompts as `distributions` has them (P,), and the entropy of their distributions (P,)."""
     rows = _probabilities(trace, layer, stream)
     assert rows.probability_sum is not None
-    prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
+    prompts_P, group_R = _by_prompt(rows, tokens.rows(trace, rows))
     values_P = np.full(len(prompts_P), np.nan)
     for here, sum_PE in _blocks(rows.probability_sum, group_R, len(prompts_P), 1):
         there_P = sum_PE.sum(1) > 0
@@ -96,13 +101,13 @@ def _scale(sums_XE: np.ndarray) -> np.ndarray:
     return total
 
 
-def overlaps(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndarray, np.ndarray]:
+def overlaps(trace: TraceRows, layer: int, stream: str, tokens: TokenFilter) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the prompts (P,), and how much of their experts two of their tokens share (P,)."""
     rows = trace.rollups(layer, stream, sums=("count",))
     if rows.count is None or rows.cell_experts is not None:
-        prompts_P, tokens_P, count_PE = counts(trace, layer, stream, span)
+        prompts_P, tokens_P, count_PE = counts(trace, layer, stream, tokens)
         return prompts_P, token_overlap(count_PE, tokens_P)
-    prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
+    prompts_P, group_R = _by_prompt(rows, tokens.rows(trace, rows))
     tokens_P = sum_rows(rows.tokens_R, group_R, len(prompts_P), np.int64)
     values_P = np.empty(len(prompts_P))
     for here, count_PE in _blocks(rows.count, group_R, len(prompts_P), 1):
@@ -111,14 +116,14 @@ def overlaps(trace: Trace, layer: int, stream: str, span: Span) -> tuple[np.ndar
 
 
 def rate_sums(
-    trace: Trace, units: Units, layer: int, stream: str, span: Span
+    trace: TraceRows, units: Units, layer: int, stream: str, tokens: TokenFilter
 ) -> tuple[np.ndarray, np.ndarray]:
     """`rates` of each language added up over units (N, E), and whether it has them all (N,)."""
     rows = trace.rollups(layer, stream, sums=("count",))
     if rows.count is None or rows.cell_experts is not None or not units.single:
-        rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
+        rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, tokens))
         return rate_UNE.sum(0), np.asarray(present_UN.all(0))
-    taken_R = np.flatnonzero(span.rows(trace, rows) & (units.cell_P[rows.prompt_R] >= 0))
+    taken_R = np.flatnonzero(tokens.rows(trace, rows) & (units.cell_P[rows.prompt_R] >= 0))
     prompt_R = rows.prompt_R[taken_R]
     tokens_P = np.bincount(prompt_R, weights=rows.tokens_R[taken_R], minlength=len(units.cell_P))
     weight_P = np.divide(1.0, tokens_P, out=np.zeros(len(tokens_P)), where=tokens_P > 0)
@@ -133,7 +138,11 @@ def rate_sums(
 
 
 def rates(
-    trace: Trace, layer: int, stream: str, span: Span, experts: Sequence[int] | np.ndarray | None = None
+    trace: TraceRows,
+    layer: int,
+    stream: str,
+    tokens: TokenFilter,
+    experts: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of each prompt's tokens that choose each expert.
 
@@ -142,16 +151,20 @@ def rates(
     Returns:
         (P,) rows in `Trace.prompts()`, rising; (P, E).
     """
-    prompts_P, tokens_P, count_PE = counts(trace, layer, stream, span, experts)
+    prompts_P, tokens_P, count_PE = counts(trace, layer, stream, tokens, experts)
     return prompts_P, count_PE / tokens_P[:, None]
 
 
 def counts(
-    trace: Trace, layer: int, stream: str, span: Span, experts: Sequence[int] | np.ndarray | None = None
+    trace: TraceRows,
+    layer: int,
+    stream: str,
+    tokens: TokenFilter,
+    experts: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of the prompts (P,), their tokens (P,), and the tokens that choose each expert (P, E)."""
     rows = trace.rollups(layer, stream, sums=("count",))
-    prompts_P, group_R = _by_prompt(rows, span.rows(trace, rows))
+    prompts_P, group_R = _by_prompt(rows, tokens.rows(trace, rows))
     tokens_P = sum_rows(rows.tokens_R, group_R, len(prompts_P), np.int64)
     if experts is not None and rows.count is not None and rows.cell_experts is None:
         return prompts_P, tokens_P, sum_rows(rows.count[:, experts], group_R, len(prompts_P), np.int64)
@@ -160,7 +173,7 @@ def counts(
     return prompts_P, tokens_P, count_PE if experts is None else count_PE[:, experts]
 
 
-def _probabilities(trace: Trace, layer: int, stream: str) -> RollupRows:
+def _probabilities(trace: TraceRows, layer: int, stream: str) -> RollupRows:
     rows = trace.rollups(layer, stream, sums=("probability_sum",))
     if rows.probability_sum is None:
         raise StoreError(

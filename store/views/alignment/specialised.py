@@ -18,11 +18,13 @@ from ....kernels.alignment import KINDS, expert_kinds, specialised_experts
 from ...errors import StoreError
 from ...notes import with_notes
 from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..layers import layers_of
+from ..registry import view
 from .alignment import RESAMPLES, mean_interval
 from .prompts import rate_sums, rates
-from .units import Span, Units, by_unit, layers_of, parallel_units
+from .units import Units, by_unit, parallel_units
 
 TAUS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 
@@ -51,15 +53,20 @@ class Differences:
 
 
 def differences(
-    trace: Trace, units: Units, task: np.ndarray | None, layers: Sequence[int], stream: str, span: Span
+    trace: TraceRows,
+    units: Units,
+    task: np.ndarray | None,
+    layers: Sequence[int],
+    stream: str,
+    tokens: TokenFilter,
 ) -> list[Differences]:
     """Frequencies at each layer. `task` marks the pivot's task prompts, (P,), or is None."""
 
     def of(layer: int) -> Differences:
-        delta_ME, pivot_E = _against_pivot(trace, units, layer, stream, span)
+        delta_ME, pivot_E = _against_pivot(trace, units, layer, stream, tokens)
         task_E = None
         if task is not None:
-            prompts_P, rate_PE = rates(trace, layer, stream, span)
+            prompts_P, rate_PE = rates(trace, layer, stream, tokens)
             in_task = task[prompts_P]
             task_E = rate_PE[in_task].mean(0) - pivot_E if in_task.any() else np.zeros_like(pivot_E)
         return Differences(delta_ME=delta_ME, task_E=task_E, pivot_E=pivot_E)
@@ -68,15 +75,15 @@ def differences(
 
 
 def _against_pivot(
-    trace: Trace, units: Units, layer: int, stream: str, span: Span
+    trace: TraceRows, units: Units, layer: int, stream: str, tokens: TokenFilter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean difference of each language from the pivot over their pairs (M, E), and the pivot's frequency (E,)."""
-    key = ("rates", stream, span.key, units.key, layer)
-    sum_NE, whole = trace.memo.get(key, lambda: rate_sums(trace, units, layer, stream, span))
+    key = ("rates", stream, tokens.key, units.key, layer)
+    sum_NE, whole = trace.memo.get(key, lambda: rate_sums(trace, units, layer, stream, tokens))
     if whole.all():
         mean_NE = sum_NE / units.shape[0]
         return mean_NE[units.others] - mean_NE[units.pivot], mean_NE[units.pivot]
-    rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, span))
+    rate_UNE, present_UN = by_unit(units, *rates(trace, layer, stream, tokens))
     if not present_UN[:, units.pivot].any():
         raise StoreError(f"no prompt of the pivot language {units.languages[units.pivot]!r} has such tokens")
     paired_UM = present_UN[:, units.others] & present_UN[:, [units.pivot]]
@@ -87,17 +94,17 @@ def _against_pivot(
 
 
 def unit_differences(
-    trace: Trace, units: Units, layer: int, stream: str, span: Span, m: np.ndarray, e: np.ndarray
+    trace: TraceRows, units: Units, layer: int, stream: str, tokens: TokenFilter, m: np.ndarray, e: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences (U, C) of language m and expert e in each unit, for C chosen cells, and paired (U, C)."""
     experts, column_C = np.unique(e, return_inverse=True)
-    rate_UNX, present_UN = by_unit(units, *rates(trace, layer, stream, span, experts))
+    rate_UNX, present_UN = by_unit(units, *rates(trace, layer, stream, tokens, experts))
     language_C = np.array(units.others, np.int64)[m]
     more_UC = rate_UNX[:, language_C, column_C] - rate_UNX[:, units.pivot, column_C]
     return more_UC, present_UN[:, language_C] & present_UN[:, [units.pivot]]
 
 
-def split_task(trace: Trace, pivot: str, task: str | None, where: Where | None) -> np.ndarray | None:
+def split_task(trace: TraceRows, pivot: str, task: str | None, where: Where | None) -> np.ndarray | None:
     """(P,) the pivot's prompts whose `group` is the task; None where no task is named."""
     if task is None:
         return None
@@ -107,7 +114,7 @@ def split_task(trace: Trace, pivot: str, task: str | None, where: Where | None) 
     return mask
 
 
-def _general(trace: Trace, units: Units, task: str | None) -> Units:
+def _general(trace: TraceRows, units: Units, task: str | None) -> Units:
     """The units without the task's prompts, so that a task expert is not measured against itself."""
     if task is None:
         return units
@@ -124,17 +131,14 @@ def _general(trace: Trace, units: Units, task: str | None) -> Units:
 
 @view("specialised-experts")
 def specialised(
-    trace: Trace,
+    trace: TraceRows,
     *,
     tau: float = 0.3,
     pivot: str = "en",
     task: str | None = None,
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pa.Table:
@@ -144,22 +148,21 @@ def specialised(
         tau: threshold on the difference of frequencies; the paper uses 0.25 to 0.5.
         pivot: the language that the others are compared with.
         task: a value of `group`: prompts of the pivot language in it show the task experts.
-        layers, where, special, phase, completion, resamples, seed: as in `alignment`.
+        layers, resamples, seed: as in `alignment`.
     Returns:
         layer, stream, expert, kind (language-specific: one language; multilingual: several; task; shared: a
         task and a language), language (one row for each that it is specialised for; null for the task),
         delta, low, high (95 % bootstrap over parallel units; null for the task), pivot_frequency, units.
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    units = _general(trace, parallel_units(trace, pivot, where), task)
+    units = _general(trace, parallel_units(trace, pivot, tokens.where), task)
     languages = [units.languages[n] for n in units.others]
-    task_P = split_task(trace, pivot, task, where)
+    task_P = split_task(trace, pivot, task, tokens.where)
     rows: list[dict[str, Any]] = []
     chosen = layers_of(trace, layers, stream)
-    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, span), strict=True):
+    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, tokens), strict=True):
         kinds_E, chosen_ME, task_E = found.kinds(languages, tau)
         m, e = np.nonzero(chosen_ME)
-        more = unit_differences(trace, units, layer, stream, span, m, e) if len(m) else None
+        more = unit_differences(trace, units, layer, stream, tokens, m, e) if len(m) else None
         mean = None if more is None else mean_interval(*more, resamples, seed)
         for at, (language, expert) in enumerate(zip(m, e, strict=True)):
             assert mean is not None
@@ -176,7 +179,7 @@ def specialised(
             )
     rows.sort(key=lambda row: (row["layer"], row["expert"]))
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    return with_notes(table, [*units.notes, span.note()])
+    return with_notes(table, [*units.notes, tokens.note()])
 
 
 def _row(layer: int, stream: str, expert: int, kinds_E: np.ndarray, found: Differences) -> dict[str, Any]:
@@ -207,34 +210,30 @@ _SCHEMA = pa.schema(
 
 @view("specialised-counts")
 def specialised_counts(
-    trace: Trace,
+    trace: TraceRows,
     *,
     pivot: str = "en",
     task: str | None = None,
     layers: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
 ) -> pa.Table:
     """How many experts of each layer are specialised, for a range of tau.
 
     Args:
-        pivot, task, layers, where, special, phase, completion: as in `specialised-experts`.
+        pivot, task, layers: as in `specialised-experts`.
     Returns:
         tau (0.05 to 0.6), layer, stream, kind, experts (how many), of (experts of the layer).
     """
-    span = Span(where=where, special=special, phase=phase, completion=completion)
-    units = _general(trace, parallel_units(trace, pivot, where), task)
+    units = _general(trace, parallel_units(trace, pivot, tokens.where), task)
     languages = [units.languages[n] for n in units.others]
-    task_P = split_task(trace, pivot, task, where)
+    task_P = split_task(trace, pivot, task, tokens.where)
     rows = []
     chosen = layers_of(trace, layers, stream)
-    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, span), strict=True):
+    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, tokens), strict=True):
         for tau in TAUS:
             kinds_E = found.kinds(languages, tau)[0]
             for number, kind in enumerate(KINDS[1:], start=1):
                 row = {"tau": tau, "layer": layer, "stream": stream, "kind": kind}
                 rows.append(row | {"experts": int((kinds_E == number).sum()), "of": len(kinds_E)})
-    return with_notes(pa.Table.from_pylist(rows), [*units.notes, span.note()])
+    return with_notes(pa.Table.from_pylist(rows), [*units.notes, tokens.note()])

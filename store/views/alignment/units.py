@@ -7,48 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ...errors import StoreError, UnknownColumn
-from ...read.arrays import RollupRows, sum_rows
+from ...read.arrays import sum_rows
 from ...read.selection import Where
-from ...read.trace_rows import Trace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Which tokens of which prompts: the arguments that every view shares."""
-
-    where: Where | None = None
-    special: bool = True
-    phase: str | None = None
-    completion: bool | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for equal spans."""
-        where = sorted(
-            (name, (values,) if isinstance(values, str) else tuple(values))
-            for name, values in (self.where or {}).items()
-        )
-        return tuple(where), self.special, self.phase, self.completion
-
-    def rows(self, trace: Trace, rollups: RollupRows) -> np.ndarray:
-        """(R,) bool: rollup rows of these tokens of these prompts."""
-        wanted_R = rollups.mask(self.special, self.phase, self.completion)
-        return wanted_R if self.where is None else wanted_R & trace.prompt_mask(self.where)[rollups.prompt_R]
-
-    def note(self) -> str:
-        """Which tokens were taken, to print beside a figure."""
-        kinds = [] if self.phase is None else [f"{self.phase} tokens only"]
-        if self.completion is not None:
-            kinds.append("the completion only" if self.completion else "without the completion")
-        inside = "counted" if self.special else "left out"
-        return "; ".join([f"Special and template tokens are {inside}", *kinds]) + "."
+from ...read.trace_rows import TraceRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +53,7 @@ class Units:
         return [number for number in range(len(self.languages)) if number != self.pivot]
 
 
-def parallel_units(trace: Trace, pivot: str, where: Where | None) -> Units:
+def parallel_units(trace: TraceRows, pivot: str, where: Where | None) -> Units:
     """Pair prompts by `parallel_id`.
 
     Raises:
@@ -164,35 +132,3 @@ def by_unit(units: Units, prompt_index: np.ndarray, values_PX: np.ndarray) -> tu
     count = np.bincount(cell[cell >= 0], minlength=cells)
     sums[count > 1] /= count[count > 1, None]
     return sums.reshape(*units.shape, *values_PX.shape[1:]), (count > 0).reshape(units.shape)
-
-
-def layers_of(trace: Trace, layers: str | int | Sequence[int] | None, stream: str) -> list[int]:
-    """The MoE layers of a stream, or those of a window such as `3:6` (both ends in) or `3,5`.
-
-    Raises:
-        UnknownColumn: not a window, or no router there.
-    """
-    all_layers = [spec.layer for spec in trace.select_routers(None, stream)]
-    if layers is None or layers == "":
-        return all_layers
-    if isinstance(layers, int):
-        wanted = {layers}
-    elif isinstance(layers, str):
-        wanted = _window(layers, all_layers)
-    else:
-        wanted = {int(layer) for layer in layers}
-    found = [layer for layer in all_layers if layer in wanted]
-    if not found or (":" not in str(layers) and len(found) < len(wanted)):
-        raise UnknownColumn(f"no router at layers {layers}; stream {stream!r} has {all_layers}")
-    return found
-
-
-def _window(text: str, all_layers: list[int]) -> set[int]:
-    try:
-        if ":" in text:
-            first, last = text.split(":")
-            low = int(first) if first else min(all_layers)
-            return set(range(low, (int(last) if last else max(all_layers)) + 1))
-        return {int(layer) for layer in text.split(",")}
-    except ValueError:
-        raise UnknownColumn(f"layers are {text!r}; write 3:6 (from 3 to 6) or 3,5") from None

@@ -7,13 +7,18 @@ falling order of their maximum, and no further than where the n-th best token fo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
+from ...errors import StoreError
 from ...files.layout import TOKENS_FILE
 from ...files.manifest import PartEntry
-from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.batches import uses_of
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..registry import view
 
 _AT_ONCE = 16
 
@@ -22,28 +27,69 @@ USES = pa.schema(
 )
 
 
+@view("expert-contexts")
+def expert_contexts(
+    trace: TraceRows,
+    *,
+    layer: int,
+    expert: int,
+    stream: str = "decoder",
+    tokens: TokenFilter = ALL_TOKENS,
+    context: int = 12,
+    per_prompt: int = 0,
+    limit: int = 50,
+) -> pa.Table:
+    """Where an expert got its highest gate weights: single tokens with the text around them.
+
+    Args:
+        context: tokens of text before and after.
+        per_prompt: at most so many from one prompt; 0 for no limit.
+        limit: how many tokens.
+    Returns:
+        prompt_id, language, position, token, before, after, weight (null where the trace has none: then the
+        tokens that have the expert in their first slots, from the prompts that use it most), slot (0 =
+        first).
+    """
+    check_expert(trace, layer, stream, expert)
+    uses = best_uses(
+        trace,
+        layer=layer,
+        expert=expert,
+        stream=stream,
+        tokens=tokens,
+        per_prompt=per_prompt,
+        limit=limit,
+    )
+    return with_context(trace, uses, context)
+
+
+def check_expert(trace: TraceRows, layer: int, stream: str, expert: int) -> None:
+    """Raises StoreError where a layer has no expert of this number."""
+    spec = trace.router(layer, stream)
+    if not 0 <= expert < spec.num_experts:
+        raise StoreError(f"layer {layer} has experts 0 to {spec.num_experts - 1}, not {expert}")
+
+
 def best_uses(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layer: int,
     expert: int,
     stream: str,
-    where: Where | None,
-    special: bool,
-    phase: str | None,
+    tokens: TokenFilter,
     per_prompt: int,
     limit: int,
 ) -> pa.Table:
     """Columns of `USES`, best first; `key` is the prompt's key."""
     weighted = "weights" in trace.manifest.capture
-    prompts, bound = _prompts_by_bound(trace, layer, stream, expert, where, special, phase, weighted)
+    prompts, bound = _prompts_by_bound(trace, layer, stream, expert, tokens, weighted)
     ids = trace.prompts()["prompt_id"]
     found = USES.empty_table()
     for start in range(0, len(prompts), _AT_ONCE):
         if len(found) >= limit and found["weight"][limit - 1].as_py() >= bound[start]:
             break
         chosen = ids.take(pa.array(prompts[start : start + _AT_ONCE])).to_pylist()
-        more = _uses_in(trace, chosen, layer, stream, expert, special, phase, weighted, per_prompt)
+        more = _uses_in(trace, chosen, layer, stream, expert, tokens, weighted, per_prompt)
         found = _sorted(pa.concat_tables([found, more]))[:limit]
         if not weighted and len(found) >= limit:
             break
@@ -51,19 +97,17 @@ def best_uses(
 
 
 def _prompts_by_bound(
-    trace: Trace,
+    trace: TraceRows,
     layer: int,
     stream: str,
     expert: int,
-    where: Where | None,
-    special: bool,
-    phase: str | None,
+    tokens: TokenFilter,
     weighted: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts that use the expert, in falling order of the largest weight (or number of uses) they can
     have."""
     rows = trace.rollups(layer, stream, sums=("count", "weight_max") if weighted else ("count",))
-    wanted = rows.mask(special, phase, None) & trace.prompt_mask(where)[rows.prompt_R]
+    wanted = tokens.rows(trace, rows)
     assert rows.count is not None
     count_R = _column(rows.count, rows, expert)
     wanted &= count_R > 0
@@ -88,26 +132,21 @@ def _column(values: np.ndarray | None, rows, expert: int) -> np.ndarray:
 
 
 def _uses_in(
-    trace: Trace,
+    trace: TraceRows,
     prompt_ids: list[str],
     layer: int,
     stream: str,
     expert: int,
-    special: bool,
-    phase: str | None,
+    tokens: TokenFilter,
     weighted: bool,
     per_prompt: int,
 ) -> pa.Table:
-    from .tokens import uses_of
-
     pieces = [USES.empty_table()]
     for batch in trace.iter_router(
         layer,
         stream,
         columns=("experts", "weights") if weighted else ("experts",),
-        where={"prompt_id": prompt_ids},
-        special=special,
-        phase=phase,
+        tokens=replace(tokens, where={"prompt_id": prompt_ids}),
     ):
         rows, slots = uses_of(batch.experts, batch.offsets, expert)
         first = rows * batch.experts.shape[1] if batch.offsets is None else batch.offsets[rows]
@@ -142,7 +181,7 @@ def _at_most(uses: pa.Table, per_prompt: int) -> pa.Table:
     return uses.take(kept)
 
 
-def with_context(trace: Trace, uses: pa.Table, context: int) -> pa.Table:
+def with_context(trace: TraceRows, uses: pa.Table, context: int) -> pa.Table:
     """The uses with prompt, token and the text around it."""
     rows = trace.row_of_key(np.asarray(uses["key"]))
     prompts = trace.prompts()
@@ -173,7 +212,7 @@ def with_context(trace: Trace, uses: pa.Table, context: int) -> pa.Table:
     )
 
 
-def _tokens(trace: Trace, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+def _tokens(trace: TraceRows, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """Text, prompt key and position of all tokens of some prompts, in order."""
     empty = TOKENS_FILE.empty_table().select(["prompt", "position", "token"])
 

@@ -10,34 +10,31 @@ import pyarrow as pa
 
 from ....kernels.counting import load_imbalance
 from ...read.arrays import sum_rows
-from ...read.selection import Groups, Where
-from ...read.trace_rows import Trace
+from ...read.selection import Groups
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
-from .. import view
-from ..alignment.units import Span
+from ..registry import view
 
 _SUMS = ("tokens", "nan_tokens", "count", "weight_sum", "probability_sum")
 
 
 def _sums_of_routers(
-    trace: Trace,
+    trace: TraceRows,
     specs: Sequence[RouterSpec],
     by: str | None,
-    where: Where | None,
-    tokens_of: tuple[bool, str | None, bool | None],
+    tokens: TokenFilter,
 ) -> list[tuple[list[str | None], dict[str, np.ndarray | None]]]:
     """At each router, names of the groups that have tokens there, and their sums: tokens (G,), count (G, E), ..."""
-    special, phase, completion = tokens_of
-    span = Span(where=where, special=special, phase=phase, completion=completion)
     groups = trace.groups(by)
 
     def key(spec: RouterSpec) -> tuple[Hashable, ...]:
-        return "load", spec.layer, spec.stream, by, span.key
+        return "load", spec.layer, spec.stream, by, tokens.key
 
     def of(spec: RouterSpec) -> tuple[list[str | None], dict[str, np.ndarray | None]]:
-        found = trace.memo.get(key(spec), lambda: _sums(trace, spec.layer, spec.stream, span, groups))
-        tokens = found[0]
-        there = np.flatnonzero(tokens) if by is not None else np.arange(len(groups.names))
+        found = trace.memo.get(key(spec), lambda: _sums(trace, spec.layer, spec.stream, tokens, groups))
+        tokens_G = found[0]
+        there = np.flatnonzero(tokens_G) if by is not None else np.arange(len(groups.names))
         sums = {
             name: None if values is None else values[there] for name, values in zip(_SUMS, found, strict=True)
         }
@@ -50,11 +47,11 @@ def _sums_of_routers(
 
 
 def _sums(
-    trace: Trace, layer: int, stream: str, span: Span, groups: Groups
+    trace: TraceRows, layer: int, stream: str, tokens: TokenFilter, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Over the groups: tokens (G,), tokens with NaN (G,), count, weight and probability sums (G, E)."""
     rows = trace.rollups(layer, stream, sums=_SUMS[2:])
-    group_R = np.where(span.rows(trace, rows), groups.group_P[rows.prompt_R], -1)
+    group_R = np.where(tokens.rows(trace, rows), groups.group_P[rows.prompt_R], -1)
     total = len(groups.names)
     return (
         sum_rows(rows.tokens_R, group_R, total, np.int64),
@@ -66,12 +63,9 @@ def _sums(
 
 
 def counts_table(
-    trace: Trace,
+    trace: TraceRows,
     by: str | None,
-    where: Where | None,
-    special: bool,
-    phase: str | None,
-    completion: bool | None,
+    tokens: TokenFilter,
     layer: int | Sequence[int] | None,
     stream: str | None,
 ) -> pa.Table:
@@ -82,9 +76,8 @@ def counts_table(
     kinds |= {"expert": pa.int32(), "tokens": pa.int64(), "count": pa.int64()}
     kinds |= {"weight_sum": pa.float64(), "probability_sum": pa.float64(), "nan_tokens": pa.int64()}
     pieces = []
-    tokens_of = (special, phase, completion)
     specs = trace.select_routers(layer, stream)
-    found = _sums_of_routers(trace, specs, by, where, tokens_of)
+    found = _sums_of_routers(trace, specs, by, tokens)
     for spec, (names, sums) in zip(specs, found, strict=True):
         experts = spec.num_experts
         rows = len(names) * experts
@@ -108,39 +101,32 @@ def counts_table(
 
 @view("load")
 def load(
-    trace: Trace,
+    trace: TraceRows,
     *,
     by: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     layer: int | None = None,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
 ) -> pa.Table:
     """How much each expert of each layer is used.
 
     Args:
         by: a column of the prompts (language, group, ...) or a tag: one set of rows for each of its values.
-        where: prompts to take, e.g. language=ja,ko.
-        special: false leaves special and template tokens out.
-        phase: prefill or decode, for those tokens only.
-        completion: true for the teacher-forced span only.
     Returns:
         layer, stream, [by], expert, tokens (that passed the router), count (of them that chose the expert),
         share = count / tokens (so the shares of a layer sum to k), weight_sum, mean_probability = mean of the
         full router probability over tokens without NaN. What the trace lacks is null.
     """
-    table = counts_table(trace, by, where, special, phase, completion, layer, stream)
-    tokens, count, nan = (np.asarray(table[name]) for name in ("tokens", "count", "nan_tokens"))
-    share = np.divide(count, tokens, out=np.zeros(len(count)), where=tokens > 0)
+    table = counts_table(trace, by, tokens, layer, stream)
+    total, count, nan = (np.asarray(table[name]) for name in ("tokens", "count", "nan_tokens"))
+    share = np.divide(count, total, out=np.zeros(len(count)), where=total > 0)
     table = table.append_column("share", pa.array(share))
     if table["probability_sum"].null_count:
         mean = pa.nulls(table.num_rows, pa.float64())
     else:
-        valid = tokens - nan
-        total = np.asarray(table["probability_sum"])
-        mean = pa.array(np.divide(total, valid, out=np.zeros(len(total)), where=valid > 0))
+        valid = total - nan
+        summed = np.asarray(table["probability_sum"])
+        mean = pa.array(np.divide(summed, valid, out=np.zeros(len(summed)), where=valid > 0))
     table = table.append_column("mean_probability", mean)
     shown = ["layer", "stream", *([by] if by else []), "expert"]
     return table.select([*shown, "tokens", "count", "share", "weight_sum", "mean_probability"])
@@ -148,14 +134,12 @@ def load(
 
 @view("load-balance")
 def load_balance(
-    trace: Trace,
+    trace: TraceRows,
     *,
     by: str | None = None,
-    where: Where | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     layer: int | None = None,
     stream: str = "decoder",
-    special: bool = True,
-    phase: str | None = None,
 ) -> pa.Table:
     """How evenly the experts of each layer are used.
 
@@ -165,15 +149,15 @@ def load_balance(
     """
     records = []
     specs = trace.select_routers(layer, stream)
-    found = _sums_of_routers(trace, specs, by, where, (special, phase, None))
+    found = _sums_of_routers(trace, specs, by, tokens)
     for spec, (names, sums) in zip(specs, found, strict=True):
-        tokens, counts = sums["tokens"], sums["count"]
-        assert tokens is not None
+        passed, counts = sums["tokens"], sums["count"]
+        assert passed is not None
         assert counts is not None
         for i, name in enumerate(names):
             record: dict[str, Any] = {"layer": spec.layer, "stream": spec.stream}
             if by is not None:
                 record[by] = name
-            record |= {"tokens": int(tokens[i]), "experts": spec.num_experts}
+            record |= {"tokens": int(passed[i]), "experts": spec.num_experts}
             records.append(record | load_imbalance(counts[i]))
     return pa.Table.from_pylist(records)

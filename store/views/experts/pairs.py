@@ -10,23 +10,21 @@ import pyarrow as pa
 from ....kernels.counting import co_activation, transitions
 from ...errors import StoreError
 from ...read.passes import EventBatch, map_router
-from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
 from ...write.rollups import token_key
-from .. import view
+from ..registry import view
 
 LARGEST = 4096
 
 
 @view("co-activation")
 def co_activation_view(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layer: int,
     stream: str = "decoder",
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """How often two experts of a layer are chosen by the same token (all pairs of a token's experts).
 
@@ -41,9 +39,9 @@ def co_activation_view(
     def count(batch: EventBatch) -> tuple[np.ndarray, int]:
         return co_activation(batch.padded(), experts), len(batch.prompt_N)
 
-    for more, tokens in map_router(trace, count, layer, stream, where=where, special=special, phase=phase):
+    for more, passed in map_router(trace, count, layer, stream, tokens=tokens):
         both += more
-        total += tokens
+        total += passed
     a, b = np.triu_indices(experts, 1)
     uses = np.diagonal(both)
     chance = uses[a].astype(np.float64) * uses[b]
@@ -62,14 +60,12 @@ def co_activation_view(
 
 @view("transitions")
 def transitions_view(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layer: int,
     to_layer: int | None = None,
     stream: str = "decoder",
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """How tokens go from the experts of one layer to those of another (by default the next with a router).
 
@@ -80,7 +76,7 @@ def transitions_view(
     target = _next_layer(trace, layer, stream) if to_layer is None else to_layer
     from_experts, to_experts = (_checked(trace, at, stream) for at in (layer, target))
     pairs = np.zeros((from_experts, to_experts), np.int64)
-    for here, there in _aligned(trace, layer, target, stream, where, special, phase):
+    for here, there in _aligned(trace, layer, target, stream, tokens):
         pairs += transitions(here, there, from_experts, to_experts)
     leaving = pairs.sum(1, keepdims=True)
     share = np.divide(pairs, leaving, out=np.zeros(pairs.shape), where=leaving > 0)
@@ -97,14 +93,14 @@ def transitions_view(
     )
 
 
-def _checked(trace: Trace, layer: int, stream: str) -> int:
+def _checked(trace: TraceRows, layer: int, stream: str) -> int:
     experts = trace.router(layer, stream).num_experts
     if experts > LARGEST:
         raise StoreError(f"layer {layer} has {experts:,} experts: pairs are shown up to {LARGEST:,}")
     return experts
 
 
-def _next_layer(trace: Trace, layer: int, stream: str) -> int:
+def _next_layer(trace: TraceRows, layer: int, stream: str) -> int:
     trace.router(layer, stream)
     later = [spec.layer for spec in trace.select_routers(None, stream) if spec.layer > layer]
     if not later:
@@ -113,12 +109,14 @@ def _next_layer(trace: Trace, layer: int, stream: str) -> int:
 
 
 def _aligned(
-    trace: Trace, layer: int, target: int, stream: str, where: Where | None, special: bool, phase: str | None
+    trace: TraceRows,
+    layer: int,
+    target: int,
+    stream: str,
+    tokens: TokenFilter,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Experts of the tokens that passed both routers, (N, K) each, part by part."""
-    here, there = (
-        trace.iter_router(at, stream, where=where, special=special, phase=phase) for at in (layer, target)
-    )
+    here, there = (trace.iter_router(at, stream, tokens=tokens) for at in (layer, target))
     for a, b in zip(here, there, strict=True):
         yield _same_tokens(a, b)
 

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import StoreError
-from ...read.selection import Where
-from ...read.trace_rows import Trace
-from .. import view
+from ...read.batches import uses_of
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ..registry import view
+from .contexts import check_expert
 
 ORDERS = ("count", "share", "weight")
 _LARGEST_TALLY = 1 << 24
@@ -35,24 +37,14 @@ class TokenTally:
         self.sums[row, : len(tally)] += tally
 
 
-def uses_of(experts: np.ndarray, offsets: np.ndarray | None, expert: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token rows that chose an expert, and the flat slots in which they did."""
-    slots = np.flatnonzero(experts.reshape(-1) == expert)
-    if offsets is None:
-        return slots // experts.shape[1], slots
-    return np.searchsorted(offsets, slots, side="right") - 1, slots
-
-
 @view("expert-tokens")
 def expert_tokens(
-    trace: Trace,
+    trace: TraceRows,
     *,
     layer: int,
     expert: int,
     stream: str = "decoder",
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
+    tokens: TokenFilter = ALL_TOKENS,
     order: str = "count",
     least: int = 1,
     limit: int = 50,
@@ -67,7 +59,7 @@ def expert_tokens(
         token_id, token, count, occurrences, share = count / occurrences, mean_weight (when used; null where
         the trace has no weights).
     """
-    _check_expert(trace, layer, stream, expert)
+    check_expert(trace, layer, stream, expert)
     if order not in ORDERS:
         raise StoreError(f"order is {order!r}; it is one of {', '.join(ORDERS)}")
     weighted = "weights" in trace.manifest.capture
@@ -79,9 +71,7 @@ def expert_tokens(
         stream,
         columns=("experts", "weights") if weighted else ("experts",),
         token_columns=("token_id",),
-        where=where,
-        special=special,
-        phase=phase,
+        tokens=tokens,
     ):
         token_N = batch.tokens["token_id"]
         rows, slots = uses_of(batch.experts, batch.offsets, expert)
@@ -93,7 +83,7 @@ def expert_tokens(
 
 
 def _token_table(
-    trace: Trace, tally: TokenTally, order: str, least: int, limit: int, weighted: bool
+    trace: TraceRows, tally: TokenTally, order: str, least: int, limit: int, weighted: bool
 ) -> pa.Table:
     occurrences, uses, weight = (row[1:] for row in tally.sums)
     found = np.flatnonzero((uses > 0) & (occurrences >= least))
@@ -116,7 +106,7 @@ def _token_table(
     )
 
 
-def token_texts(trace: Trace, token_ids: np.ndarray) -> pa.Array:
+def token_texts(trace: TraceRows, token_ids: np.ndarray) -> pa.Array:
     """Text of each token id as the trace has it, null where it has none; reads few parts, as a rule."""
     text: dict[int, str | None] = {}
     wanted = np.unique(np.asarray(token_ids, np.int64))
@@ -132,57 +122,9 @@ def token_texts(trace: Trace, token_ids: np.ndarray) -> pa.Array:
     return pa.array([text.get(int(token)) for token in token_ids], pa.string())
 
 
-@view("expert-contexts")
-def expert_contexts(
-    trace: Trace,
-    *,
-    layer: int,
-    expert: int,
-    stream: str = "decoder",
-    where: Where | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    context: int = 12,
-    per_prompt: int = 0,
-    limit: int = 50,
-) -> pa.Table:
-    """Where an expert got its highest gate weights: single tokens with the text around them.
-
-    Args:
-        context: tokens of text before and after.
-        per_prompt: at most so many from one prompt; 0 for no limit.
-        limit: how many tokens.
-    Returns:
-        prompt_id, language, position, token, before, after, weight (null where the trace has none: then the
-        tokens that have the expert in their first slots, from the prompts that use it most), slot (0 =
-        first).
-    """
-    _check_expert(trace, layer, stream, expert)
-    from .contexts import best_uses, with_context
-
-    uses = best_uses(
-        trace,
-        layer=layer,
-        expert=expert,
-        stream=stream,
-        where=where,
-        special=special,
-        phase=phase,
-        per_prompt=per_prompt,
-        limit=limit,
-    )
-    return with_context(trace, uses, context)
-
-
-def _check_expert(trace: Trace, layer: int, stream: str, expert: int) -> None:
-    spec = trace.router(layer, stream)
-    if not 0 <= expert < spec.num_experts:
-        raise StoreError(f"layer {layer} has experts 0 to {spec.num_experts - 1}, not {expert}")
-
-
 @view("prompt-tokens")
 def prompt_tokens(
-    trace: Trace,
+    trace: TraceRows,
     *,
     prompt_id: str,
     layer: int | Sequence[int] | None = None,

@@ -16,18 +16,16 @@ from ....kernels.resonance import prompt_maps
 from ....kernels.resonance.contrast import exchange_between
 from ...errors import BadArgument, StoreError
 from ...read.passes import EventBatch
-from ...read.trace_rows import Trace
+from ...read.token_filter import TokenKind
+from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from .sides import Sides
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Which tokens of a prompt count."""
+class ContrastFilter(TokenKind):
+    """Which tokens of a prompt count in a contrast."""
 
-    special: bool = True
-    phase: str | None = None
-    completion: bool | None = None
     last: int | None = None
     """Only the last so many tokens of the prompt itself, of those that the other fields take."""
 
@@ -47,6 +45,9 @@ class Span:
         return "; ".join(parts) + "."
 
 
+WHOLE_PROMPT = ContrastFilter()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
     """The prompts that take part in a contrast."""
@@ -64,7 +65,7 @@ class Pairing:
         return exchange_between(sides[0], sides[1], self.pairs_Q, self.texts_Q)[0].observed()
 
 
-def pairing(trace: Trace, sides: Sides, rows: np.ndarray, paired: bool | None) -> Pairing:
+def pairing(trace: TraceRows, sides: Sides, rows: np.ndarray, paired: bool | None) -> Pairing:
     """The labels of the prompts `rows`, paired by parallel_id if asked for, or where all have a partner. Else
     translations of one text on one side stay together.
 
@@ -95,7 +96,11 @@ def _all_paired(labels: list[str | None], pairs: list[str | None]) -> bool:
 
 
 def maps_of(
-    trace: Trace, routers: Sequence[RouterSpec], prompts_P: np.ndarray, measure: str, span: Span
+    trace: TraceRows,
+    routers: Sequence[RouterSpec],
+    prompts_P: np.ndarray,
+    measure: str,
+    tokens: ContrastFilter,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The routing map of each chosen prompt.
 
@@ -104,26 +109,26 @@ def maps_of(
     Returns:
         maps (Q, M) and (Q,) rows in `Trace.prompts()` of the Q wanted prompts that have any such token.
     """
-    pieces, tokens = [], np.zeros(len(prompts_P), np.int64)
+    pieces, tokens_P = [], np.zeros(len(prompts_P), np.int64)
     for spec in routers:
-        amounts, passed = amounts_of(trace, spec, len(prompts_P), measure, span)
+        amounts, passed = amounts_of(trace, spec, len(prompts_P), measure, tokens)
         kind = {"weights": amounts} if measure.startswith("weight") else {"counts": amounts}
         pieces.append(prompt_maps(tokens=passed, measure=measure, **kind))  # pyright: ignore[reportArgumentType]
-        tokens = np.maximum(tokens, passed)
-    rows = np.flatnonzero(prompts_P & (tokens > 0))
+        tokens_P = np.maximum(tokens_P, passed)
+    rows = np.flatnonzero(prompts_P & (tokens_P > 0))
     return np.concatenate(pieces, axis=1)[rows], rows
 
 
 def amounts_of(
-    trace: Trace, spec: RouterSpec, prompts: int, measure: str, span: Span
+    trace: TraceRows, spec: RouterSpec, prompts: int, measure: str, tokens: ContrastFilter
 ) -> tuple[np.ndarray, np.ndarray]:
     """(P, E) uses or summed gate weights of each prompt at one router, and (P,) its tokens of the span."""
     amounts, passed = np.zeros((prompts, spec.num_experts)), np.zeros(prompts, np.int64)
-    if span.last is not None:
-        _add_last(trace, spec, amounts, passed, measure, span)
+    if tokens.last is not None:
+        _add_last(trace, spec, amounts, passed, measure, tokens)
         return amounts, passed
     arrays = trace.rollup_arrays(
-        spec.layer, spec.stream, special=span.special, phase=span.phase, completion=span.completion
+        spec.layer, spec.stream, special=tokens.special, phase=tokens.phase, completion=tokens.completion
     )
     given = arrays.weight_sum if measure.startswith("weight") else arrays.count
     if given is None:
@@ -133,18 +138,23 @@ def amounts_of(
 
 
 def _add_last(
-    trace: Trace, spec: RouterSpec, amounts: np.ndarray, passed: np.ndarray, measure: str, span: Span
+    trace: TraceRows,
+    spec: RouterSpec,
+    amounts: np.ndarray,
+    passed: np.ndarray,
+    measure: str,
+    tokens: ContrastFilter,
 ) -> None:
     """Add up the last tokens of each prompt's prefill from the events."""
     weighted = measure.startswith("weight")
     columns = ("experts", "weights") if weighted else ("experts",)
     for batch in trace.iter_router(
-        spec.layer, spec.stream, columns=columns, special=span.special, phase="prefill",
-        completion=span.completion,
+        spec.layer, spec.stream, columns=columns, special=tokens.special, phase="prefill",
+        completion=tokens.completion,
     ):  # fmt: skip
         if batch.offsets is not None and weighted:
             raise StoreError("weights of the last tokens are not summed where k varies; use measure rate")
-        kept = last_of(batch, span.last)
+        kept = last_of(batch, tokens.last)
         prompts, group = np.unique(batch.prompt_index[kept], return_inverse=True)
         ids = batch.padded()[kept]
         weights = batch.weights[kept].astype(np.float64) if weighted else None

@@ -6,9 +6,9 @@ import pyarrow as pa
 
 from ...notes import with_notes
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules
-from .. import view
+from ..registry import view
 from .sides import Group, sides_of
 
 _TEXT = ("prompt_id", "language", "parallel_id", "text", "generated")
@@ -16,7 +16,7 @@ _TEXT = ("prompt_id", "language", "parallel_id", "text", "generated")
 
 @view("contrast-prompts")
 def contrast_prompts(
-    trace: Trace,
+    trace: TraceRows,
     *,
     target: Group,
     rest: Group = None,

@@ -9,33 +9,30 @@ import pyarrow as pa
 
 from ....kernels.counting import count_experts
 from ...errors import StoreError, UnknownColumn
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
-from .. import view
-from ..alignment.units import layers_of
-from .contrast import Span, maps_of
+from ..layers import layers_of
+from ..registry import view
+from .contrast import WHOLE_PROMPT, ContrastFilter, maps_of
 
 MOST_FRAMES = 400
 
 
 @view("prompt-maps")
 def prompt_maps(
-    trace: Trace,
+    trace: TraceRows,
     *,
     prompts: str | Sequence[str],
     layers: str | None = None,
     stream: str = "decoder",
     measure: str = "rate",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-    last: int | None = None,
+    tokens: ContrastFilter = WHOLE_PROMPT,
 ) -> pa.Table:
     """The routing maps that a contrast is made of: one a prompt.
 
     Args:
         prompts: prompt ids, comma between.
-        layers, measure, special, phase, completion, last: as in `resonance`.
+        layers, measure: as in `resonance`.
     Returns:
         prompt_id, layer, stream, expert, value (of the measure). Prompts without a token of the span are
         left out.
@@ -47,8 +44,7 @@ def prompt_maps(
         raise UnknownColumn(f"the trace has no prompt {unknown[0]!r}")
     wanted_P = np.array([one in ids for one in known], bool)
     routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
-    span = Span(special=special, phase=phase, completion=completion, last=last)
-    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, span)
+    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, tokens)
     layer_M, expert_M = _cells(routers)
     return pa.table(
         {
@@ -68,7 +64,7 @@ def _cells(routers: Sequence[RouterSpec]) -> tuple[np.ndarray, np.ndarray]:
 
 @view("prompt-scan")
 def prompt_scan(
-    trace: Trace,
+    trace: TraceRows,
     *,
     prompt_a: str,
     prompt_b: str,
@@ -123,7 +119,7 @@ def prompt_scan(
     )
 
 
-def _tokens(trace: Trace, prompt_id: str, special: bool) -> tuple[np.ndarray, list[str | None]]:
+def _tokens(trace: TraceRows, prompt_id: str, special: bool) -> tuple[np.ndarray, list[str | None]]:
     """Positions and texts of the tokens that count."""
     tokens = trace.tokens(prompt_id)
     kept = np.flatnonzero(special | ~np.asarray(tokens["special"]))
@@ -133,7 +129,7 @@ def _tokens(trace: Trace, prompt_id: str, special: bool) -> tuple[np.ndarray, li
 
 
 def _running_shares(
-    trace: Trace, prompt_id: str, positions: np.ndarray, spec: RouterSpec, passed_F: np.ndarray
+    trace: TraceRows, prompt_id: str, positions: np.ndarray, spec: RouterSpec, passed_F: np.ndarray
 ) -> np.ndarray:
     """(F, E) share of the first so many tokens that choose each expert."""
     events = trace.events(prompt_id, spec.layer, spec.stream, columns=["position", "experts"])

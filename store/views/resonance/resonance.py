@@ -14,12 +14,12 @@ from ....kernels.resonance import ResonanceResult
 from ....kernels.resonance import resonance as contrast
 from ...notes import with_notes
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules
 from ...schema import RouterSpec
-from .. import view
-from ..alignment.units import layers_of
-from .contrast import Pairing, Span, maps_of, pairing
+from ..layers import layers_of
+from ..registry import view
+from .contrast import WHOLE_PROMPT, ContrastFilter, Pairing, maps_of, pairing
 from .sides import Group, Sides, sides_of
 
 
@@ -42,7 +42,7 @@ class Scan:
 
 
 def scan(
-    trace: Trace,
+    trace: TraceRows,
     *,
     by: str,
     target: Group,
@@ -54,7 +54,7 @@ def scan(
     stream: str = "decoder",
     measure: str = "rate",
     paired: bool | None = None,
-    span: Span | None = None,
+    tokens: ContrastFilter = WHOLE_PROMPT,
     permutations: int = 2000,
     stability: int = 200,
     top: int = 20,
@@ -63,11 +63,10 @@ def scan(
     seed: int = 0,
 ) -> Scan:
     """Run a contrast; the parameters are those of the view `resonance`."""
-    span = span or Span()
     sides = sides_of(trace, by, target, rest, where, rules, classes)
     routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
     wanted_P = sides.mask("target") | sides.mask("rest")
-    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, span)
+    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, tokens)
     pairs = pairing(trace, sides, rows, paired)
     result = contrast(
         maps_QM,
@@ -83,9 +82,9 @@ def scan(
         ranking=ranking,  # pyright: ignore[reportArgumentType]
         refine=refine,
     )
-    shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", span)[0]
+    shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", tokens)[0]
     share_target_M, share_rest_M = _group_means(shares_QM, pairs)
-    notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, span.note()]
+    notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, tokens.note()]
     if result.smallest_lone_q > 0.05:
         notes.append(
             f"A single expert could reach q = {result.smallest_lone_q:.2g} at best: with so few prompts only "
@@ -105,7 +104,7 @@ def _group_means(maps_QM: np.ndarray, pairs: Pairing) -> tuple[np.ndarray, np.nd
 
 @view("resonance")
 def resonance(
-    trace: Trace,
+    trace: TraceRows,
     *,
     target: Group,
     rest: Group = None,
@@ -117,10 +116,7 @@ def resonance(
     stream: str = "decoder",
     measure: str = "rate",
     paired: bool | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-    last: int | None = None,
+    tokens: ContrastFilter = WHOLE_PROMPT,
     permutations: int = 2000,
     stability: int = 200,
     top: int | None = None,
@@ -134,17 +130,12 @@ def resonance(
         target: values of `by` (comma between), or a SELECT of prompt ids.
         rest: likewise; all other prompts by default.
         by: group, language, any tag, prompt_id, or class (of the answer, with `rules` or `classes`).
-        where: prompts to take at all, e.g. language=en.
         rules: for class: a JSON file of rules, {"class": ["regular expression", ...]}.
         classes: for class: a CSV of prompt_id, class.
         layers: a window such as 3:6 (both ends in) or 3,5.
         measure: rate (share of a prompt's tokens), count, weight or weight_rate (summed gate weights).
         paired: exchange within parallel_id only; by default where every prompt has a partner. Where it joins
             prompts of one group only, they change sides together.
-        special: false leaves special and template tokens out.
-        phase: prefill or decode, for those tokens only.
-        completion: true for the teacher-forced span only.
-        last: only the last so many of each prompt's own (prefill) tokens, of those that the others take.
         permutations: random relabellings; all of them where there are no more.
         stability: bootstraps of the prompts.
         top: how many experts to list; all by default.
@@ -161,7 +152,7 @@ def resonance(
     found = scan(
         trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,
         stream=stream, measure=measure, paired=paired, permutations=permutations, stability=stability,
-        span=Span(special=special, phase=phase, completion=completion, last=last),
+        tokens=tokens,
         top=among if top is None else top, ranking=ranking, seed=seed,
     )  # fmt: skip
     return with_notes(scan_table(found, top), found.notes)

@@ -8,17 +8,17 @@ import pyarrow as pa
 from ....kernels.resonance import overlap
 from ...notes import with_notes
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules
-from .. import view
-from .contrast import Span
+from ..registry import view
+from .contrast import WHOLE_PROMPT, ContrastFilter
 from .resonance import scan
 from .sides import Group
 
 
 @view("resonance-overlap")
 def resonance_overlap(
-    trace: Trace,
+    trace: TraceRows,
     *,
     target: Group,
     other_target: Group,
@@ -32,10 +32,7 @@ def resonance_overlap(
     layers: str | None = None,
     stream: str = "decoder",
     measure: str = "rate",
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-    last: int | None = None,
+    tokens: ContrastFilter = WHOLE_PROMPT,
     top: int = 20,
     seed: int = 0,
 ) -> pa.Table:
@@ -44,18 +41,17 @@ def resonance_overlap(
     Args:
         target, rest, by: the first contrast, as in `resonance`.
         other_target, other_rest, other_by: the second.
-        rules, classes, measure, special, phase, completion, last: of both, as in `resonance`.
+        rules, classes, measure: of both, as in `resonance`.
         top: experts of each contrast, towards its target.
     Returns:
         one row: jaccard, shared, expected (shared by chance, given how many each layer has), p (one-sided,
         exact), top. Contrasts that share prompts overlap for that reason alone.
     """
-    span = Span(special=special, phase=phase, completion=completion, last=last)
     masks, notes = [], []
     for one, group, against in ((by, target, rest), (other_by or by, other_target, other_rest)):
         found = scan(
             trace, by=one, target=group, rest=against, where=where, rules=rules, classes=classes,
-            layers=layers, stream=stream, measure=measure, span=span, top=top, ranking="target",
+            layers=layers, stream=stream, measure=measure, tokens=tokens, top=top, ranking="target",
             permutations=200, stability=0, refine=False, seed=seed,
         )  # fmt: skip
         router_M, expert_M = found.cells()

@@ -17,12 +17,12 @@ from ...errors import StoreError
 from ...notes import with_notes
 from ...read.passes import EventBatch
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules
 from ...schema import RouterSpec
-from .. import view
 from ..experts.tokens import TokenTally, token_texts, uses_of
-from .contrast import Span, amounts_of, last_of, pairing
+from ..registry import view
+from .contrast import WHOLE_PROMPT, ContrastFilter, amounts_of, last_of, pairing
 from .sides import Group, Sides, sides_of
 
 Cells = str | Sequence[tuple[int, int]]
@@ -31,7 +31,7 @@ Cells = str | Sequence[tuple[int, int]]
 
 @view("resonance-tokens")
 def resonance_tokens(
-    trace: Trace,
+    trace: TraceRows,
     *,
     cells: Cells,
     target: Group,
@@ -43,24 +43,20 @@ def resonance_tokens(
     stream: str = "decoder",
     measure: str = "rate",
     paired: bool | None = None,
-    special: bool = True,
-    phase: str | None = None,
-    completion: bool | None = None,
-    last: int | None = None,
+    tokens: ContrastFilter = WHOLE_PROMPT,
     limit: int = 5,
 ) -> pa.Table:
     """The tokens that contribute most to the scores of some experts.
 
     Args:
         cells: layer:expert, comma between, e.g. 5:25,7:27.
-        target, rest, by, where, rules, classes, measure, paired, special, phase, completion, last: as in
+        target, rest, by, where, rules, classes, measure, paired: as in
             `resonance`.
         limit: tokens of each expert, by |contribution|; 0 for all.
     Returns:
         layer, stream, expert, token_id, token, contribution (its part of the score), target_uses, rest_uses
         (occurrences that chose the expert, in the prompts that take part).
     """
-    span = Span(special=special, phase=phase, completion=completion, last=last)
     sides = sides_of(trace, by, target, rest, where, rules, classes)
     experts_of: dict[int, list[int]] = {}
     for layer, expert in _cells(cells):
@@ -68,10 +64,10 @@ def resonance_tokens(
     tables = []
     for layer, experts in sorted(experts_of.items()):
         spec = trace.router(layer, stream)
-        tables += _of_router(trace, spec, sorted(set(experts)), sides, measure, paired, span, limit)
+        tables += _of_router(trace, spec, sorted(set(experts)), sides, measure, paired, tokens, limit)
     table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
     kind = f"Contributions to the score of measure {measure}; an expert's sum over all tokens is its score."
-    return with_notes(table, [f"{sides.target} against {sides.rest}.", kind, span.note()])
+    return with_notes(table, [f"{sides.target} against {sides.rest}.", kind, tokens.note()])
 
 
 def _cells(cells: Cells) -> list[tuple[int, int]]:
@@ -85,35 +81,40 @@ def _cells(cells: Cells) -> list[tuple[int, int]]:
 
 
 def _of_router(
-    trace: Trace,
+    trace: TraceRows,
     spec: RouterSpec,
     experts: list[int],
     sides: Sides,
     measure: str,
     paired: bool | None,
-    span: Span,
+    tokens: ContrastFilter,
     limit: int,
 ) -> list[pa.Table]:
-    weight_P = _token_weights(trace, spec, sides, measure, paired, span)
+    weight_P = _token_weights(trace, spec, sides, measure, paired, tokens)
     tallies = {expert: TokenTally() for expert in experts}
     weighted = measure.startswith("weight")
     for batch in trace.iter_router(
         spec.layer, spec.stream, columns=("experts", "weights") if weighted else ("experts",),
-        token_columns=("token_id",), special=span.special,
-        phase="prefill" if span.last is not None else span.phase, completion=span.completion,
+        token_columns=("token_id",), special=tokens.special,
+        phase="prefill" if tokens.last is not None else tokens.phase, completion=tokens.completion,
     ):  # fmt: skip
-        part_N = np.where(last_of(batch, span.last), weight_P[batch.prompt_index], 0.0)
+        part_N = np.where(last_of(batch, tokens.last), weight_P[batch.prompt_index], 0.0)
         for expert, tally in tallies.items():
             _count(tally, batch, expert, part_N, weighted)
     return [_rows(trace, spec, expert, tally, limit) for expert, tally in tallies.items()]
 
 
 def _token_weights(
-    trace: Trace, spec: RouterSpec, sides: Sides, measure: str, paired: bool | None, span: Span
+    trace: TraceRows,
+    spec: RouterSpec,
+    sides: Sides,
+    measure: str,
+    paired: bool | None,
+    tokens: ContrastFilter,
 ) -> np.ndarray:
     """(P,) what one use by a token of the prompt adds to a score; 0 for prompts that take no part."""
     wanted_P = sides.mask("target") | sides.mask("rest")
-    _, tokens_P = amounts_of(trace, spec, len(wanted_P), "rate", span)
+    _, tokens_P = amounts_of(trace, spec, len(wanted_P), "rate", tokens)
     rows = np.flatnonzero(wanted_P & (tokens_P > 0))
     weight_P = np.zeros(len(wanted_P))
     weight_P[rows] = pairing(trace, sides, rows, paired).weights()
@@ -136,7 +137,7 @@ def _count(tally: TokenTally, batch: EventBatch, expert: int, part_N: np.ndarray
     tally.add(2, token, part)
 
 
-def _rows(trace: Trace, spec: RouterSpec, expert: int, tally: TokenTally, limit: int) -> pa.Table:
+def _rows(trace: TraceRows, spec: RouterSpec, expert: int, tally: TokenTally, limit: int) -> pa.Table:
     target, rest, contribution = (row[1:] for row in tally.sums)
     found = np.flatnonzero((target > 0) | (rest > 0))
     best = found[np.argsort(-np.abs(contribution[found]), kind="stable")][: limit or None]

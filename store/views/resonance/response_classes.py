@@ -7,18 +7,17 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Rules, classify, read_rules
-from .. import view
+from ..registry import view
 
 
 @view("response-classes")
-def response_classes(trace: Trace, *, rules: Rules | str, where: Where | None = None) -> pa.Table:
+def response_classes(trace: TraceRows, *, rules: Rules | str, where: Where | None = None) -> pa.Table:
     """The class of each generated answer, with the rule and the words that decided.
 
     Args:
         rules: a JSON file {"class": ["regular expression", ...], ...}; the first that matches decides.
-        where: prompts to take.
     Returns:
         prompt_id, class (null where nothing was generated), pattern, matched, generated.
     """

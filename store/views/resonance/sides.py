@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import StoreError
 from ...read.selection import Where
-from ...read.trace_rows import Trace
+from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules, classify, read_classes, read_rules
-from ...sql.query import TRUNCATED
+from ...sql.query import TRUNCATED, run_query
 
 Group = str | Sequence[str] | None
 """Values of the column `by`; or one SELECT of prompt ids; None for all other prompts (the rest only)."""
@@ -33,7 +33,7 @@ class Sides:
 
 
 def sides_of(
-    trace: Trace,
+    trace: TraceRows,
     by: str,
     target: Group,
     rest: Group,
@@ -74,7 +74,7 @@ def sides_of(
 
 
 def values_of(
-    trace: Trace, by: str, rules: Rules | str | None, classes: Classes | str | None
+    trace: TraceRows, by: str, rules: Rules | str | None, classes: Classes | str | None
 ) -> list[str | None]:
     """(P,) what `by` says of each prompt."""
     prompts = trace.prompts()
@@ -102,12 +102,12 @@ def _is_query(group: Group) -> bool:
     return isinstance(group, str) and group.lstrip().lower().startswith("select ")
 
 
-def _members(trace: Trace, values_P: list[str | None], group: Group, by: str) -> np.ndarray:
+def _members(trace: TraceRows, values_P: list[str | None], group: Group, by: str) -> np.ndarray:
     if group is None or len(group) == 0:
         raise StoreError(f"name a value of {by} for the target group")
     if _is_query(group):
         assert isinstance(group, str)
-        found = trace.sql(group, rows=max(10_000, 2 * trace.num_prompts))
+        found = run_query(trace, group, rows=max(10_000, 2 * trace.num_prompts))
         if TRUNCATED in (found.schema.metadata or {}):
             raise StoreError("the query gives more rows than there are prompts: select each prompt_id once")
         ids = set(found.column(0).cast("string").to_pylist())

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moescope.app.figures.load import difference, moved, with_measure
 from moescope.app.sentences import load as sentences
+from moescope.store.views.experts.load_difference import difference, moved, with_measure
 
 
 def load(shares: list[list[float]], tokens: int = 100, top_k: int = 1) -> pa.Table:

@@ -22,7 +22,7 @@ from moescope.store import StoreError, Trace, TraceWriter, list_traces, open_tra
 from moescope.store.errors import BadPart, NewerTrace, NotATrace, ResumeRefused, TraceExists, TraceLocked
 from moescope.store.files.folder import open_folder
 from moescope.store.files.manifest import TABLES, Manifest
-from moescope.store.read.trace_rows import DamageWarning
+from moescope.store.trace import DamageWarning
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
 
 PLAN = Synthetic(prompts=12, tokens_per_prompt=8, layers=2, experts=6, top_k=2, part_tokens=30, seed=5)

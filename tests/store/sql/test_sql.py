@@ -12,8 +12,8 @@ from parts_by_hand import record
 
 from moescope.store import Trace, TraceWriter, open_trace
 from moescope.store.errors import QueryRefused
-from moescope.store.read.trace_rows import DamageWarning
 from moescope.store.sql.query import TRUNCATED, view_columns
+from moescope.store.trace import DamageWarning
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_silently_flipped_byte_leaves_the_part_out_and_never_becomes_a_number(
     assert "its checksum is" in str(caught[0].message)
 
 
-@pytest.mark.filterwarnings("ignore::moescope.store.read.trace_rows.DamageWarning")
+@pytest.mark.filterwarnings("ignore::moescope.store.trace.DamageWarning")
 def test_a_trace_whose_every_part_is_damaged_is_not_called_unfinished(own_trace_path: Path) -> None:
     trace = open_trace(own_trace_path)
     for entry in trace.parts:

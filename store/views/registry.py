@@ -1,0 +1,96 @@
+"""Named views: functions from a trace to a table.
+
+    @view("load")
+    def load(trace: TraceRows, *, by: str | None = None, tokens: TokenFilter = ALL_TOKENS) -> pa.Table: ...
+
+A view is called with keyword parameters only; `tokens` may be given by its fields (`token_options`). The command
+line makes its options from the signature, and its help from the docstring. Views never draw; the arithmetic is in
+the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..errors import UnknownColumn
+from ._arguments import check
+from .token_options import parameters_of, token_words, with_token_options
+
+if TYPE_CHECKING:
+    from ..read.trace_rows import TraceRows
+
+_PACKAGE = __name__.rpartition(".")[0]
+_VIEWS: dict[str, Callable[..., pa.Table]] = {}
+
+
+def view(name: str) -> Callable[[Callable[..., pa.Table]], Callable[..., pa.Table]]:
+    """Register a function as a view."""
+
+    def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+        _VIEWS[name] = with_token_options(function)
+        return _VIEWS[name]
+
+    return register
+
+
+def _load_all() -> None:
+    package = importlib.import_module(_PACKAGE)
+    for module in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}."):
+        importlib.import_module(module.name)
+
+
+def names() -> list[str]:
+    """Names of all views."""
+    _load_all()
+    return sorted(_VIEWS)
+
+
+def get(name: str) -> Callable[..., pa.Table]:
+    """The function of a view; `_` may stand for `-`. Raises UnknownColumn where there is none."""
+    name = name.replace("_", "-")
+    if name not in _VIEWS:
+        _load_all()
+    if name not in _VIEWS:
+        raise UnknownColumn(f"there is no view {name!r}; there are: {', '.join(sorted(_VIEWS))}")
+    return _VIEWS[name]
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Parameters of a view by name, without the trace; annotations are types, not text."""
+    return parameters_of(get(name))
+
+
+def help_of(name: str) -> str:
+    """The docstring of a view, and what each field of its token filter does."""
+    text = inspect.getdoc(get(name)) or ""
+    words = [f"    {key}: {what}" for key, what in token_words(get(name)).items()]
+    return "\n".join([text, "", "Tokens that count:", *words]) if words else text
+
+
+def run(trace: TraceRows, name: str, params: dict[str, Any]) -> pa.Table:
+    """Run a view. Where what it selects holds no token, the table has no rows, and a note that says why.
+
+    Raises:
+        UnknownColumn: an unknown view, parameter or value of a column, or a parameter that is missing.
+        BadArgument: a number or word that the view does not take.
+    """
+    from ._nothing import selects_nothing, without_rows
+
+    function = get(name)
+    known = parameters(name)
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        raise UnknownColumn(f"view {name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}")
+    missing = [key for key, value in known.items() if value.default is value.empty and key not in params]
+    if missing:
+        raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
+    check(name, params, {key for key, value in known.items() if value.default is None})
+    why = selects_nothing(trace, known, params)
+    table = function(trace, **params)
+    return table if why is None else without_rows(table, why)
