@@ -129,8 +129,8 @@ def test_a_condition_is_named_in_words(trace):
 def test_a_query_of_more_rows_than_prompts_is_refused_not_cut(trace, monkeypatch):
     from moescope.store.views.resonance import sides
 
-    real = type(trace).sql
-    monkeypatch.setattr(type(trace), "sql", lambda self, query, **limits: real(self, query, rows=3))
+    real = sides.run_query
+    monkeypatch.setattr(sides, "run_query", lambda trace, query, **limits: real(trace, query, rows=3))
     with pytest.raises(StoreError, match="more rows than there are prompts"):
         sides.sides_of(trace, "group", "select prompt_id from prompts", None, None, None)
 
