@@ -46,6 +46,7 @@ RANGES: Mapping[str, Range] = {
     "top": AT_LEAST_ONE,
     "among": AT_LEAST_ONE,
     "last": AT_LEAST_ONE,
+    "horizon": AT_LEAST_ONE,
     "limit": ZERO_FOR_ALL,
     "per_prompt": ZERO_FOR_ALL,
     "least": FROM_ZERO,
