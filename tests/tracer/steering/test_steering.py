@@ -267,9 +267,16 @@ def test_sequences_of_a_batch_are_steered_apart_and_exactly(model):
 def test_each_sequence_is_repeated_where_the_batch_is_a_multiple(model):
     rules = Steering([off(3)])
     ids = IDS[:2].repeat_interleave(2, dim=0)
-    logits, _ = run(model, PerSequence([rules, None]).applied(model), ids=ids)
-    assert torch.equal(logits[0], logits[1])
-    assert torch.equal(logits[2], run(model, ids=ids)[0][2])
+    logits, routing = run(model, PerSequence([rules, None]).applied(model), ids=ids)
+    plain, base = run(model, ids=ids)
+    # Equal rows at other places of a matrix product may round differently; their choices do not.
+    for one, other in ((logits[0], logits[1]), (logits[2], logits[3]), (logits[2], plain[2])):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for layer in range(3):
+        chosen = routing.ids(layer).reshape(4, 8, -1)
+        assert torch.equal(chosen[0], chosen[1])
+        assert torch.equal(chosen[2:], base.ids(layer).reshape(4, 8, -1)[2:])
+    assert (routing.ids(0)[:16] != 3).all()
     with pytest.raises(SteeringError, match="4 sequences, but steering was given for 3"):
         run(model, PerSequence([rules, None, None]).applied(model), ids=ids)
 
@@ -282,8 +289,9 @@ def test_an_assignment_can_change_between_forwards(model):
         changed = model(IDS).logits
         applied.assign([None, None, None])
         assert torch.equal(model(IDS).logits, clean)
-    assert torch.equal(changed[[0, 2]], clean[[0, 2]])
-    assert not torch.equal(changed[1], clean[1])
+    # The steered rows share experts with their neighbours, so a matrix kernel may round those differently.
+    torch.testing.assert_close(changed[[0, 2]], clean[[0, 2]], rtol=1e-4, atol=1e-5)
+    assert (changed[1] - clean[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
