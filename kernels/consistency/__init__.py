@@ -9,26 +9,29 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_amounts, check_size, divide
+from .._arrays import as_amounts, divide
 from .caches import (
     HitCurve,
-    as_sequence,
     cache_hit_rate,
     hit_curve,
+    hit_curves,
     segment_cache_hit_rate,
     segment_hit_curve,
 )
+from .windows import window_uses, window_uses_by_group
 
 __all__ = [
     "HitCurve",
     "RoutingPerformance",
     "cache_hit_rate",
     "hit_curve",
+    "hit_curves",
     "routing_performance",
     "segment_cache_hit_rate",
     "segment_hit_curve",
     "segment_routing_performance",
     "window_uses",
+    "window_uses_by_group",
 ]
 
 
@@ -62,30 +65,6 @@ def segment_routing_performance(
         arXiv 2505.16056. SRP(1) = 1. For many sequences add up `window_uses` and pass them on.
     """
     return routing_performance(window_uses(ids, num_experts, m), pool)
-
-
-def window_uses(ids: ArrayLike, num_experts: int, m: int) -> np.ndarray:
-    """In how many windows of m tokens each expert is used f times.
-
-    Args:
-        ids, num_experts, m: as for `segment_routing_performance`.
-    Returns:
-        (E, m + 1) int64; a row sums to T - m + 1 windows (0 where T < m). Tables of sequences add up.
-    """
-    ids_TK = as_sequence(ids, num_experts)
-    m = check_size(m, "m")
-    windows = max(len(ids_TK) - m + 1, 0)
-    table_EF = np.zeros((num_experts, m + 1), np.int64)
-    if windows == 0:
-        return table_EF
-    token, slot = np.nonzero(ids_TK >= 0)
-    expert = ids_TK[token, slot].astype(np.int64)
-    uses = np.zeros((len(ids_TK) + 1, num_experts), np.int32)
-    uses[token + 1, expert] = 1
-    np.cumsum(uses, axis=0, out=uses)
-    within = uses[m:] - uses[:-m]
-    keys = within + np.arange(num_experts) * (m + 1)
-    return np.bincount(keys.ravel(), minlength=table_EF.size).reshape(table_EF.shape)
 
 
 def routing_performance(uses: ArrayLike, pool: Literal["expert", "layer"] = "expert") -> RoutingPerformance:

@@ -16,28 +16,33 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_ids, check_range, check_size
-from .stack import stack_hits
+from .._arrays import check_size
+from .sequences import as_sequence, as_starts
+from .stack import POLICIES, stack_hits
 
 Policy = Literal["lru", "lfu", "belady"]
 
 
 @dataclass(frozen=True)
 class HitCurve:
-    """Hits of caches of every size on one sequence. Add curves of sequences before dividing."""
+    """Hits of caches of every size on one sequence, or on each of S. Add curves of sequences before dividing."""
 
     hits: np.ndarray
-    """(E,) int64: hits of a cache of 1, 2, ... E experts."""
-    accesses: int
-    """Filled slots of the sequence."""
+    """(E,) or (S, E) int64: hits of a cache of 1, 2, ... E experts."""
+    accesses: int | np.ndarray
+    """Filled slots of the sequence, or (S,)."""
 
     @property
     def rate(self) -> np.ndarray:
-        """(E,) hits / accesses; 0 where nothing was accessed."""
-        return self.hits / max(self.accesses, 1)
+        """(..., E) hits / accesses; 0 where nothing was accessed."""
+        return self.hits / np.maximum(self.accesses, 1)[..., None]
 
     def __add__(self, other: "HitCurve") -> "HitCurve":
         return HitCurve(self.hits + other.hits, self.accesses + other.accesses)
+
+    def total(self) -> "HitCurve":
+        """The curve of S sequences together."""
+        return HitCurve(self.hits.sum(0), int(np.sum(self.accesses)))
 
 
 def segment_cache_hit_rate(ids: ArrayLike, num_experts: int, m: int, size: ArrayLike) -> np.ndarray:
@@ -82,7 +87,7 @@ def hit_curve(ids: ArrayLike, num_experts: int, policy: Policy = "lru") -> HitCu
     """
     if policy not in ("lru", "lfu", "belady"):
         raise ValueError(f'policy must be "lru", "lfu" or "belady", got {policy!r}')
-    return _curve(as_sequence(ids, num_experts), num_experts, policy, 1)
+    return _of_one(hit_curves(ids, num_experts, policy=policy))
 
 
 def segment_hit_curve(ids: ArrayLike, num_experts: int, m: int) -> HitCurve:
@@ -90,19 +95,39 @@ def segment_hit_curve(ids: ArrayLike, num_experts: int, m: int) -> HitCurve:
 
     Args, raises: as for `segment_cache_hit_rate`.
     """
-    return _curve(as_sequence(ids, num_experts), num_experts, "segment", check_size(m, "m"))
+    return _of_one(hit_curves(ids, num_experts, policy="segment", m=m))
 
 
-def as_sequence(ids: ArrayLike, num_experts: int) -> np.ndarray:
-    """Ids of one sequence, (T, k), checked: in range, and no expert twice in one token."""
-    ids_TK = as_ids(ids)
-    check_range(ids_TK, check_size(num_experts, "num_experts"), "ids")
-    ordered = np.sort(ids_TK, axis=1)
-    again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if again.any():
-        token = int(np.argmax(again.any(1)))
-        raise ValueError(f"ids[{token}] names an expert twice: {ids_TK[token].tolist()}")
-    return ids_TK
+def hit_curves(
+    ids: ArrayLike,
+    num_experts: int,
+    starts: ArrayLike | None = None,
+    *,
+    policy: Policy | Literal["segment"] = "lru",
+    m: int = 1,
+) -> HitCurve:
+    """Hits of caches of every size on many sequences that lie one behind the other: a cache starts empty in each.
+
+    Args:
+        ids, num_experts: as for `cache_hit_rate`, tokens of all sequences, (T, k).
+        starts: first token of each sequence, and T at the end, (S + 1,); one sequence where None.
+        policy: "lru", "lfu", "belady", or "segment", which sees m tokens.
+    Returns:
+        `HitCurve` with hits (S, E) and accesses (S,).
+    Raises:
+        ValueError: as for `cache_hit_rate`; starts that are not rising from 0 to T.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    ids_TK = as_sequence(ids, num_experts)
+    bounds = as_starts(starts, len(ids_TK))
+    depths = stack_hits(ids_TK, bounds, num_experts, policy, check_size(m, "m"))
+    filled = np.concatenate([[0], np.cumsum(np.count_nonzero(ids_TK >= 0, axis=1))])
+    return HitCurve(np.cumsum(depths, axis=1), np.diff(filled[bounds]))
+
+
+def _of_one(curves: HitCurve) -> HitCurve:
+    return HitCurve(curves.hits[0], int(np.sum(curves.accesses)))
 
 
 def _at_sizes(curve: HitCurve, size: ArrayLike) -> np.ndarray:
@@ -110,10 +135,3 @@ def _at_sizes(curve: HitCurve, size: ArrayLike) -> np.ndarray:
     if sizes.dtype.kind not in "iu" or ((sizes < 1) | (sizes > len(curve.hits))).any():
         raise ValueError(f"size must be whole numbers from 1 to {len(curve.hits)}, got {size}")
     return curve.rate[sizes - 1][()]
-
-
-def _curve(ids_TK: np.ndarray, num_experts: int, policy: str, m: int) -> HitCurve:
-    filled = ids_TK >= 0
-    experts = ids_TK[filled].astype(np.int64)
-    depths = stack_hits(experts, np.cumsum(filled.sum(1)), num_experts, policy, m)
-    return HitCurve(np.cumsum(depths), len(experts))

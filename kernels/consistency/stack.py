@@ -5,6 +5,9 @@ Priority of an expert, larger is kept longer; equal ones by most recent use:
     lfu      uses so far
     belady   minus the number of its next access
     segment  uses in the next m - 1 tokens, and 1 if the current token still needs it
+
+Three versions of one algorithm: the plain one, which the tests read; a compiled one in which priority and most recent
+use are one whole number; and for lru, where an access only pushes down what stood above it, one without a stack.
 """
 
 from collections.abc import Sequence
@@ -20,28 +23,42 @@ _PLAIN_STEP = 1e-7
 """Seconds for one expert of the stack, at one access, in the plain version."""
 
 NEVER = 1 << 62
+_UNIT = 1 << 32
+"""A step of priority: more than the accesses of any sequence, which tell equals apart."""
 
 
 def stack_hits(
-    experts: np.ndarray, ends: np.ndarray, num_experts: int, policy: str, m: int = 1
+    ids_TK: np.ndarray, starts: np.ndarray, num_experts: int, policy: str, m: int = 1
 ) -> np.ndarray:
-    """At which depth of the stack each access of one sequence finds its expert.
+    """At which depth of the stack the accesses of each sequence find their experts.
 
     Args:
-        experts: accessed experts, token after token, (N,) int64.
-        ends: for each token the number of accesses up to its end, (T,) int64.
+        ids_TK: experts of the tokens of all sequences, -1 where a slot is empty; none twice in a token.
+        starts: first token of each sequence, and the number of tokens at the end, (S + 1,).
         num_experts: E.
         policy: one of `POLICIES`; m is the window of "segment".
     Returns:
-        (E,) int64: accesses that a cache of 1, 2, ... experts would serve, and no smaller one.
+        (S, E) int64: accesses that a cache of 1, 2, ... experts would serve, and no smaller one.
     """
     code = POLICIES.index(policy)
-    next_use = _next_uses(experts) if policy == "belady" else np.zeros(0, np.int64)
-    if fast := twin(_stack_loop, _PLAIN_STEP * len(experts) * num_experts):
-        served = np.zeros(num_experts, np.int64)
-        fast(served, np.zeros((4, num_experts), np.int64), experts, ends, code, m, next_use)
-        return served
-    return np.array(_plain_stack(experts.tolist(), ends.tolist(), num_experts, code, m, next_use.tolist()))
+    served_SE = np.zeros((len(starts) - 1, num_experts), np.int64)
+    work = _PLAIN_STEP * ids_TK.size * num_experts
+    if code == 0:
+        if fast := twin(_lru_loop, work):
+            kind = np.int16 if num_experts < 1 << 15 else np.int32
+            fast(served_SE, np.zeros(num_experts, kind), ids_TK, starts)
+            return served_SE
+    elif fast := twin(_stack_loop, work):
+        next_use = np.zeros(ids_TK.shape if code == _BELADY else (0, 0), np.int64)
+        fast(served_SE, np.zeros((3, num_experts), np.int64), ids_TK, starts, code, m, next_use)
+        return served_SE
+    for served_E, first, end in zip(served_SE, starts[:-1], starts[1:], strict=True):
+        filled = ids_TK[first:end] >= 0
+        experts = ids_TK[first:end][filled].astype(np.int64)
+        ends = np.cumsum(filled.sum(1)).tolist()
+        following = _next_uses(experts).tolist() if code == _BELADY else []
+        served_E[:] = _plain_stack(experts.tolist(), ends, num_experts, code, m, following)
+    return served_SE
 
 
 def _next_uses(experts: np.ndarray) -> np.ndarray:
@@ -61,12 +78,9 @@ def _plain_stack(
     m: int,
     next_use: Sequence[int],
 ) -> list[int]:
-    served, depth_of, worth, last = (
-        [0] * num_experts,
-        [0] * num_experts,
-        [0] * num_experts,
-        [-1] * num_experts,
-    )
+    """One sequence: accessed experts, and for each token the number of accesses up to its end."""
+    served, depth_of, worth = ([0] * num_experts for _ in range(3))
+    last = [-1] * num_experts
     stack: list[int] = []
     start = ahead = 0
     for token, end in enumerate(ends):
@@ -108,56 +122,111 @@ def _move_to_top(stack: list[int], expert: int, worth: list[int], last: list[int
     stack[depth] = carried
 
 
+def _lru_loop(served_SE: np.ndarray, depth_E: np.ndarray, ids_TK: np.ndarray, starts: np.ndarray) -> None:
+    """Depths by expert: an access adds one to all that were above it. An expert not yet seen has depth E."""
+    num_experts = len(depth_E)
+    for s in range(len(starts) - 1):
+        depth_E[:] = num_experts
+        seen = 0
+        for t in range(starts[s], starts[s + 1]):
+            free = seen
+            for i in range(ids_TK.shape[1]):
+                expert = ids_TK[t, i]
+                if expert >= 0:
+                    if depth_E[expert] == num_experts:
+                        served_SE[s, free] += 1
+                        free += 1
+                    else:
+                        served_SE[s, depth_E[expert]] += 1
+            for i in range(ids_TK.shape[1]):
+                expert = ids_TK[t, i]
+                if expert >= 0:
+                    depth = depth_E[expert]
+                    if depth == num_experts:
+                        depth = depth_E.dtype.type(seen)
+                        seen += 1
+                    for e in range(num_experts):
+                        depth_E[e] += depth_E[e] < depth
+                    depth_E[expert] = 0
+
+
 def _stack_loop(
-    served_E: np.ndarray,
-    room_4E: np.ndarray,
-    experts: np.ndarray,
-    ends: np.ndarray,
+    served_SE: np.ndarray,
+    room_3E: np.ndarray,
+    ids_TK: np.ndarray,
+    starts: np.ndarray,
     policy: int,
     m: int,
-    next_use: np.ndarray,
+    next_use_TK: np.ndarray,
 ) -> None:
-    """The twin of `_plain_stack`, in the same order; `room_4E` are zeros to work in."""
-    stack, depth_of, worth, last = room_4E[0], room_4E[1], room_4E[2], room_4E[3]
-    last[:] = -1
-    size = start = ahead = 0
-    for token in range(len(ends)):
-        end = ends[token]
-        if policy == _SEGMENT:
-            until = ends[min(token + m, len(ends)) - 1]
-            for number in range(ahead, until):
-                worth[experts[number]] += 1
-            ahead = until
-        for depth in range(size):
-            depth_of[stack[depth]] = depth
-        free = size
-        for number in range(start, end):
-            expert = experts[number]
-            if last[expert] < 0:
-                served_E[free] += 1
-                free += 1
-            else:
-                served_E[depth_of[expert]] += 1
-        for number in range(start, end):
-            expert = experts[number]
-            if last[expert] < 0:
-                stack[size] = expert
-                size += 1
-            carried = expert
-            depth = 0
-            while stack[depth] != expert:
-                here = stack[depth]
-                more = worth[carried] - worth[here]
-                if depth == 0 or more > 0 or (more == 0 and last[carried] > last[here]):
+    """The twin of `_plain_stack` for the other policies, in the same order; `room_3E` and `next_use_TK` to work in.
+
+    `key` is priority × 2^32 + the number of the last access: one comparison instead of two.
+    """
+    stack, depth_of, key = room_3E[0], room_3E[1], room_3E[2]
+    for s in range(len(starts) - 1):
+        first, last = starts[s], starts[s + 1]
+        if policy == _BELADY:
+            depth_of[:] = NEVER
+            number = 0
+            for t in range(last - 1, first - 1, -1):
+                for i in range(ids_TK.shape[1] - 1, -1, -1):
+                    expert = ids_TK[t, i]
+                    if expert >= 0:
+                        # Counted from the end: the sooner the next access, the larger.
+                        next_use_TK[t, i] = depth_of[expert]
+                        depth_of[expert] = number
+                        number += 1
+        key[:] = 0
+        depth_of[:] = -1
+        size = number = 0
+        ahead = first
+        for t in range(first, last):
+            if policy == _SEGMENT:
+                while ahead < min(t + m, last):
+                    for i in range(ids_TK.shape[1]):
+                        if ids_TK[ahead, i] >= 0:
+                            key[ids_TK[ahead, i]] += _UNIT
+                    ahead += 1
+            for depth in range(size):
+                depth_of[stack[depth]] = depth
+            free = size
+            for i in range(ids_TK.shape[1]):
+                expert = ids_TK[t, i]
+                if expert >= 0:
+                    if depth_of[expert] < 0:
+                        served_SE[s, free] += 1
+                        free += 1
+                    else:
+                        served_SE[s, depth_of[expert]] += 1
+            for i in range(ids_TK.shape[1]):
+                expert = ids_TK[t, i]
+                if expert < 0:
+                    continue
+                if depth_of[expert] < 0:
+                    stack[size] = expert
+                    size += 1
+                    depth_of[expert] = 0
+                carried = stack[0]
+                if carried != expert:
+                    stack[0] = expert
+                    worth = key[carried]
+                    depth = 1
+                    here = stack[1]
+                    while here != expert:
+                        other = key[here]
+                        stays = worth > other
+                        stack[depth] = carried if stays else here
+                        carried = here if stays else carried
+                        worth = other if stays else worth
+                        depth += 1
+                        here = stack[depth]
                     stack[depth] = carried
-                    carried = here
-                depth += 1
-            stack[depth] = carried
-            last[expert] = number
-            if policy == _LFU:
-                worth[expert] += 1
-            elif policy == _BELADY:
-                worth[expert] = -next_use[number]
-            elif policy == _SEGMENT:
-                worth[expert] -= 1
-        start = end
+                if policy == _LFU:
+                    key[expert] = (key[expert] // _UNIT + 1) * _UNIT + number
+                elif policy == _SEGMENT:
+                    key[expert] = (key[expert] // _UNIT - 1) * _UNIT + number
+                else:
+                    following = next_use_TK[t, i]
+                    key[expert] = number - NEVER if following == NEVER else following
+                number += 1

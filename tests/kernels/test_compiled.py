@@ -10,7 +10,7 @@ from moescope.kernels import compiled as compiled_module
 from moescope.kernels.alignment import _log_sums
 from moescope.kernels.alignment.pairwise import pairwise_divergence
 from moescope.kernels.compiled import compiled, expect, twin
-from moescope.kernels.consistency import hit_curve, segment_hit_curve
+from moescope.kernels.consistency import hit_curve, hit_curves, segment_hit_curve, window_uses_by_group
 from moescope.kernels.counting import co_activation, count_experts, transitions
 
 rng = np.random.default_rng(0)
@@ -30,6 +30,11 @@ def results_of(ids):
     for policy in ("lru", "lfu", "belady"):
         yield hit_curve(ids, 12, policy).hits
     yield segment_hit_curve(ids, 12, 5).hits
+    starts = np.unique([0, len(ids) // 3, len(ids) // 2, len(ids)])
+    yield hit_curves(ids, 12, starts, policy="lru").hits
+    yield hit_curves(ids, 12, starts, policy="segment", m=4).hits
+    for m in (1, 7, 60):
+        yield window_uses_by_group(ids, 12, m, starts, np.arange(len(starts) - 1) % 2, 2)
 
 
 IDS[0].flags.writeable = False  # as Arrow hands them over

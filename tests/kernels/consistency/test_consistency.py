@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from moescope.kernels.consistency import (
     cache_hit_rate,
     hit_curve,
+    hit_curves,
     routing_performance,
     segment_cache_hit_rate,
     segment_hit_curve,
     segment_routing_performance,
     window_uses,
+    window_uses_by_group,
 )
 
 E = 6
@@ -169,6 +171,24 @@ def test_curves_add_up_over_sequences():
     assert both.rate.tolist() == [0.4, 0.7, 1.0]
 
 
+@quick
+@given(st.lists(sequences(), min_size=1, max_size=4), st.sampled_from(["lru", "lfu", "belady", "segment"]))
+def test_sequences_one_behind_the_other_are_each_by_itself(found, policy):
+    slots = max(ids.shape[1] for ids in found)
+    padded = [np.pad(ids, ((0, 0), (0, slots - ids.shape[1])), constant_values=-1) for ids in found]
+    starts = np.cumsum([0, *map(len, found)])
+    curves = hit_curves(np.concatenate(padded), E, starts, policy=policy, m=3)
+    for ids, hits, accesses in zip(found, curves.hits, curves.accesses, strict=True):
+        alone = segment_hit_curve(ids, E, 3) if policy == "segment" else hit_curve(ids, E, policy)
+        assert (hits.tolist(), int(accesses)) == (alone.hits.tolist(), alone.accesses)
+    assert curves.total().accesses == sum((ids >= 0).sum() for ids in found)
+    groups = np.arange(len(found)) % 3 - 1
+    table = window_uses_by_group(np.concatenate(padded), E, 2, starts, groups, 2)
+    for group in range(2):
+        expected = [window_uses(ids, E, 2) for ids, of in zip(found, groups, strict=True) if of == group]
+        assert (table[group] == sum(expected, np.zeros((E, 3), int))).all()
+
+
 def test_renaming_experts_changes_nothing():
     rng = np.random.default_rng(0)
     ids = np.argsort(rng.random((60, E)), 1)[:, :2]
@@ -193,6 +213,8 @@ def test_renaming_experts_changes_nothing():
         (lambda: segment_routing_performance([[0]], 3, 0), "m must be"),
         (lambda: segment_routing_performance([[0]], 3, 1, "model"), "pool"),  # pyright: ignore[reportArgumentType]
         (lambda: segment_routing_performance([[0.0]], 3, 1), "integers"),
+        (lambda: hit_curves([[0], [1]], 3, [0, 1]), "rise from 0 to the number of tokens, 2"),
+        (lambda: hit_curves([[0], [1]], 3, [0, 2, 1, 2]), "rise from 0"),
         (lambda: routing_performance([[1.0]]), r"m \+ 1"),
     ],
 )
