@@ -133,7 +133,10 @@ def _try_off_and_on(model: nn.Module, inputs: dict[str, Tensor], specs: Sequence
         uses = torch.bincount(ids[ids >= 0].flatten().long().cpu(), minlength=spec.num_experts)
         most[spec.layer, spec.stream], least[spec.layer, spec.stream] = int(uses.argmax()), int(uses.argmin())
     problems = []
-    for rule, expert_of in (("off", most), ("on", least)):
+    for rule, expert_of, wrong in (
+        ("off", most, lambda chosen: chosen.any() and "was chosen though off"),
+        ("on", least, lambda chosen: not chosen.all() and "was left out though on"),
+    ):
         rules = [
             {"rule": rule, "layers": [spec.layer], "stream": spec.stream,
              "experts": [expert_of[spec.layer, spec.stream]]}
@@ -144,8 +147,7 @@ def _try_off_and_on(model: nn.Module, inputs: dict[str, Tensor], specs: Sequence
         for spec in specs:
             expert = expert_of[spec.layer, spec.stream]
             chosen = (steered.ids(spec.layer, spec.stream) == expert).any(-1)
-            if (rule == "off" and chosen.any()) or (rule == "on" and not chosen.all()):
-                what = "was chosen though off" if rule == "off" else "was left out though on"
+            if what := wrong(chosen):
                 problems.append(f"layer {spec.layer}, stream {spec.stream!r}: expert {expert} {what}")
     return problems
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from ...store import RouterSpec
-from ...tracer.steering.check import is_neutral
-from ...tracer.steering.rules import KINDS, Rule, Span
+from ...tracer.steering.kind import Mark, Place
+from ...tracer.steering.rules import KINDS, Rule, is_neutral
+from ...tracer.steering.span import Span
 
 Cell = tuple[str, int, int]
 """(stream, layer, expert)."""
-State = Literal["off", "on", "zero", "low", "up", "down"]
+State = Mark
 Rules = tuple[Rule, ...]
 
-PER_EXPERT = tuple(name for name, kind in KINDS.items() if kind.experts)
-WHOLE_LAYER = tuple(name for name, kind in KINDS.items() if not kind.experts and name != "vector")
+
+def made_at(place: Place) -> tuple[str, ...]:
+    """Names of the rules that one place of the Steer page makes."""
+    return tuple(name for name, kind in KINDS.items() if kind.place == place)
 
 
 def states(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[Cell, State]:
@@ -29,34 +31,23 @@ def states(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[Cell, S
     found: dict[Cell, State] = {}
     for spec in routers:
         for rule in rules:
-            if rule.rule in PER_EXPERT and rule.acts_in(spec.layer, spec.stream):
+            if rule.kind.mark and rule.acts_in(spec.layer, spec.stream):
                 _act(rule, spec, found)
     return found
 
 
 def _act(rule: Rule, spec: RouterSpec, found: dict[Cell, State]) -> None:
-    if is_neutral(rule, spec):
+    if is_neutral(rule, spec) or rule.kind.mark is None:
         return
     named = range(spec.num_experts) if rule.experts is None else rule.experts
-    if rule.rule == "keep_only":
+    if rule.kind.masks == "others":
         named = set(range(spec.num_experts)) - set(named)
-    state = _state_of(rule, spec.layer)
+    state = rule.kind.mark(rule.amount_in(spec.layer) or 0.0)
     for expert in named:
         cell = (spec.stream, spec.layer, expert)
         # A masked expert is not chosen, whatever a later rule does to its logit or its weight.
         if expert < spec.num_experts and (found.get(cell) != "off" or state in ("off", "on")):
             found[cell] = state
-
-
-def _state_of(rule: Rule, layer: int) -> State:
-    if rule.rule == "keep_only":
-        return "off"
-    if rule.rule in ("bias", "scale"):
-        amount = rule.amount_in(layer) or 0.0
-        if rule.rule == "scale" and amount == 0:
-            return "zero"
-        return "up" if amount > (rule.rule == "scale") else "down"
-    return rule.rule  # type: ignore[return-value]
 
 
 def layer_rules(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[tuple[str, int], list[str]]:
@@ -68,7 +59,7 @@ def layer_rules(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[tu
             names := [
                 rule.rule
                 for rule in rules
-                if rule.rule not in PER_EXPERT
+                if not rule.kind.experts
                 and rule.acts_in(spec.layer, spec.stream)
                 and not is_neutral(rule, spec)
             ]
@@ -85,8 +76,8 @@ def cycle(
     following = {"off": "on", "on": None}.get(before or "", "off")
     if following is None:
         return erase(rules, cells, routers)
-    amount = KINDS[following].defaults.get("amount")
-    brush = Rule(following, amount=amount, span=span or Span())
+    number = KINDS[following].number
+    brush = Rule(following, amount=number and number.default, span=span or Span())
     return paint(rules, cells, brush, routers)
 
 
@@ -94,20 +85,22 @@ def paint(rules: Rules, cells: Collection[Cell], brush: Rule, routers: Sequence[
     """Put cells under the brush's rule instead of what they were under; where all of them are already, take it
     away again."""
     if all(_under(rules, cell, brush) for cell in cells):
-        return erase(rules, cells, routers, brush.rule)
+        return erase(rules, cells, routers, brush.kind.masks == "others")
     rules = erase(rules, cells, routers)
     for (stream, layer), experts in _by_layer(cells).items():
         rules = _added(rules, replace(brush, stream=stream, layers=(layer,), experts=tuple(sorted(experts))))
     return rules
 
 
-def erase(rules: Rules, cells: Collection[Cell], routers: Sequence[RouterSpec], kept_only: str = "") -> Rules:
-    """Take cells out of all rules on experts. A `keep_only` would mask a cell that is taken out of it, so
-    it is left alone unless `kept_only` names it."""
+def erase(
+    rules: Rules, cells: Collection[Cell], routers: Sequence[RouterSpec], kept_too: bool = False
+) -> Rules:
+    """Take cells out of all rules on experts. A rule that masks all others (`keep_only`) would mask a cell that is
+    taken out of it, so it is left alone unless `kept_too`."""
     wanted = _by_layer(cells)
     result: list[Rule] = []
     for rule in rules:
-        if rule.rule not in PER_EXPERT or (rule.rule == "keep_only" and kept_only != "keep_only"):
+        if not rule.kind.experts or (rule.kind.masks == "others" and not kept_too):
             result.append(rule)
         else:
             result += _without(rule, wanted, routers)
@@ -166,7 +159,7 @@ def groups(rules: Rules) -> list[list[int]]:
     """Numbers of rules that a reader takes as one: neighbours that do the same in different layers."""
     found: list[list[int]] = []
     for number, rule in enumerate(rules):
-        if found and rule.rule in PER_EXPERT and _alike(rules[found[-1][-1]], rule):
+        if found and rule.kind.experts and _alike(rules[found[-1][-1]], rule):
             found[-1].append(number)
         else:
             found.append([number])

@@ -12,7 +12,7 @@ from ...store import RouterSpec
 from ...store.arrow import pc
 from ...tracer.steering.read import read_rules
 from ...tracer.steering.rules import Rule
-from .edit import PER_EXPERT, Cell, Rules
+from .edit import Cell, Rules
 from .profiles import rules_by_layer
 
 
@@ -67,11 +67,11 @@ def random_control(rules: Sequence[Rule], routers: Sequence[RouterSpec], seed: i
     named: dict[tuple[str, int], set[int]] = {}
     for spec in routers:
         for rule in rules:
-            if rule.rule in PER_EXPERT and rule.experts is not None and rule.acts_in(spec.layer, spec.stream):
+            if rule.kind.experts and rule.experts is not None and rule.acts_in(spec.layer, spec.stream):
                 named.setdefault((spec.stream, spec.layer), set()).update(rule.experts)
     result: list[Rule] = []
     for rule in rules:
-        if rule.rule not in PER_EXPERT or rule.experts is None:
+        if not rule.kind.experts or rule.experts is None:
             result.append(rule)
             continue
         for spec in routers:

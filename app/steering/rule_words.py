@@ -7,7 +7,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from ...tracer.steering.rules import KINDS, Rule
+from ...tracer.steering.rules import Rule
 from ..text import words
 from ..text.literal import direction
 
@@ -25,7 +25,7 @@ def rule_group(rules: Sequence[Rule]) -> str:
     streams = {rule.stream for rule in rules} - {"decoder"}
     when = _when(first)
     tail = "".join(f" · {part}" for part in (*sorted(streams), when) if part)
-    if not KINDS[first.rule].experts:
+    if not first.kind.experts:
         return f"{what} in {_layers(first.layers)}{tail}"
     if any(rule.layers is None or rule.experts is None for rule in rules) or len(rules[0].layers or ()) > 1:
         places = "; ".join(f"{_experts(rule.experts)} in {_layers(rule.layers)}" for rule in rules)
@@ -37,16 +37,15 @@ def rule_group(rules: Sequence[Rule]) -> str:
 
 
 def _amount(rule: Rule) -> str:
-    if rule.rule == "on" and rule.amount == KINDS["on"].defaults["amount"]:
-        return ""
+    number = rule.kind.number
     if isinstance(rule.amount, dict):
         values = sorted(rule.amount.values())
         return f" {values[0]:.2f}–{values[-1]:.2f} by layer" if values else ""
-    if rule.amount is None:
+    if rule.amount is None or number is None or rule.amount == number.default:
         return ""
-    options = " logits" if rule.options.get("absolute") else " sd" if rule.rule == "bias" else ""
-    sign = "+" if rule.rule == "bias" else ""
-    return f" {rule.amount:{sign}g}{options}".replace("-", "−")
+    unit = " logits" if rule.options.get("absolute") else number.unit
+    sign = "+" if number.signed else ""
+    return f" {rule.amount:{sign}g}{unit}".replace("-", "−")
 
 
 def _when(rule: Rule) -> str:

@@ -12,17 +12,16 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ...store.schema import RouterSpec
 from ..steering.check import problems_with
+from ..steering.kind import RuleJson
 from ..steering.profile import Steering
+from ..steering.rules import KINDS, opposite
 from .finding import MIN_DRAWS
 
-RuleJson = dict[str, Any]
 Kind = Literal["profile", "random", "layers", "opposite", "dose"]
-
-SWAPPED = {"off": "on", "on": "off", "low": "on", "keep_only": "off"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def make_controls(
             notes.append(f"no control {name!r}: {problem}")
 
     steered = steered_experts(rules)
-    vectors = any(rule["rule"] == "vector" for rule in rules)
-    if not vectors and not any(len(chosen) < experts_of[layer] for layer, chosen in steered.items()):
+    shuffled = any(KINDS[rule["rule"]].control == "shuffled vector" for rule in rules)
+    if not shuffled and not any(len(chosen) < experts_of[layer] for layer, chosen in steered.items()):
         notes.append("no control 'random': the profile does not choose among the experts of a layer")
     else:
         for draw in range(draws):
@@ -90,7 +89,7 @@ def split_by_layer(steering: Steering, layers: Sequence[int]) -> list[RuleJson]:
             continue
         for layer in layers if rule.layers is None else rule.layers:
             data = {**rule.to_json(), "layers": [layer]}
-            if rule.rule == "vector":
+            if rule.kind.has_vector:
                 vector = rule.vector_in(layer)
                 if vector is None:
                     continue
@@ -108,27 +107,11 @@ def steered_experts(rules: Sequence[RuleJson]) -> dict[int, set[int]]:
     return dict(chosen)
 
 
-def opposite(rule: RuleJson) -> RuleJson | None:
-    """The rule that pushes the other way, or None where there is no such thing."""
-    kind, amount = rule["rule"], rule.get("amount")
-    if kind in SWAPPED:
-        return {**rule, "rule": SWAPPED[kind]} if kind != "on" else _plain(rule, "off")
-    if kind == "zero":
-        return _plain(rule, "scale") | {"amount": 2.0}
-    if kind == "vector":
-        return {**rule, "vector": [-value for value in rule["vector"]]}
-    if kind == "bias" and isinstance(amount, (int, float)):
-        return {**rule, "amount": -amount}
-    if kind in ("scale", "temperature") and amount:
-        return {**rule, "amount": 1 / amount}
-    return None
-
-
 def _at_most_k_on(rules: Sequence[RuleJson], used: dict[int, int]) -> tuple[list[RuleJson], str]:
     """The rules with no more experts on in a layer than a token uses, and how many were left out for that."""
     room, kept, left_out = dict(used), [], 0
     for rule in rules:
-        if rule["rule"] != "on" or rule["experts"] == "all":
+        if not KINDS[rule["rule"]].forces or rule["experts"] == "all":
             kept.append(rule)
             continue
         layer = rule["layers"][0]
@@ -138,13 +121,6 @@ def _at_most_k_on(rules: Sequence[RuleJson], used: dict[int, int]) -> tuple[list
         kept += [{**rule, "experts": first}] if first else []
     note = f"control 'opposite': {left_out} experts are left out, more cannot be on at once"
     return kept, note if left_out else ""
-
-
-def _plain(rule: RuleJson, kind: str) -> RuleJson:
-    """A rule of another kind in the same place."""
-    return {
-        name: value for name, value in rule.items() if name in ("layers", "experts", "span", "stream")
-    } | {"rule": kind}
 
 
 def _drawn(
@@ -159,7 +135,7 @@ def _drawn(
 
 
 def _relabelled(rule: RuleJson, labels: dict[int, int], rng: random.Random) -> RuleJson:
-    if rule["rule"] == "vector":
+    if KINDS[rule["rule"]].control == "shuffled vector":
         return {**rule, "vector": rng.sample(rule["vector"], len(rule["vector"]))}
     if rule["experts"] == "all":
         return rule

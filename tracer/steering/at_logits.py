@@ -6,6 +6,7 @@ of no expert, which costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,7 +30,7 @@ class LogitState:
         """One rule on the rows that `rows` names."""
         if rows is False:
             return
-        logits_TE, masked, forced = self._changed(rule, layer)
+        logits_TE, masked, forced = EDITS[rule.rule](self, rule, layer)
         if isinstance(rows, Tensor):
             rows_T1 = rows.unsqueeze(-1)
             logits_TE = torch.where(rows_T1, logits_TE, self.logits_TE)
@@ -37,36 +38,7 @@ class LogitState:
             forced = _in_rows(rows_T1, forced, self.forced)
         self.logits_TE, self.masked, self.forced = logits_TE, masked, forced
 
-    def _changed(self, rule: Rule, layer: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        z_TE, masked, forced = self.logits_TE, self.masked, self.forced
-        experts = experts_mask(rule.experts, z_TE.shape[-1], z_TE.device)
-        amount = rule.amount_in(layer)
-        match rule.rule:
-            case "off":
-                return _filled(z_TE, experts, -torch.inf), _with(masked, experts), _without(forced, experts)
-            case "keep_only":
-                others = ~experts
-                return _filled(z_TE, others, -torch.inf), _with(masked, others), _without(forced, others)
-            case "on":
-                assert amount is not None
-                top_T1 = _filled(z_TE, masked, -torch.inf).amax(-1, keepdim=True) + amount
-                return torch.where(experts, top_T1, z_TE), _without(masked, experts), _with(forced, experts)
-            case "low":
-                low_T1 = _filled(z_TE, masked, torch.inf).amin(-1, keepdim=True)
-                named = experts if masked is None else experts & ~masked
-                return torch.where(named, low_T1, z_TE), masked, _without(forced, experts)
-            case "bias":
-                assert amount is not None
-                step = amount if rule.options["absolute"] else amount * self._std().to(z_TE.dtype)
-                return torch.where(experts, z_TE + step, z_TE), masked, forced
-            case "temperature":
-                assert amount is not None
-                return z_TE / amount, masked, forced
-            case "vector":
-                return z_TE + vector_for(rule, layer, z_TE), masked, forced
-        raise AssertionError(rule.rule)
-
-    def _std(self) -> Tensor:
+    def std(self) -> Tensor:
         """Population standard deviation (T, 1), float32, of each row's logits, masked experts left out."""
         z_TE = self.logits_TE.float()
         masked = self.masked
@@ -74,6 +46,66 @@ class LogitState:
         mean_T1 = _filled(z_TE, masked, 0).sum(-1, keepdim=True) / count
         off_TE = _filled(z_TE - mean_T1, masked, 0)
         return ((off_TE * off_TE).sum(-1, keepdim=True) / count).sqrt()
+
+
+def _off(state: LogitState, rule: Rule, layer: int) -> Changed:
+    return _masking(state, _named(rule, state))
+
+
+def _keep_only(state: LogitState, rule: Rule, layer: int) -> Changed:
+    return _masking(state, ~_named(rule, state))
+
+
+def _masking(state: LogitState, gone: Tensor) -> Changed:
+    z_TE = _filled(state.logits_TE, gone, -torch.inf)
+    return z_TE, _with(state.masked, gone), _without(state.forced, gone)
+
+
+def _on(state: LogitState, rule: Rule, layer: int) -> Changed:
+    experts, margin = _named(rule, state), rule.amount_in(layer)
+    assert margin is not None
+    top_T1 = _filled(state.logits_TE, state.masked, -torch.inf).amax(-1, keepdim=True) + margin
+    z_TE = torch.where(experts, top_T1, state.logits_TE)
+    return z_TE, _without(state.masked, experts), _with(state.forced, experts)
+
+
+def _low(state: LogitState, rule: Rule, layer: int) -> Changed:
+    experts, masked = _named(rule, state), state.masked
+    low_T1 = _filled(state.logits_TE, masked, torch.inf).amin(-1, keepdim=True)
+    # A masked expert stays at -inf: the lowest of the others would bring it back.
+    lowered = experts if masked is None else experts & ~masked
+    return torch.where(lowered, low_T1, state.logits_TE), masked, _without(state.forced, experts)
+
+
+def _bias(state: LogitState, rule: Rule, layer: int) -> Changed:
+    z_TE, amount = state.logits_TE, rule.amount_in(layer)
+    assert amount is not None
+    step = amount if rule.options["absolute"] else amount * state.std().to(z_TE.dtype)
+    return torch.where(_named(rule, state), z_TE + step, z_TE), state.masked, state.forced
+
+
+def _temperature(state: LogitState, rule: Rule, layer: int) -> Changed:
+    tau = rule.amount_in(layer)
+    assert tau is not None
+    return state.logits_TE / tau, state.masked, state.forced
+
+
+def _vector_added(state: LogitState, rule: Rule, layer: int) -> Changed:
+    return state.logits_TE + vector_for(rule, layer, state.logits_TE), state.masked, state.forced
+
+
+Changed = tuple[Tensor, Tensor | None, Tensor | None]
+"""Logits, masked and forced experts after a rule, for all rows."""
+EDITS: dict[str, Callable[[LogitState, Rule, int], Changed]] = {
+    "off": _off, "keep_only": _keep_only, "on": _on, "low": _low, "bias": _bias,
+    "temperature": _temperature, "vector": _vector_added,
+}  # fmt: skip
+"""What each kind does in a layer. `null_experts` chooses anew instead (`at_selection`)."""
+
+
+def _named(rule: Rule, state: LogitState) -> Tensor:
+    """(1, E) bool: the experts that the rule names."""
+    return experts_mask(rule.experts, state.logits_TE.shape[-1], state.logits_TE.device)
 
 
 def _with(mask: Tensor | None, experts: Tensor) -> Tensor:

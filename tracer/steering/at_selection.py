@@ -6,6 +6,7 @@ are computed bit for bit as before; an emptied slot has id -1 and weight 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -20,15 +21,15 @@ def apply_selection(
     rule: Rule, layer: int, ids_TK: Tensor, weights_TK: Tensor, num_experts: int, *, full: bool = False
 ) -> tuple[Tensor, Tensor]:
     """One rule at the selection: new ids and weights, both (T, K). `full`: it is known that no slot is empty."""
-    amount = rule.amount_in(layer)
-    if rule.rule in ("zero", "scale"):
+    if rule.rule in WEIGHED:
         named_TK = _named(rule, ids_TK, num_experts, full=full)
-        factor = 0.0 if rule.rule == "zero" or amount is None else amount
-        changed_TK = torch.where(named_TK, weights_TK * _number(float(factor)), weights_TK)
+        factor = WEIGHED[rule.rule](rule.amount_in(layer))
+        changed_TK = torch.where(named_TK, weights_TK * _number(factor), weights_TK)
         renormalise = bool(rule.options.get("renormalise"))
         return ids_TK, rescaled(changed_TK, weights_TK) if renormalise else changed_TK
+    amount = rule.amount_in(layer)
     assert amount is not None
-    keep_TK = _kept(rule.rule, amount, ids_TK, weights_TK)
+    keep_TK = _kept(KEPT[rule.rule], amount, ids_TK, weights_TK)
     return emptied(ids_TK, weights_TK, ~keep_TK, renormalise=bool(rule.options["renormalise"]))
 
 
@@ -47,22 +48,42 @@ def rescaled(weights_TK: Tensor, before_TK: Tensor) -> Tensor:
     return torch.where(sum_T1 == before_T1, weights_TK, weights_TK * factor_T1)
 
 
-def _kept(rule: str, amount: float, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    """Slots that a rule on ranks or shares keeps; empty ones stay empty."""
+def _kept(keep: Keep, amount: float, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    """Slots (T, K) that a rule on ranks or shares keeps; empty ones stay empty."""
     used_TK = ids_TK >= 0
     sorted_TK, order_TK = weights_TK.masked_fill(~used_TK, -torch.inf).sort(
         dim=-1, descending=True, stable=True
     )
     weight_TK = sorted_TK.clamp(min=0).float()
     rank_K = torch.arange(ids_TK.shape[-1], device=ids_TK.device)
-    if rule == "top_k":
-        keep_TK = (rank_K < amount).expand_as(used_TK)
-    elif rule == "top_p":
-        share_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
-        keep_TK = (share_TK.cumsum(-1) - share_TK < amount) | (rank_K == 0)
-    else:
-        keep_TK = (weight_TK >= amount * weight_TK[:, :1]) | (rank_K == 0)
+    keep_TK = keep(weight_TK, rank_K, amount)
+    # From ranks back to the slots where the router put the experts.
     return torch.zeros_like(used_TK).scatter(-1, order_TK, keep_TK) & used_TK
+
+
+def _first_ranks(weight_TK: Tensor, rank_K: Tensor, most: float) -> Tensor:
+    return (rank_K < most).expand_as(weight_TK)
+
+
+def _first_shares(weight_TK: Tensor, rank_K: Tensor, share: float) -> Tensor:
+    share_TK = weight_TK / weight_TK.sum(-1, keepdim=True)
+    return (share_TK.cumsum(-1) - share_TK < share) | (rank_K == 0)
+
+
+def _near_the_first(weight_TK: Tensor, rank_K: Tensor, ratio: float) -> Tensor:
+    return (weight_TK >= ratio * weight_TK[:, :1]) | (rank_K == 0)
+
+
+Keep = Callable[[Tensor, Tensor, float], Tensor]
+KEPT: dict[str, Keep] = {
+    "top_k": _first_ranks, "top_p": _first_shares, "prune_ratio": _near_the_first,
+}  # fmt: skip
+"""Which ranks each kind keeps, from weights (T, K) in falling order, ranks (K,) and its amount."""
+WEIGHED: dict[str, Callable[[float | None], float]] = {
+    "zero": lambda _: 0.0,
+    "scale": lambda beta: 0.0 if beta is None else float(beta),
+}
+"""What each kind multiplies the gate weights of its experts by."""
 
 
 def _named(rule: Rule, ids_TK: Tensor, num_experts: int, *, full: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether rules fit a model, and whether a rule would change anything at all."""
+"""Whether rules fit a model, and which of them would change anything there."""
 
 from __future__ import annotations
 
@@ -6,45 +6,20 @@ from collections.abc import Sequence
 
 from ...store.schema import RouterSpec
 from ..routers.scoring import SCORING
-from .rules import Rule
-
-
-def is_neutral(rule: Rule, spec: RouterSpec) -> bool:
-    """Whether a rule leaves this router's decisions exactly as they are."""
-    amount = rule.amount_in(spec.layer)
-    match rule.rule:
-        case "bias":
-            return amount == 0 or rule.experts == ()
-        case "scale":
-            return amount == 1 or rule.experts == ()
-        case "temperature":
-            return amount == 1
-        case "top_k":
-            return spec.top_k is not None and amount is not None and amount >= spec.top_k
-        case "top_p":
-            return amount is not None and amount > 1
-        case "prune_ratio":
-            return amount == 0
-        case "null_experts":
-            return amount == 0 and rule.options["top_k"] == spec.top_k
-        case "vector":
-            vector = rule.vector_in(spec.layer)
-            return vector is None or (isinstance(vector, tuple) and not any(vector))
-        case "keep_only":
-            return rule.experts is None or len(rule.experts) == spec.num_experts
-    return rule.experts == ()
+from .rules import Rule, is_neutral
 
 
 def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
     """The rules that change something at this router; a rule for all layers passes over routers whose logits
     cannot be edited."""
     acting = [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)]
-    wider = any(rule.rule == "null_experts" for rule in acting)
+    # A choice made anew may give a token more experts than k, so that a limit on ranks has something to do.
+    wider = any(rule.kind.rechooses for rule in acting)
     return [
         rule
         for rule in acting
         if (spec.steerable or rule.kind.point == "selection")
-        and (not is_neutral(rule, spec) or (wider and rule.rule == "top_k"))
+        and (not is_neutral(rule, spec) or (wider and rule.kind.limits_ranks))
     ]
 
 
@@ -83,15 +58,15 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     layer = spec.layer
     if is_neutral(rule, spec):
         return []
-    if rule.rule == "prune_ratio" and rule.amount_in(layer) is None:
+    if rule.kind.number is not None and rule.amount_in(layer) is None:
         return [f"no ratio for layer {layer}: give mu, or the medians of a trace (median_ratios)"]
     if (
-        rule.rule == "vector"
+        rule.kind.has_vector
         and (vector := rule.vector_in(layer)) is not None
         and len(vector) != spec.num_experts
     ):
         return [f"a vector of {len(vector)} numbers for layer {layer}, which has {spec.num_experts} experts"]
-    if rule.rule == "null_experts" and spec.scoring not in SCORING:
+    if rule.kind.rechooses and spec.scoring not in SCORING:
         return [f"the scoring function of layer {layer} is not known"]
     if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:
         return [f"the logits of layer {layer} cannot be edited. {spec.note}".rstrip()]
@@ -105,10 +80,10 @@ def _problems_together(rules: Sequence[Rule], spec: RouterSpec) -> list[str]:
     forced: frozenset[int] = frozenset()
     for rule in rules:
         named = everyone if rule.experts is None else everyone & frozenset(rule.experts)
-        if rule.rule in ("off", "keep_only"):
-            gone = named if rule.rule == "off" else everyone - named
+        if rule.kind.masks:
+            gone = named if rule.kind.masks == "named" else everyone - named
             masked, forced = masked | gone, forced - gone
-        elif rule.rule == "on":
+        elif rule.kind.forces:
             masked, forced = masked - named, forced | named
     where = f"in layer {spec.layer} ({spec.stream})"
     if masked == everyone:

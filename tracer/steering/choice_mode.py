@@ -52,7 +52,7 @@ class Choice(TorchFunctionMode):
         self.site = site
         self.state: LogitState | None = None
         """Logits, masked and forced experts, once the logits were edited."""
-        rules = [(program, rule) for program, rule in programs if rule.rule != "null_experts"]
+        rules = [(program, rule) for program, rule in programs if not rule.kind.rechooses]
         self._rules = [(None if program.on_all(rule) else program, rule) for program, rule in rules]
         """Rules, with their program where they don't act on every row."""
         self._experts = site.spec.num_experts
@@ -261,8 +261,8 @@ def _ever_masked(rules: Sequence[Rule], experts: int) -> set[int]:
     masked: set[int] = set()
     for rule in rules:
         named = set(range(experts) if rule.experts is None else rule.experts)
-        if rule.rule in ("off", "keep_only"):
-            masked |= named if rule.rule == "off" else set(range(experts)) - named
+        if rule.kind.masks:
+            masked |= named if rule.kind.masks == "named" else set(range(experts)) - named
     return masked
 
 

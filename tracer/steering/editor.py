@@ -1,4 +1,4 @@
-"""Steers one router while it runs: its choice (`steering_choice`), then the decision that comes of it.
+"""Steers one router while it runs: its choice (`choice_mode`), then the decision that comes of it.
 
 Shapes: T token rows, K slots, E experts.
 """
@@ -46,12 +46,10 @@ class RouterEditor:
         self._selecting = [
             (program, rule)
             for program, rule in rules
-            if rule.kind.point == "selection" or rule.rule == "null_experts"
+            if rule.kind.point == "selection" or rule.kind.rechooses
         ]
-        self._chooses = any(rule.rule == "null_experts" for _, rule in self._selecting)
-        self._empties = site.passage.empties or any(
-            rule.rule not in ("zero", "scale") for _, rule in self._selecting
-        )
+        self._chooses = any(rule.kind.rechooses for _, rule in self._selecting)
+        self._empties = site.passage.empties or any(rule.kind.empties for _, rule in self._selecting)
 
     def settled(self, values: Iterable[Any]) -> bool:
         """Whether a call with these arguments carries a decision that is as it should be, without a look at it."""
@@ -75,7 +73,7 @@ class RouterEditor:
         selection = (ids_TK, weights_TK)
         for program, rule in self._selecting:
             rows = program.rows_of(rule, len(ids_TK), self.site.spec.router)
-            if rows is not False or rule.rule == "null_experts":
+            if rows is not False or rule.kind.rechooses:
                 new = self._select(rule, selection)
                 selection = new if rows is True else _merged(rows, new, selection)
         ids_TK, weights_TK = selection
@@ -98,7 +96,7 @@ class RouterEditor:
 
     def _select(self, rule: Rule, selection: Selection) -> Selection:
         spec = self.site.spec
-        if rule.rule != "null_experts":
+        if not rule.kind.rechooses:
             return apply_selection(rule, spec.layer, *selection, spec.num_experts, full=not self._empties)
         assert self.choice is not None
         assert self.choice.state is not None

@@ -87,7 +87,7 @@ def going_on_from(start: Steering, widths: Mapping[int, int]) -> Rule:
     Raises:
         SteeringError: it holds another rule, which learning would drop, or a vector of another length.
     """
-    if [rule.rule for rule in start.rules] != ["vector"]:
+    if len(start.rules) != 1 or not start.rules[0].kind.has_vector:
         kinds = ", ".join(rule.rule for rule in start.rules) or "none"
         raise SteeringError(f"learning goes on from one vector rule alone; the rules are: {kinds}")
     (rule,) = start.rules

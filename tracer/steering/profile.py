@@ -4,7 +4,7 @@
     with steering.applied(model):
         model.generate(**inputs)
 
-What each rule does is in `steering_rules` and docs/steering.md. Rules without effect (a bias of 0, a
+What each rule does is in `rules` and docs/steering.md. Rules without effect (a bias of 0, a
 temperature of 1) are left out when applied, so a neutral steering is bit-identical to none.
 """
 
@@ -98,10 +98,7 @@ class Steering:
 
     def with_ratios(self, ratios: dict[int, float]) -> Steering:
         """The same, with these μ by layer where a `prune_ratio` has none (`median_ratios` of a trace)."""
-        rules = [
-            replace(rule, amount=dict(ratios)) if rule.rule == "prune_ratio" and rule.amount is None else rule
-            for rule in self.rules
-        ]
+        rules = [replace(rule, amount=dict(ratios)) if rule.wants_a_trace else rule for rule in self.rules]
         return Steering(rules, name=self.name, model=self.model)
 
     def applied(
@@ -170,10 +167,10 @@ class Applied:
     def _unfit(self, steering: Steering) -> list[str]:
         unfit = [site.spec for site in self._sites if not site.proportional]
         return [
-            f"null_experts cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
+            f"{rule.rule} cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
             for rule in steering.rules
             for spec in unfit
-            if rule.rule == "null_experts" and rule.acts_in(spec.layer, spec.stream)
+            if rule.kind.rechooses and rule.acts_in(spec.layer, spec.stream)
         ]
 
     def _steer(self, rules: Sequence[Rule], sequences: tuple[bool, ...] | None) -> None:

@@ -1,7 +1,7 @@
 """Makes rules from JSON, forgiving in names and strict in values.
 
 `layers` and `experts` may be one number, a list or "all"; `experts` may also map layers to lists. Amounts may
-be given as `amount` or by the names that `steering_rules.KINDS` lists.
+be given as `amount` or by the names that `rules.KINDS` lists.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import SteeringError
-from .rules import KINDS, Amount, Kind, Rule, Span
+from .kind import Number, Option, RuleKind
+from .rules import KINDS, Amount, Rule
+from .span import Span
 
-NO_AMOUNT = ("off", "zero", "low", "keep_only", "vector")
 OTHER_NAMES = {"layer": "layers", "expert": "experts", "type": "rule", "kind": "rule"}
 COMMON = ("rule", "layers", "experts", "stream", "span", "note")
 
@@ -57,19 +58,23 @@ def _read(value: Any) -> list[Rule]:
 def _canonical(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a rule under their own names."""
     kind = KINDS[name]
-    aliases = {other: own for own, others in kind.options.items() for other in others}
+    aliases = {other: own for own, option in kind.options.items() for other in option.names}
     aliases |= dict.fromkeys(kind.amount, "amount")
+    own_fields = (*(("amount",) if kind.number else ()), *kind.options)
     fields: dict[str, Any] = {}
     for field_name, item in data.items():
         own = aliases.get(field_name, field_name)
-        if own not in (*COMMON, *kind.options, *(() if name in NO_AMOUNT else ("amount",))):
-            known = [*COMMON[1:-1], *(() if name in NO_AMOUNT else ("amount",)), *kind.options]
-            raise SteeringError(f"{name} has no field {field_name!r}; it has {', '.join(known)}")
+        if own not in (*COMMON, *own_fields):
+            raise SteeringError(
+                f"{name} has no field {field_name!r}; it has {', '.join((*COMMON[1:-1], *own_fields))}"
+            )
         if own in fields:
             raise SteeringError(f"{name} gives {own} twice")
         fields[own] = item
-    if isinstance(fields.get("absolute"), (int, float)) and not isinstance(fields["absolute"], bool):
-        fields["amount"], fields["absolute"] = fields["absolute"], True
+    for own, option in kind.options.items():
+        given = fields.get(own)
+        if option.gives_amount and isinstance(given, (int, float)) and not isinstance(given, bool):
+            fields["amount"], fields[own] = given, True
     return fields
 
 
@@ -79,20 +84,23 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
     if chosen is not None and not kind.experts:
         raise SteeringError(f"{name} acts on all experts of a layer; leave experts out")
     layers = _numbers(fields.get("layers", "all"), "layers")
-    amount = _amount(name, kind, fields.get("amount", kind.defaults.get("amount")))
-    options = {option: fields.get(option, kind.defaults.get(option)) for option in kind.options}
-    for option in ("renormalise", "absolute"):
-        if not isinstance(options.get(option, False), bool):
-            raise SteeringError(f"{option} must be true or false, not {options[option]!r}")
-    if name == "vector":
-        options["vector"] = _vectors(options["vector"])
-    if name == "null_experts":
-        options["top_k"] = _whole(options["top_k"], "top_k")
-        if isinstance(options["logit"], bool) or not isinstance(options["logit"], (int, float)):
-            raise SteeringError(f"logit must be a number, not {options['logit']!r}")
+    amount = _amount(name, kind, fields.get("amount"))
+    options = {
+        own: _option(own, option, fields.get(own, option.default)) for own, option in kind.options.items()
+    }
     span = fields.get("span", "all")
     stream = fields.get("stream") or "decoder"
     return Rule(name, layers, chosen, amount, str(stream), Span.read(span), options)
+
+
+def _option(name: str, option: Option, value: Any) -> Any:
+    if option.holds == "switch" and not isinstance(value, bool):
+        raise SteeringError(f"{name} must be true or false, not {value!r}")
+    if option.holds == "number" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise SteeringError(f"{name} must be a number, not {value!r}")
+    if option.holds == "whole":
+        return _whole(value, name)
+    return _vectors(value) if option.holds == "vectors" else value
 
 
 def _plain(value: Any) -> Any:
@@ -122,25 +130,25 @@ def _whole(value: Any, name: str) -> int:
     return value
 
 
-def _amount(name: str, kind: Kind, value: Any) -> Amount:
-    if name in NO_AMOUNT:
+def _amount(name: str, kind: RuleKind, value: Any) -> Amount:
+    number = kind.number
+    if number is None:
         return None
-    if isinstance(value, Mapping) and name == "prune_ratio":
-        return {_whole(layer, "layers"): _number(name, kind, item) for layer, item in value.items()}
-    if value is None and name == "prune_ratio":
-        return None
-    return _number(name, kind, value)
+    value = number.default if value is None else value
+    if number.from_trace and isinstance(value, Mapping):
+        return {_whole(layer, "layers"): _number(name, number, item) for layer, item in value.items()}
+    return None if number.from_trace and value is None else _number(name, number, value)
 
 
-def _number(name: str, kind: Kind, value: Any) -> float:
+def _number(name: str, number: Number, value: Any) -> float:
     value = _plain(value)
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not math.isfinite(value)
-        or not kind.check(value)
+        or not number.check(value)
     ):
-        raise SteeringError(f"{name} needs an amount: {kind.wants}, not {value!r}")
+        raise SteeringError(f"{name} needs an amount: {number.wants}, not {value!r}")
     return value
 
 

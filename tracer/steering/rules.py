@@ -1,130 +1,196 @@
-"""The rules of a steering profile: their names, their amounts, where and when they act.
+"""The rules of a steering profile: one row of the table holds all about a kind, and `Rule` is one rule.
 
-A rule acts either on a router's logits before the choice, or on its selection after it. `steering_read` makes
-rules from JSON; docs/steering.md is the user's page, and a test holds it to the table here.
+`read` makes rules from JSON; docs/steering.md is the user's page, and tests hold it and everything else that
+knows rules to the table here. CONTRIBUTING.md says how a kind is added.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from ..errors import SteeringError
+from ...store.schema import RouterSpec
+from .kind import Asked, Mark, Number, Option, RuleJson, RuleKind
+from .span import Span
 
 Amount = float | int | dict[int, float] | None
-Point = Literal["logits", "selection"]
+IN_PLACE = ("layers", "experts", "span", "stream")
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of rule."""
-
-    point: Point
-    summary: str
-    experts: bool = True
-    """Whether it acts on named experts (otherwise on all of a layer)."""
-    amount: tuple[str, ...] = ()
-    """Names under which the amount may be given, beside `amount`."""
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further fields, each with its other names."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    check: Callable[[float], bool] = math.isfinite
-    """Whether an amount makes sense."""
-    wants: str = "a number"
+def _turned_into(name: str, **fields: Any) -> Callable[[RuleJson], RuleJson]:
+    """The opposite that is a rule of another kind in the same place."""
+    return lambda rule: {own: rule[own] for own in IN_PLACE if own in rule} | {"rule": name} | fields
 
 
-RENORMALISE = {"renormalise": ("renormalize", "normalise", "normalize")}
-KEPT = {"options": RENORMALISE, "defaults": {"renormalise": True}}
-ABOVE_0 = {"check": lambda x: x > 0, "wants": "a number above 0"}
-FROM_0 = {"check": lambda x: x >= 0, "wants": "a number from 0"}
-KINDS: dict[str, Kind] = {
-    "off": Kind("logits", "never chosen; the next best expert takes the slot"),
-    "zero": Kind(
-        "selection", "keeps its slot, with weight 0", options=RENORMALISE, defaults={"renormalise": False}
+def _inverted(rule: RuleJson) -> RuleJson | None:
+    return {**rule, "amount": 1 / rule["amount"]} if rule["amount"] else None
+
+
+def _negated(rule: RuleJson) -> RuleJson:
+    return {**rule, "amount": -rule["amount"]}
+
+
+def _none(rule: RuleJson) -> None:
+    return None
+
+
+def _amount_is(value: float) -> Callable[[Asked, RouterSpec], bool]:
+    return lambda rule, spec: rule.amount_in(spec.layer) == value
+
+
+def _keeps_all_slots(rule: Asked, spec: RouterSpec) -> bool:
+    amount = rule.amount_in(spec.layer)
+    return spec.top_k is not None and amount is not None and amount >= spec.top_k
+
+
+def _passes_all_shares(rule: Asked, spec: RouterSpec) -> bool:
+    amount = rule.amount_in(spec.layer)
+    return amount is not None and amount > 1
+
+
+def _adds_no_nulls(rule: Asked, spec: RouterSpec) -> bool:
+    return rule.amount_in(spec.layer) == 0 and rule.options["top_k"] == spec.top_k
+
+
+def _adds_zeros(rule: Asked, spec: RouterSpec) -> bool:
+    vector = rule.vector_in(spec.layer)
+    # Vectors that are being learned are tensors: at work also while they are zero.
+    return vector is None or (isinstance(vector, tuple) and not any(vector))
+
+
+def _keeps_everyone(rule: Asked, spec: RouterSpec) -> bool:
+    return rule.experts is None or len(rule.experts) == spec.num_experts
+
+
+def _everyone(spec: RouterSpec) -> RuleJson:
+    return {"experts": tuple(range(spec.num_experts))}
+
+
+def _half(**fields: Any) -> Callable[[RouterSpec], RuleJson]:
+    """An example on the first half of the experts."""
+    return lambda spec: {"experts": list(range(spec.num_experts // 2)), **fields}
+
+
+def _up_from(neutral: float) -> Callable[[float], Mark]:
+    return lambda amount: "up" if amount > neutral else "down"
+
+
+RENORMALISE = Option("switch", ("renormalize", "normalise", "normalize"), True, label="renormalise")
+KINDS: dict[str, RuleKind] = {
+    "off": RuleKind(
+        point="logits", place="board", control="other experts", masks="named", mark=lambda _: "off",
+        summary="never chosen; the next best expert takes the slot",
+        example=_half(), opposite=lambda rule: {**rule, "rule": "on"},
     ),
-    "on": Kind(
-        "logits", "always chosen: lifted above the highest logit", amount=("margin",), defaults={"amount": 1.0}
+    "zero": RuleKind(
+        point="selection", place="board", control="other experts", mark=lambda _: "zero",
+        summary="keeps its slot, with weight 0",
+        options={"renormalise": Option("switch", RENORMALISE.names, False, label="renormalise")},
+        example=_half(), opposite=_turned_into("scale", amount=2.0),
     ),
-    "low": Kind("logits", "its logit becomes the lowest of the token"),
-    "bias": Kind(
-        "logits",
-        "its logit is raised by λ standard deviations of the token's logits, or by an absolute number",
+    "on": RuleKind(
+        point="logits", place="board", control="other experts", forces=True, mark=lambda _: "on",
+        summary="always chosen: lifted above the highest logit",
+        amount=("margin",), number=Number("margin above the highest logit", 1.0, default=1.0),
+        example=lambda _: {"experts": [0]}, opposite=_turned_into("off"),
+    ),
+    "low": RuleKind(
+        point="logits", place="board", control="other experts", mark=lambda _: "low",
+        summary="its logit becomes the lowest of the token",
+        example=_half(), opposite=lambda rule: {**rule, "rule": "on"},
+    ),
+    "bias": RuleKind(
+        point="logits", place="board", control="other experts", mark=_up_from(0),
+        summary="its logit is raised by λ standard deviations of the token's logits, or by an absolute number",
         amount=("lambda", "lam", "λ", "strength"),
-        options={"absolute": ("c",)},
-        defaults={"absolute": False},
+        number=Number("λ, in standard deviations", 0.5, signed=True, unit=" sd"),
+        options={"absolute": Option("switch", ("c",), False, gives_amount=True)},
+        neutral=_amount_is(0), still=lambda _: {"amount": 0.0},
+        example=_half(amount=2.0), opposite=_negated,
     ),
-    "keep_only": Kind("logits", "all other experts are off"),
-    "scale": Kind(
-        "selection", "its gate weight is multiplied by β, not renormalised", amount=("beta", "β", "factor")
+    "keep_only": RuleKind(
+        point="logits", place="board", control="other experts", masks="others", mark=lambda _: "off",
+        summary="all other experts are off",
+        neutral=_keeps_everyone, still=_everyone,
+        example=_half(), opposite=lambda rule: {**rule, "rule": "off"},
     ),
-    "top_k": Kind(
-        "selection", "a token uses only its first m experts", False, ("top_k", "m", "k"), **KEPT,
-        check=lambda m: m >= 1 and m == int(m), wants="a whole number from 1",
+    "scale": RuleKind(
+        point="selection", place="board", control="other experts",
+        mark=lambda amount: "zero" if amount == 0 else _up_from(1)(amount),
+        summary="its gate weight is multiplied by β, not renormalised",
+        amount=("beta", "β", "factor"), number=Number("β, times the gate weight", 2.0, 0.0),
+        neutral=_amount_is(1), still=lambda _: {"amount": 1.0},
+        example=_half(amount=0.5), opposite=_inverted,
     ),
-    "top_p": Kind(
-        "selection", "a token uses experts while the share of the weight before them is below q", False,
-        ("top_p", "q", "p"), **KEPT, **FROM_0,
+    "top_k": RuleKind(
+        point="selection", place="layers", control="none", experts=False, empties=True, limits_ranks=True,
+        summary="a token uses only its first m experts",
+        amount=("top_k", "m", "k"), options={"renormalise": RENORMALISE},
+        number=Number("m: experts a token keeps", 1, 1, 1, whole=True,
+                      check=lambda m: m >= 1 and m == int(m), wants="a whole number from 1"),
+        neutral=_keeps_all_slots, still=lambda spec: {"amount": spec.top_k},
+        example=lambda _: {"amount": 1}, opposite=_none,
     ),
-    "prune_ratio": Kind(
-        "selection", "experts with less than μ times the weight of the first are dropped", False,
-        ("mu", "μ", "ratio"), **KEPT, **FROM_0,
+    "top_p": RuleKind(
+        point="selection", place="layers", control="none", experts=False, empties=True,
+        summary="a token uses experts while the share of the weight before them is below q",
+        amount=("top_p", "q", "p"), options={"renormalise": RENORMALISE},
+        number=Number("q: share of the weight", 0.8, 0.05, 0.05, check=lambda q: q >= 0, wants="a number from 0"),
+        neutral=_passes_all_shares, still=lambda _: {"amount": 1.5},
+        example=lambda _: {"amount": 0.1}, opposite=_none,
     ),
-    "null_experts": Kind(
-        "logits", "m extra experts with logit c, which add nothing, compete for k places", False, ("m", "count"),
-        options={"logit": ("c",), "top_k": ("k",)}, defaults={"logit": 0.0},
-        check=lambda m: m >= 0 and m == int(m), wants="a whole number from 0",
+    "prune_ratio": RuleKind(
+        point="selection", place="layers", control="none", experts=False, empties=True,
+        summary="experts with less than μ times the weight of the first are dropped",
+        amount=("mu", "μ", "ratio"), options={"renormalise": RENORMALISE},
+        number=Number("μ: least share of the first's weight", 0.5, 0.0, 0.05, from_trace=True,
+                      check=lambda mu: mu >= 0, wants="a number from 0"),
+        neutral=_amount_is(0), still=lambda _: {"amount": 0.0},
+        example=lambda _: {"amount": 1.0}, opposite=_none,
     ),
-    "temperature": Kind(
-        "logits", "all logits are divided by τ", False, ("temperature", "tau", "τ"), **ABOVE_0
+    "null_experts": RuleKind(
+        point="logits", place="layers", control="none", experts=False, empties=True, rechooses=True,
+        summary="m extra experts with logit c, which add nothing, compete for k places",
+        amount=("m", "count"),
+        number=Number("m: null experts", 4, 0, 1, whole=True,
+                      check=lambda m: m >= 0 and m == int(m), wants="a whole number from 0"),
+        options={"logit": Option("number", ("c",), 0.0, label="c: their logit"),
+                 "top_k": Option("whole", ("k",), label="k: places to compete for", first=lambda k: k + 2)},
+        neutral=_adds_no_nulls, still=lambda spec: {"amount": 0, "options": {"logit": 0.0, "top_k": spec.top_k}},
+        example=lambda spec: {"amount": 1, "logit": 1e3, "top_k": spec.top_k}, opposite=_none,
     ),
-    "vector": Kind(
-        "logits", "a vector of E numbers is added to the logits", False,
-        options={"vector": ("delta", "δ", "vectors", "amount")},
+    "temperature": RuleKind(
+        point="logits", place="layers", control="none", experts=False,
+        summary="all logits are divided by τ",
+        amount=("temperature", "tau", "τ"),
+        number=Number("τ", 1.5, 0.05, 0.1, check=lambda tau: tau > 0, wants="a number above 0"),
+        neutral=_amount_is(1), still=lambda _: {"amount": 1.0},
+        example=lambda _: {"amount": 2.0}, opposite=_inverted,
+    ),
+    "vector": RuleKind(
+        point="logits", place="learn", control="shuffled vector", experts=False,
+        summary="a vector of E numbers is added to the logits",
+        options={"vector": Option("vectors", ("delta", "δ", "vectors", "amount"))},
+        neutral=_adds_zeros, still=lambda spec: {"options": {"vector": (0.0,) * spec.num_experts}},
+        example=lambda spec: {"vector": [float(e) for e in range(spec.num_experts)]},
+        opposite=lambda rule: {**rule, "vector": [-value for value in rule["vector"]]},
     ),
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Span:
-    """Which tokens of a sequence a rule acts on; positions count from 0, padding left out."""
+def is_neutral(rule: Rule, spec: RouterSpec) -> bool:
+    """Whether a rule leaves this router's decisions exactly as they are."""
+    return (rule.experts == () and rule.kind.masks != "others") or rule.kind.neutral(rule, spec)
 
-    phase: Literal["all", "prompt", "generation"] = "all"
-    start: int = 0
-    stop: int | None = None
 
-    @classmethod
-    def read(cls, value: Any) -> Span:
-        """From "all", "prompt", "generation", a first position, or {"from": n, "to": m}."""
-        if isinstance(value, str) and value in ("all", "prompt", "generation"):
-            return cls(phase=value)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(start=value)
-        if isinstance(value, Mapping) and set(value) <= {"from", "to", "phase"}:
-            phase, start, stop = value.get("phase", "all"), value.get("from", 0), value.get("to")
-            places = [start] if stop is None else [start, stop]
-            whole = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in places)
-            if whole and stop is not None and stop <= start:
-                raise SteeringError(
-                    f"span holds no token: it goes from {start} to {stop}, which is not included"
-                )
-            if whole and phase in ("all", "prompt", "generation"):
-                return cls(phase, start, stop)
-        raise SteeringError(
-            f"span must be all, prompt, generation, a first position or {{'from': n, 'to': m}}, not {value!r}"
-        )
+def opposite(rule: RuleJson) -> RuleJson | None:
+    """The rule that pushes the other way, or None where there is no such thing.
 
-    def to_json(self) -> Any:
-        if (self.start, self.stop) == (0, None):
-            return self.phase
-        data: dict[str, Any] = {"from": self.start}
-        data |= {} if self.stop is None else {"to": self.stop}
-        return data if self.phase == "all" else data | {"phase": self.phase}
-
-    @property
-    def everywhere(self) -> bool:
-        return self.phase == "all" and self.start == 0 and self.stop is None
+    Args:
+        rule: one rule on one layer, in the canonical form of `Steering.to_json`.
+    """
+    return KINDS[rule["rule"]].opposite(rule)
 
 
 @dataclass(frozen=True)
@@ -142,11 +208,17 @@ class Rule:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> RuleKind:
         return KINDS[self.rule]
 
     def acts_in(self, layer: int, stream: str) -> bool:
         return self.stream in (stream, "all") and (self.layers is None or layer in self.layers)
+
+    @property
+    def wants_a_trace(self) -> bool:
+        """Whether its amount is still to be filled in from a trace."""
+        number = self.kind.number
+        return self.amount is None and number is not None and number.from_trace
 
     def amount_in(self, layer: int) -> float | None:
         """The amount for one layer; None where none is known."""

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ....tracer.steering.rules import KINDS
 from ...figures.resonance import Cell
 from ...figures.thresholds import Threshold, survivors
 from ...shell import messages, show
@@ -19,12 +20,8 @@ from .groups import Contrast
 TOKENS_EACH = 5
 QUICK_EVENTS = 5_000_000
 """Up to so many events the tokens are looked up without being asked for."""
-RULES = {
-    "off": "off: the next best expert takes the slot",
-    "on": "on: always chosen",
-    "zero": "zero: keeps its slot, adds nothing",
-    "scale": "scale: its weight × β",
-}
+RULES = ("off", "on", "zero", "scale")
+"""Those that say something of experts which respond to a text."""
 _NUMBER = st.column_config.NumberColumn
 COLUMNS = {
     "rank": _NUMBER("#", width=44),
@@ -104,28 +101,30 @@ def _steering(
     st.subheader("To steering", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         rule = st.segmented_control(
-            "Make them", list(RULES), default="off", key="rule", bind="query-params", required=True
+            "Make them", RULES, default="off", key="rule", bind="query-params", required=True
         ) or "off"  # fmt: skip
         toward = st.segmented_control(
             "those that respond to", ["A", "B"], default="A", key="toward", bind="query-params", required=True,
             disabled=bool(chosen),
         )  # fmt: skip
         sure = st.toggle("only those that stand out", value=True, key="sure", disabled=bool(chosen))
-        beta = 2.0
-        if rule == "scale":
-            beta = st.number_input("β", 0.0, 10.0, 2.0, 0.1, key="beta", bind="query-params", width=110)
+        number, amounts = KINDS[rule].number, {}
+        if number is not None and number.default is None:
+            amounts["amount"] = st.number_input(
+                number.label, number.least, 10.0, number.first, number.step,
+                key="beta", bind="query-params", width=190,
+            )  # fmt: skip
     cells = chosen or strongest(table, limit if sure else None, params["among"], toward == "B")
     whose = "selected" if chosen else contrast.names[1 if toward == "B" else 0]
     name = (
         f"{rule} {len(cells)} experts of {whose}" if not chosen else f"{rule} {len(cells)} selected experts"
     )
-    amounts = {"amount": beta} if rule == "scale" else {}
     offer.offer(frame, name, rule, cells, key="resonance", **amounts)
     if not cells:
         messages.say(f"No expert in that direction has {limit}; nothing is sent to steering.")
         return
     which = "The selected experts" if chosen else "The strongest in that direction"
-    messages.say(f"{RULES[rule]}. {which}: {offer.listed(cells)}.")
+    messages.say(f"{rule}: {KINDS[rule].summary}. {which}: {offer.listed(cells)}.")
 
 
 def strongest(table: pa.Table, limit: Threshold | None, top: int, toward_rest: bool) -> list[Cell]:

@@ -10,16 +10,17 @@ import streamlit as st
 from ....store import RouterSpec
 from ....store.views.experts.load_difference import with_measure
 from ....tracer.steering.check import problems_with
-from ....tracer.steering.rules import KINDS, Rule, Span
+from ....tracer.steering.rules import KINDS, Rule
+from ....tracer.steering.span import Span
 from ... import export
 from ...figures.steer_map import switchboard_map
 from ...sentences import answers as sentences_steering
 from ...shell import messages, show
 from ...shell.frame import Frame
-from ...steering.edit import Cell, cycle, layer_rules, paint
+from ...steering.edit import Cell, cycle, layer_rules, made_at, paint
 from ...steering.edit import states as states_of
 from ...text import words
-from . import contrast, switchboard
+from . import contrast, forms, switchboard
 from . import files as steer_files
 from . import learn as steer_learn
 from . import presets as steer_presets
@@ -29,9 +30,7 @@ from .server import Served
 
 BOARD = "steer-board"
 CYCLE = "off → on → neutral"
-BRUSHES = (CYCLE, "off", "on", "bias", "scale", "zero", "low", "keep_only")
-AMOUNTS = {"bias": ("λ, in standard deviations", 0.5), "scale": ("β, times the gate weight", 2.0),
-           "on": ("margin above the highest logit", 1.0)}  # fmt: skip
+BRUSHES = (CYCLE, *made_at("board"))
 SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "generation"}
 
 
@@ -99,11 +98,8 @@ def _brush() -> None:
             "A click or a box sets", BRUSHES, key="steer-brush", width=190, help=_explained(),
             format_func=lambda name: name.replace("_", " "),
         )  # fmt: skip
-        if rule in AMOUNTS:
-            label, amount = AMOUNTS[rule]
-            st.number_input(label, value=amount, step=0.1, key=f"steer-amount-{rule}", width=190)
-        if rule == "zero":
-            st.toggle("renormalise", key="steer-renormalise")
+        if rule in KINDS:
+            forms.ask(KINDS[rule], f"steer-{rule}")
         st.selectbox("at", list(SPANS), key="steer-span", width=150)
         contrast.beneath_choice()
 
@@ -118,13 +114,7 @@ def brush() -> Rule | None:
     name = state.get("steer-brush") or CYCLE
     if name == CYCLE:
         return None
-    amount = state.get(f"steer-amount-{name}") if name in AMOUNTS else None
-    if name == "scale":
-        amount = max(float(amount or 0.0), 0.0)
-    options: dict[str, Any] = dict(KINDS[name].defaults)
-    options.pop("amount", None)
-    if name == "zero":
-        options["renormalise"] = bool(state.get("steer-renormalise"))
+    amount, options = forms.answered(KINDS[name], f"steer-{name}")
     return Rule(name, amount=amount, span=span(), options=options)
 
 

@@ -120,5 +120,5 @@ def _forget() -> None:
 
 def _split(rules: Rules) -> tuple[Rules, Rules]:
     """The learned vectors among some rules, and the others."""
-    vectors = tuple(rule for rule in rules if rule.rule == "vector")
-    return vectors, tuple(rule for rule in rules if rule.rule != "vector")
+    vectors = tuple(rule for rule in rules if rule.kind.has_vector)
+    return vectors, tuple(rule for rule in rules if not rule.kind.has_vector)

@@ -10,17 +10,18 @@ import streamlit as st
 from ....store import StoreError
 from ....tracer.errors import SteeringError
 from ....tracer.steering.read import read_rules
+from ....tracer.steering.rules import KINDS
 from ...shell import messages
 from ...shell.frame import Frame
 from ...steering import presets
-from ...steering.edit import PER_EXPERT, Rules
+from ...steering.edit import Rules, made_at
 from ...text import words
 from . import contrast as steer_contrast
 from . import state
 
 Made = tuple[str, Rules]
 """Name and rules of a preset."""
-RULES = [rule for rule in PER_EXPERT if rule != "keep_only"]
+RULES = [name for name in made_at("board") if KINDS[name].masks != "others"]
 
 
 def draw(frame: Frame) -> None:
@@ -45,14 +46,12 @@ def draw(frame: Frame) -> None:
 def _rule_of(place: str) -> tuple[str, float | None]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         rule = st.selectbox("Rule", RULES, key=f"steer-preset-rule-{place}", width=120) or "off"
-        amount = None
-        if rule in ("bias", "scale"):
-            first = 0.5 if rule == "bias" else 2.0
-            least = None if rule == "bias" else 0.0
-            sign = "λ (sd)" if rule == "bias" else "β"
+        number, amount = KINDS[rule].number, None
+        if number is not None and number.default is None:
             amount = st.number_input(
-                sign, least, None, first, 0.1, key=f"steer-preset-{rule}-{place}", width=120
-            )
+                number.label, number.least, None, number.first, number.step,
+                key=f"steer-preset-{rule}-{place}", width=190,
+            )  # fmt: skip
     return rule, amount
 
 
@@ -112,7 +111,7 @@ def _control(frame: Frame) -> Callable[[], Made] | None:
     st.caption("As many experts of each layer as the rules name now, drawn at random, under the same rules.")
     seed = int(st.number_input("Seed", 0, None, 0, key="steer-preset-seed", width=120))
     now = state.draft()
-    if not any(rule.rule in PER_EXPERT for rule in now.rules):
+    if not any(rule.kind.experts for rule in now.rules):
         messages.say("The rules name no experts yet: there is nothing to match.")
         return None
     return lambda: (f"control {seed} of {now.name or 'these rules'}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import streamlit as st
 
@@ -12,19 +11,13 @@ from ....tracer.steering.median_ratios import median_ratios
 from ....tracer.steering.rules import KINDS, Rule
 from ...shell import messages
 from ...shell.frame import Frame
-from ...steering.edit import WHOLE_LAYER, groups, without
+from ...steering.edit import groups, made_at, without
 from ...steering.history import Draft
 from ...steering.rule_words import rule_group
 from ...text import words
-from . import state
+from . import forms, state
 
 MOST_SHOWN = 12
-AMOUNTS: dict[str, tuple[str, float, float, float]] = {
-    "top_k": ("m: experts a token keeps", 1, 1, 1), "top_p": ("q: share of the weight", 0.8, 0.05, 0.05),
-    "prune_ratio": ("μ: least share of the first's weight", 0.5, 0.0, 0.05),
-    "null_experts": ("m: null experts", 4, 0, 1), "temperature": ("τ", 1.5, 0.05, 0.1),
-}  # fmt: skip
-"""Label, first value, smallest value, step."""
 
 
 def draw(frame: Frame) -> None:
@@ -74,38 +67,27 @@ def _row(number: int, group: list[int]) -> None:
 def whole_layers(frame: Frame) -> None:
     """The form that adds a rule on all experts of some layers."""
     name = st.selectbox(
-        "Rule", WHOLE_LAYER, key="steer-whole", format_func=lambda name: name.replace("_", " ")
+        "Rule", made_at("layers"), key="steer-whole", format_func=lambda name: name.replace("_", " ")
     )
-    name = name or WHOLE_LAYER[0]
+    name = name or made_at("layers")[0]
     st.caption(KINDS[name].summary[:1].upper() + KINDS[name].summary[1:] + ".")
     layers = sorted({router.layer for router in frame.routers()})
     chosen = st.multiselect("Layers", layers, key="steer-whole-layers", placeholder="all layers")
-    label, first, least, step = AMOUNTS[name]
-    medians = name == "prune_ratio" and st.toggle(
+    kind = KINDS[name]
+    medians = kind.number is not None and kind.number.from_trace and st.toggle(
         "μ: the medians of this trace", value=True, key="steer-medians"
-    )
-    amount: Any = None
-    if not medians:
-        amount = st.number_input(label, least, None, first, step, key=f"steer-whole-{name}")
-    options: dict[str, Any] = {key: value for key, value in KINDS[name].defaults.items() if key != "amount"}
-    if "renormalise" in options:
-        options["renormalise"] = st.toggle("renormalise", value=True, key="steer-whole-renormalise")
-    if name == "null_experts":
-        options["logit"] = st.number_input("c: their logit", value=0.0, step=0.5, key="steer-whole-logit")
-        k = max((router.top_k or 1 for router in frame.routers()), default=1)
-        options["top_k"] = int(
-            st.number_input("k: places to compete for", 1, None, k + 2, key="steer-whole-k")
-        )
+    )  # fmt: skip
+    most = max((router.top_k or 1 for router in frame.routers()), default=1)
+    forms.ask(kind, f"steer-whole-{name}", amount=not medians, k=most)
     if not st.button("Add the rule", type="primary", key="steer-whole-add"):
         return
+    amount, options = forms.answered(kind, f"steer-whole-{name}")
     if medians:
         try:
             amount = median_ratios(frame.trace, stream=frame.stream)
         except StoreError as error:
             messages.problem(error, doing="The medians could not be read")
             return
-    if name in ("top_k", "null_experts"):
-        amount = int(amount)
     rule = Rule(name, tuple(chosen) or None, None, amount, frame.stream, options=options)
     state.edit(lambda rules: (*rules, rule))
     state.redraw()

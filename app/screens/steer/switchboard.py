@@ -11,19 +11,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import streamlit as st
 from streamlit.components.v2 import component
 
+from ....tracer.steering.kind import Mark
 from ... import ASSETS
 from ...figures.routing_layout import lay_out
 from ...figures.theme import Theme
 from ...steering.edit import Cell, State
 
-STATES: tuple[State, ...] = ("off", "on", "zero", "low", "up", "down")
+STATES: tuple[State, ...] = get_args(Mark)
 
 
 @dataclass(frozen=True, kw_only=True)
