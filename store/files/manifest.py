@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import DamagedTrace, NewerTrace, NotATrace
+from ..noise import Noise
 from ..schema import CAPTURES, SCHEMA_VERSION, RouterSpec
 from .folder import Folder
 
@@ -81,6 +82,8 @@ class Manifest(Mapping[str, Any]):
     """How gate weights are stored: float16 or float32."""
     steering: dict[str, Any] | None = None
     """The steering profile that was active, or null."""
+    noise: dict[str, Any] | None = None
+    """The noise floor that was measured with it (`store.noise`), or null."""
     routers: list[RouterSpec] = field(default_factory=list)
     parts: list[PartEntry] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -152,6 +155,8 @@ class Manifest(Mapping[str, Any]):
         for name in ("model", "prompt_set", "settings", "versions", "summary"):
             if not isinstance(getattr(manifest, name), dict):
                 raise ValueError(f"{name} is not an object")
+        if manifest.noise is not None:
+            Noise.from_json(manifest.noise)
         if manifest.state not in STATES:
             raise ValueError(f"state is {manifest.state!r}, not one of {', '.join(STATES)}")
         if manifest.weight_type not in ("float16", "float32"):

@@ -27,8 +27,8 @@ from ..schema import CAPTURES, DEFAULT_CAPTURE, Part, RouterSpec
 from .parts import PartBuilder
 
 MAY_DIFFER = frozenset({"batch_tokens", "device", "limit", "name", "path", "url", "progress", "resume"})
-"""Entries of `model`, `prompt_set` and `settings` that a resumed run may have otherwise: they do not change
-what is recorded."""
+"""Entries of `model`, `prompt_set` and `settings` that a resumed run may have otherwise. They do not change what is
+asked of the model; another batch or device rounds otherwise, which near a tie changes an expert (`store.noise`)."""
 
 
 class TraceWriter:
@@ -43,6 +43,7 @@ class TraceWriter:
         capture: what events hold, of `CAPTURES`; `ids` always.
         resume: go on with a trace that is there. A fresh folder is fine too.
         weight_type: gate weights are rounded to float16, or kept as float32.
+        noise: a noise floor (`Noise.to_json()`), kept in the manifest; a resumed trace keeps its own.
     Raises:
         TraceExists: a trace is there and `resume` is off, or the folder holds other files.
         ResumeRefused: a trace is there that was made otherwise; the message says how.
@@ -62,6 +63,7 @@ class TraceWriter:
         resume: bool = False,
         steering: dict[str, Any] | None = None,
         weight_type: str = "float16",
+        noise: dict[str, Any] | None = None,
     ):
         wanted = Manifest(
             created=_now(),
@@ -72,6 +74,7 @@ class TraceWriter:
             capture=_ordered_capture(capture),
             weight_type=weight_type,
             steering=None if steering is None else _plain(steering),
+            noise=None if noise is None else _plain(noise),
             routers=list(routers),
         )
         self._write_lock = threading.Lock()
@@ -151,6 +154,7 @@ class TraceWriter:
         _refuse_present(self._folder, resume)
         _check_same(self._folder, found, wanted)
         found.state = "running"
+        found.noise = found.noise or wanted.noise
         return found
 
     def _committed_ids(self) -> set[str]:
