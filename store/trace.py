@@ -51,7 +51,7 @@ class Trace(TraceRows):
 
     @retry_without_damaged_part
     def sql(self, query: str, **limits: Any) -> pa.Table:
-        """One read-only SELECT over prompts, tokens, events, selections and rollups; see `sql.run_query`."""
+        """One read-only SELECT over prompts, tokens, events, selections and rollups; see `sql.query.run_query`."""
         return run_query(self, query, **limits)
 
 

@@ -46,6 +46,50 @@ def test_packages_import_each_other_relatively(path):
     assert not names & {"moescope", *ORDER}, f"{path.relative_to(ROOT)} imports {sorted(names)} absolutely"
 
 
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(["moescope", *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Our modules that a module imports, also inside functions and for types only."""
+    package = ["moescope", *path.relative_to(ROOT).parent.parts]
+    known = {name_of(other) for other in MODULES}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from package import module` imports the module, not what the package offers.
+            found |= {inner if (inner := f"{module}.{name.name}") in known else module for name in node.names}
+    return (found & known) - {name_of(path)}
+
+
+def circles(imports: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those which import nothing that is left are taken away, again and again."""
+    left = dict(imports)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_no_module_imports_itself_on_a_detour():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert not circles({name_of(path): modules_imported(path) for path in MODULES})
+
+
+def test_the_server_stands_above_what_it_serves():
+    """Only the client knows it: it starts one and speaks to it."""
+    for path in MODULES:
+        parts = path.relative_to(ROOT).parts
+        if parts[0] == "tracer" and parts[1] not in ("serve", "client.py"):
+            served = sorted(
+                name for name in modules_imported(path) if name.startswith("moescope.tracer.serve")
+            )
+            assert not served, f"{'/'.join(parts)} imports {served}"
+
+
 def test_every_module_of_kernels_and_store_draws_nothing_and_runs_no_model():
     heavy = {"streamlit", "altair", "plotly", "transformers"}
     for path in MODULES:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .hooks.save import save_routing as save_routing
     from .models.load import LoadedModel as LoadedModel
     from .models.load import load_model as load_model
-    from .prompts.prompt_set import Prompt as Prompt
+    from .prompts.prompt import Prompt as Prompt
+    from .prompts.prompt import PromptSetError as PromptSetError
     from .prompts.prompt_set import PromptSet as PromptSet
-    from .prompts.prompt_set import PromptSetError as PromptSetError
     from .routers.declared import DeclaredRouter as DeclaredRouter
     from .routers.emergent import emergent_moe as emergent_moe
     from .routers.find import find_routers as find_routers
@@ -31,9 +31,9 @@ _HOMES = {
     "DeclaredRouter": ".routers.declared",
     "LoadedModel": ".models.load",
     "PerSequence": ".steering.profile",
-    "Prompt": ".prompts.prompt_set",
+    "Prompt": ".prompts.prompt",
     "PromptSet": ".prompts.prompt_set",
-    "PromptSetError": ".prompts.prompt_set",
+    "PromptSetError": ".prompts.prompt",
     "RouterSpec": "..store.schema",
     "Steering": ".steering.profile",
     "TraceSummary": ".run.trace",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .prompts.prompt_set import Prompt
+from .prompts.prompt import Prompt
 from .serve.process import ServerCrashed, ServerProcess
 
 __all__ = [

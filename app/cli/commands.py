@@ -97,7 +97,7 @@ def reason(error: Exception) -> str:
     """One line that says what went wrong."""
     from ...store.errors import StoreError
     from ...tracer.errors import TracerError
-    from ...tracer.prompts.prompt_set import PromptSetError
+    from ...tracer.prompts.prompt import PromptSetError
 
     text = " ".join(str(error).split())
     if isinstance(error, (StoreError, TracerError, PromptSetError, OSError)) and text:

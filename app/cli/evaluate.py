@@ -118,7 +118,8 @@ def evaluate_command(model: str, prompts: str, steer: str, **options: Any) -> No
 
 
 def _prompts(path: str, options: dict[str, Any]) -> PromptSet:
-    from ...tracer.prompts.prompt_set import PromptSet, PromptSetError
+    from ...tracer.prompts.prompt import PromptSetError
+    from ...tracer.prompts.prompt_set import PromptSet
 
     found = PromptSet.from_file(path)
     for column, values in options["where"].items():
@@ -154,7 +155,7 @@ def _check(prompts: PromptSet, by: str | None, target: str | None) -> None:
 
 
 def _run(loaded: Any, prompts: PromptSet, steering: Any, options: dict[str, Any], tell: Any) -> Evaluation:
-    from ...tracer.evaluate.evaluate_dose import cells_of, doses_of_amount, doses_of_experts
+    from ...tracer.evaluate.dose import cells_of, doses_of_amount, doses_of_experts
     from ...tracer.evaluate.run import dose_curve, evaluate
 
     names = ("controls", "seed", "chat", "max_new_tokens", "batch_tokens")

@@ -56,7 +56,7 @@ def generate_command(
             "--compare needs --steer PROFILE.json or --rewire: there is nothing to compare with"
         )
     loaded = load(model, options)
-    from ...tracer.generate.batch import generate
+    from ...tracer.generate import generate
 
     steering = steering_from(steer, loaded.model)
     changed: dict[str, Any] = {"steering": steering, "rewire": rewire}

@@ -24,7 +24,7 @@ How to write a page, in a file of `app/screens/` that `app/shell/shell.py` lists
             python=frame.snippet("load", by="language"),
         )
 
-`show.chart(..., select="cell")` returns the clicked points; `show.table` is the same for tables; `states` has
+`show.chart(..., select="cell")` returns the clicked points; `show.table` is the same for tables; `messages` has
 `empty`, `problem`, `say` and `note`. Text that comes from prompts, models or files goes to the screen only
 through these helpers, `st.dataframe`, `st.code` or `html.escape`: never through `st.markdown` or a label.
 """

@@ -19,9 +19,8 @@ import steering_task
 from moescope.app.text.words import language_name
 from moescope.store import open_trace, sample_dir
 from moescope.tracer import PromptSet, Steering, load_model
-from moescope.tracer.evaluate.dose import dose_table
+from moescope.tracer.evaluate.dose import cells_of, dose_table, doses_of_experts
 from moescope.tracer.evaluate.effects import Evaluation
-from moescope.tracer.evaluate.evaluate_dose import cells_of, doses_of_experts
 from moescope.tracer.evaluate.run import dose_curve, evaluate
 
 LANGUAGES = ("ja", "ru", "de", "tr")

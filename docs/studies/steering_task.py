@@ -20,7 +20,7 @@ from typing import Any
 
 from moescope.store import open_trace, sample_dir
 from moescope.tracer import Prompt, PromptSet, Steering, trace_prompts
-from moescope.tracer.evaluate.evaluate_dose import doses_of_amount
+from moescope.tracer.evaluate.dose import doses_of_amount
 from moescope.tracer.evaluate.run import dose_curve, evaluate
 
 PIVOT, TASK = "en", "instruction"

@@ -3,7 +3,7 @@
 DuckDB ignores the CRC of a Parquet page, so SQL over a file that a disk changed would answer with wrong numbers.
 Before the first statement that reads a table, each of its files is read once and compared (SHA-256, about 0.8 GB/s
 a core). A file counts as checked as long as its size, time and inode stay what they were. Remote files are not read
-twice: there every statement checks page CRCs (see `sql_views.remote_source`), and here only the footers are.
+twice: there every statement checks page CRCs (see `views.remote_source`), and here only the footers are.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 This is the first of three locks. The second is DuckDB itself, which may open the listed files and nothing
 else and whose configuration is locked; the third is the process around it, which has limits on time and
-memory and may not write to any file (see `sql_worker.py`).
+memory and may not write to any file (see `worker.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     run_query(trace, "SELECT expert, count(*) FROM selections WHERE layer = 3 GROUP BY expert")
 
-The statement runs in a separate process (`sql_worker.py`), which is kept for the next one and killed when it
+The statement runs in a separate process (`worker.py`), which is kept for the next one and killed when it
 goes over a limit: whatever is typed, the caller gets a table or a one-line QueryRefused.
 """
 

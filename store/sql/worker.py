@@ -1,5 +1,5 @@
 """The process in which a user's SQL runs: `python -m moescope.store.sql.worker`, driven over pipes by
-`sql.py`.
+`query.py`.
 
 DuckDB alone can't hold a hostile statement: an interrupt does not reach into a scalar function, and what
 scalar functions allocate is not counted against its memory limit (`rpad('x', 1900000000, 'y')` takes minutes

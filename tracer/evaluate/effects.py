@@ -1,7 +1,7 @@
 """From what each variant did to each prompt, to effects with intervals, beside those of the controls.
 
 Every effect is paired: the same prompt, steered minus unsteered. Intervals are percentile bootstraps over units
-of prompts (`evaluate_units`). What may be called a finding is said in `evaluate_finding`.
+of prompts (`units`). What may be called a finding is said in `finding`.
 Shapes: P prompts, L routers.
 """
 
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from ...kernels.statistics.bootstrap import Interval
 from ...store.response_classes import Rules
-from .evaluate_measures import Measure, measures, ratio
 from .finding import PROFILE, is_finding, judge
+from .measures import Measure, measures, ratio
 from .outcome import Outcome
 from .units import contrast_interval, mean_interval, mean_intervals
 

@@ -3,7 +3,7 @@
 1. Every batch of texts runs once unsteered, then once under the steering and under each control.
 2. Per prompt: log-likelihood, the answer where there are choices, KL of the next-token distributions, tokens
    whose expert set changed by layer; and, where asked for, what each variant generates.
-3. Effects are paired differences with bootstrap intervals over units of prompts (`evaluate_effects`).
+3. Effects are paired differences with bootstrap intervals over units of prompts (`effects`).
 
 A claim without its controls is not shown as a finding.
 """
@@ -18,14 +18,15 @@ import numpy as np
 from ...store.schema import RouterSpec
 from ..generate.batch import pad_token_id
 from ..generate.live_model import LiveModel
-from ..prompts.prompt_set import Prompt, PromptSet
-from ..run.trace import max_length
+from ..models.forward import max_length
+from ..prompts.prompt import Prompt
+from ..prompts.prompt_set import PromptSet
 from ..steering.profile import Steering
 from ..tokens.batches import plan_batches
 from ..tokens.encode import Encoder
 from .controls import Kind, make_controls
+from .dose import Make, dose_variants
 from .effects import Evaluation
-from .evaluate_dose import Make, dose_variants
 from .finding import MIN_DRAWS, PROFILE
 from .forced_passes import LOGIT_CELLS, ForcedPasses, make_work
 from .tally import Tally, scored_sequences

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..generate.detokenise import UNFINISHED
-from ..prompts.prompt_set import Prompt
+from ..prompts.prompt import Prompt
 from ..tokens.choices import picked
 from ..tokens.encode import Encoded, Encoder
 from ..tokens.token_text import TokenTexts

@@ -8,6 +8,6 @@ from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .batch import Sampling as Sampling
-    from .batch import generate as generate
+    from .text import generate as generate
 
-__getattr__ = lazily(__name__, {"Sampling": ".batch", "generate": ".batch"})
+__getattr__ = lazily(__name__, {"Sampling": ".batch", "generate": ".text"})

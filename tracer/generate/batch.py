@@ -1,22 +1,16 @@
-"""Generates text, greedily or sampled, alone or while something records or steers."""
+"""Tokens from a model for one batch, greedily or sampled; and what ends and pads a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from ..prompts.prompt_set import PromptSet
-from ..tokens.batches import Batch, collate
-from ..tokens.encode import Encoder
-
-if TYPE_CHECKING:
-    from .rewiring import Rewiring
+from ..tokens.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,57 +40,6 @@ class Sampling:
         return {
             **fixed, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer."""
-
-    prompt: str
-    text: str
-    token_ids: list[int]
-    finished: bool
-    """Whether the model ended it, and not the limit."""
-
-
-def generate(
-    model: Any,
-    tokenizer: Any,
-    prompt: str | Sequence[str],
-    *,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    chat: bool = False,
-    steering: Any = None,
-    rewire: Rewiring | None = None,
-) -> list[Generation]:
-    """Continues one or several prompts, in one batch; one after another where they are rewired.
-
-    Args:
-        steering: a `Steering` that is applied while it runs, and taken away afterwards.
-        rewire: learn logit vectors on each prompt and, now and then, on its answer (`rewiring`).
-    """
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    encoded, pad_id = (
-        Encoder(tokenizer, chat=chat).prompts(list(PromptSet.from_rows(texts))),
-        pad_token_id(tokenizer),
-    )
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    new_BN: Iterable[Tensor]
-    if rewire is not None:
-        from .rewiring import rewired
-
-        alone = (collate([one], pad_id=pad_id, side="left") for one in encoded)
-        new_BN = [rewired(model, tokenizer, batch, sampling, rewire, steering)[0] for batch in alone]
-    else:
-        batch = collate(encoded, pad_id=pad_id, side="left")
-        with steering.applied(model) if steering is not None else nullcontext():
-            new_BN = generate_batch(model, tokenizer, batch, sampling)
-    return [
-        _answer(tokenizer, text, row, stop_token_ids(model)) for text, row in zip(texts, new_BN, strict=True)
-    ]
 
 
 @torch.inference_mode()
@@ -158,9 +101,3 @@ def pad_token_id(tokenizer: Any) -> int:
     """An id to pad with: it never reaches the model's attention, nor a trace."""
     found = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id", "bos_token_id"))
     return next((token_id for token_id in found if token_id is not None), 0)
-
-
-def _answer(tokenizer: Any, prompt: str, row_N: Tensor, stop_ids: list[int]) -> Generation:
-    ids = trimmed(row_N, stop_ids)
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    return Generation(prompt, text, ids, bool(ids) and ids[-1] in stop_ids)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...store.schema import RouterSpec
 from ..hooks.record import attach
-from ..run.trace import traced_routers
+from ..routers.find import traced_routers
 from ..steering.profile import PerSequence, Steering
 
 Key = tuple[int, str]

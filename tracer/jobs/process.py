@@ -12,7 +12,8 @@ from typing import Any
 from ...store.errors import StoreError
 from ...store.write.writer import check_target
 from ..errors import TracerError
-from ..prompts.prompt_set import PromptSet, PromptSetError
+from ..prompts.prompt import PromptSetError
+from ..prompts.prompt_set import PromptSet
 from .jobs import Job, Status, write_status
 
 log = logging.getLogger("moescope.job")

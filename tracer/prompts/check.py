@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .prompt_set import Prompt, PromptSetError
+from .prompt import Prompt, PromptSetError
 
 ALIASES = {"text": ("text", "prompt", "input"), "id": ("id", "prompt_id")}
 LABELS = ("language", "group", "parallel_id")

@@ -19,7 +19,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .prompt_set import PromptSet, PromptSetError
+from .prompt import PromptSetError
+from .prompt_set import PromptSet
 
 MAX_PROMPTS = 1_000_000
 KEYS = ("template", "completion", "contrast", "slots", "columns")

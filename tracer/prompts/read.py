@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .prompt_set import PromptSetError
+from .prompt import PromptSetError
 
 Row = tuple[str, Mapping[str, Any]]
 

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .prompt_set import Prompt, PromptSet, PromptSetError
+from .prompt import Prompt, PromptSetError
+from .prompt_set import PromptSet
 
 COLUMNS = ("id", "text", "language", "group", "parallel_id", "completion", "choices", "answer", "messages")
 

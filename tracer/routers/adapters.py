@@ -1,6 +1,6 @@
 """The architectures that hand routing over in their own way: one short function each, all in one table.
 
-An adapter gets the modules of one MoE block and fills in what the general mechanism of `routers` can't see.
+An adapter gets the modules of one MoE block and fills in what the general mechanism of `find` can't see.
 To add one: write a function from a `Block` to the changed fields of a `Site` (or of its `RouterSpec`), and
 enter it in `ADAPTERS` or `ALONE` under a pattern for the class name of the router.
 

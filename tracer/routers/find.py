@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from ...store.schema import RouterSpec
-from ..errors import CompiledModelError, NotMoEError, UnknownRouterError
+from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouterError
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
 from .declared import DeclaredRouter, declared_sites
 from .naming import experts_per_token, layer_and_stack, scoring_of, stream_of
@@ -216,3 +216,18 @@ def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> UnknownRo
         "emergent_moe(model, num_experts=16), on the command line --experts 16, shows its feed-forward layers as "
         "emergent experts"
     )
+
+
+def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[RouterSpec]:
+    """The routers that text passes: those of other inputs (images, sound) decide nothing here.
+
+    Raises:
+        TracerError: no routers, or an encoder-decoder model, whose two sequences a trace has no place for.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise TracerError(
+            f"{type(model).__name__} reads with an encoder and writes with a decoder, a trace holds one "
+            "sequence a prompt: use record_routing, which records both"
+        )
+    specs = [site.spec for site in find_sites(model, routers)]
+    return [spec for spec in specs if spec.stream not in ("vision", "audio")]

@@ -15,7 +15,7 @@ from ...store.schema import RouterSpec
 from ..errors import CaptureError, TracerError
 from ..generate.batch import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from ..hooks.selfcheck import examined
-from ..prompts.prompt_set import Prompt
+from ..prompts.prompt import Prompt
 from ..tokens.batches import Batch, collate
 from ..tokens.choices import choice_logprobs, picked
 from ..tokens.encode import Encoded, Encoder

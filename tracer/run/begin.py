@@ -1,12 +1,11 @@
-"""What a trace must know before it begins: settings that hold, routers, lengths, and what experts put out.
+"""What a trace must know before it begins: settings that hold, lengths, and what experts put out.
 
 Everything that can be refused is refused here, before anything is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ import torch
 from ...store.schema import RouterSpec
 from ..errors import TracerError
 from ..hooks.outputs import OUTPUTS, OutputWatch
+from ..models.forward import evaluating
 from ..prompts.prompt_set import PromptSet
-from ..routers.find import find_sites
 from ..tokens.encode import Encoded, Encoder
 from .capture import EXTRAS, Capture
 
@@ -37,27 +36,6 @@ def check_settings(capture: Sequence[str], batch_tokens: int, weight_type: str) 
         raise TracerError(f"a batch needs at least one token, not {batch_tokens}")
     if weight_type not in WEIGHT_TYPES:
         raise TracerError(f"weights are stored as {' or '.join(WEIGHT_TYPES)}, not {weight_type!r}")
-
-
-def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[RouterSpec]:
-    """The routers that text passes: those of other inputs (images, sound) decide nothing here.
-
-    Raises:
-        TracerError: no routers, or an encoder-decoder model, whose two sequences a trace has no place for.
-    """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise TracerError(
-            f"{type(model).__name__} reads with an encoder and writes with a decoder, a trace holds one "
-            "sequence a prompt: use record_routing, which records both"
-        )
-    specs = [site.spec for site in find_sites(model, routers)]
-    return [spec for spec in specs if spec.stream not in ("vision", "audio")]
-
-
-def max_length(model: Any) -> int | None:
-    """Longest sequence that the model takes, as far as its configuration says."""
-    config = getattr(model, "config", None)
-    return getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
 
 
 def encode_ahead(encoder: Encoder, prompts: PromptSet) -> tuple[np.ndarray, dict[int, Encoded]]:
@@ -102,14 +80,3 @@ def output_watch(
     inputs = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
     with evaluating(model):
         return OutputWatch(model, sink, inputs, capture=wanted, routers=routers)
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Routers that add noise while training must not here."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -1,7 +1,7 @@
 """The sink of a trace: takes the routing of one batch, forward pass by forward pass, off the model's device.
 
 1. A forward pass over whole prompts: each router's ids, weights and sums go into the arena at once.
-2. A decode step: the tensors of all routers are kept until the step is over, then stored together (`run_steps`).
+2. A decode step: the tensors of all routers are kept until the step is over, then stored together (`decode_steps`).
 3. After the batch the arena goes to the host in one copy, which only the writer waits for.
 
 Shapes: T token rows, B sequences, K experts per token, E experts.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..prompts.prompt_set import Prompt
+from ..prompts.prompt import Prompt
 from .captured_batch import CLASSES, CapturedBatch, Key, Stored, prompt_segments
 
 _SUMS = ("probability_sum", "entropy_sum", "nan_tokens")

@@ -22,20 +22,14 @@ from ...store.write.writer import TraceWriter
 from ..generate.batch import Sampling, stop_token_ids
 from ..hooks.record import attach
 from ..models.card import active_parameters, model_card
+from ..models.forward import evaluating, max_length
 from ..prompts.prompt_set import PromptSet
+from ..routers.find import traced_routers
 from ..tokens.batches import plan_batches
 from ..tokens.encode import Encoder
 from ..tokens.token_text import TokenTexts
 from .batch_runner import BatchRunner
-from .begin import (
-    check_settings,
-    describe,
-    encode_ahead,
-    evaluating,
-    max_length,
-    output_watch,
-    traced_routers,
-)
+from .begin import check_settings, describe, encode_ahead, output_watch
 from .capture import Capture
 from .part_writer import PART_EVENTS, PartWriter
 from .parts import PartCollector

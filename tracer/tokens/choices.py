@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..prompts.prompt_set import Prompt
+from ..prompts.prompt import Prompt
 from .batches import Batch, collate, plan_batches
 from .encode import Encoded, Encoder
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TracerError
-from ..prompts.prompt_set import Prompt
+from ..prompts.prompt import Prompt
 from .chat import render
 
 Span = tuple[int, int]

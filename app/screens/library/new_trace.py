@@ -11,7 +11,8 @@ import streamlit as st
 from ....store import sample_dir
 from ....tracer.jobs.jobs import start_trace
 from ....tracer.models.looks_dense import looks_dense
-from ....tracer.prompts.prompt_set import PromptSet, PromptSetError
+from ....tracer.prompts.prompt import PromptSetError
+from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages as states
 from ...text import words
 from ...text.literal import excerpt

@@ -11,7 +11,8 @@ from typing import Any
 import streamlit as st
 
 from ....tracer.prompts.expand import expand_template
-from ....tracer.prompts.prompt_set import PromptSet, PromptSetError
+from ....tracer.prompts.prompt import PromptSetError
+from ....tracer.prompts.prompt_set import PromptSet
 from ....tracer.prompts.write import write_prompts
 from ...shell import messages
 from ...text import words

@@ -14,7 +14,8 @@ import streamlit as st
 
 from ....store import sample_dir
 from ....store.response_classes import REFUSAL_RULES
-from ....tracer.prompts.prompt_set import Prompt, PromptSet, PromptSetError
+from ....tracer.prompts.prompt import Prompt, PromptSetError
+from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages
 from ...text import words
 from ..library.new_trace import KINDS

@@ -1,7 +1,7 @@
 """Steer: switch experts off and on, and watch what the model does.
 
-Left the switchboard (`steer_board`), right the two answers (`steer_answers`); each is a fragment, so that a click
-on one does not draw the other. The steering itself lives in `steer_state`.
+Left the switchboard (`board`), right the two answers (`answers`); each is a fragment, so that a click
+on one does not draw the other. The steering itself lives in `state`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from typing import Any
 import streamlit as st
 
 from ....store import sample_dir
-from ....tracer.prompts.prompt_set import PromptSet, PromptSetError
+from ....tracer.prompts.prompt import PromptSetError
+from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages, sources
 from ...shell.frame import Frame
 from ...text import words

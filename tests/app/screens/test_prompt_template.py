@@ -4,7 +4,8 @@ import pytest
 
 from moescope.app.screens.library.prompt_template import as_csv, as_toml, slots_of, values_of
 from moescope.tracer.prompts.expand import expand_file, expand_template
-from moescope.tracer.prompts.prompt_set import PromptSet, PromptSetError
+from moescope.tracer.prompts.prompt import PromptSetError
+from moescope.tracer.prompts.prompt_set import PromptSet
 
 SPEC = {
     "template": "What happened {time}{place}?",

@@ -18,14 +18,13 @@ from transformers import AutoTokenizer
 from moescope.store import RouterSpec
 from moescope.tracer import PromptSet, Steering, find_routers, record_routing
 from moescope.tracer.evaluate.controls import make_controls
-from moescope.tracer.evaluate.dose import dose_of, dose_table
+from moescope.tracer.evaluate.dose import cells_of, dose_of, dose_table, doses_of_amount, doses_of_experts
 from moescope.tracer.evaluate.effects import Evaluation
-from moescope.tracer.evaluate.evaluate_dose import cells_of, doses_of_amount, doses_of_experts
 from moescope.tracer.evaluate.finding import is_finding, judge, p_of_draws, why_not
 from moescope.tracer.evaluate.run import dose_curve, evaluate
 from moescope.tracer.evaluate.tally import scored_sequences
 from moescope.tracer.evaluate.units import contrast_interval, mean_interval, units_of
-from moescope.tracer.generate.batch import generate
+from moescope.tracer.generate import generate
 from moescope.tracer.tokens.encode import Encoder
 
 ROWS = [

@@ -9,7 +9,7 @@ from tiny import character_tokenizer, executed, family, tiny_olmoe
 
 from moescope.store import open_trace
 from moescope.tracer import PromptSet, find_routers, trace_prompts
-from moescope.tracer.generate.batch import generate
+from moescope.tracer.generate import generate
 
 TEXTS = ["Hello there", "a", "What now? ", "12345 67", "zz"]
 NEW = 6

@@ -9,7 +9,7 @@ import torch
 from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.tracer import Steering, find_routers, learn_vector
-from moescope.tracer.generate.batch import generate
+from moescope.tracer.generate import generate
 from moescope.tracer.generate.rewiring import Rewiring
 
 PROMPT = "Where is the library?"

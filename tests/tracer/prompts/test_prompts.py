@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moescope.tracer.prompts.prompt_set import PromptSet, PromptSetError
+from moescope.tracer.prompts.prompt import PromptSetError
+from moescope.tracer.prompts.prompt_set import PromptSet
 
 ROWS = [
     {"id": "a", "text": 'He said "hi",\nthen left', "language": "en", "group": "x", "parallel_id": "1",

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moescope.tracer.prompts.prompt_set import PromptSet, PromptSetError
+from moescope.tracer.prompts.prompt import PromptSetError
+from moescope.tracer.prompts.prompt_set import PromptSet
 from moescope.tracer.prompts.write import write_prompts
 
 FUZZ = settings(

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from moescope.tracer.prompts.expand import expand_file, expand_template
-from moescope.tracer.prompts.prompt_set import PromptSet, PromptSetError
+from moescope.tracer.prompts.prompt import PromptSetError
+from moescope.tracer.prompts.prompt_set import PromptSet
 from moescope.tracer.prompts.write import write_prompts
 
 TEMPLATE = """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import SteeringError
-from ...prompts.prompt_set import PromptSet, PromptSetError
+from ...prompts.prompt import PromptSetError
+from ...prompts.prompt_set import PromptSet
 from ...steering.check import problems_with
 from ...steering.profile import Steering
 from ..engine.served import Served

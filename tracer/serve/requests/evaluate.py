@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from ...errors import SteeringError
+from ...evaluate.dose import dose_variants, doses_of_amount, doses_of_experts
 from ...evaluate.effects import Evaluation
-from ...evaluate.evaluate_dose import dose_variants, doses_of_amount, doses_of_experts
 from ...evaluate.run import Variants, evaluate_steps, variants_of
 from ...prompts.prompt_set import PromptSet
 from ...steering.check import problems_with

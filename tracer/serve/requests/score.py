@@ -14,8 +14,9 @@ from ...evaluate.run import batch_cells
 from ...evaluate.tally import Scored, Tally, scored_sequences
 from ...generate.batch import pad_token_id
 from ...generate.live_model import key_name
-from ...prompts.prompt_set import Prompt, PromptSet
-from ...run.trace import max_length
+from ...models.forward import max_length
+from ...prompts.prompt import Prompt
+from ...prompts.prompt_set import PromptSet
 from ...steering.profile import Steering
 from ...tokens.batches import plan_batches
 from ...tokens.choices import picked
