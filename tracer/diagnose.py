@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .generate.batch import pad_token_id
 from .hooks.record import record_routing
 from .hooks.selfcheck import RouterCheck, examined
+from .models.input_device import input_device
 from .prompts.prompt_set import PromptSet
 from .steering.profile import Steering
 from .tokens.batches import collate
@@ -104,7 +105,7 @@ def diagnose(model: nn.Module, tokenizer: Any, prompts: Sequence[str] = PROMPTS)
     """
     encoded = Encoder(tokenizer).prompts(list(PromptSet.from_rows(list(prompts))))
     batch = collate(encoded, pad_id=pad_token_id(tokenizer), side="right")
-    device = next(model.parameters()).device
+    device = input_device(model)
     inputs = {"input_ids": batch.input_ids_BS.to(device), "attention_mask": batch.mask_BS.to(device)}
     found, hooks, base = Diagnosis(), _hooks(model), model(**inputs).logits
     with examined(model) as check:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from ..models.input_device import input_device
 from ..tokens.batches import Batch
+
+MAY_ACT = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+"""Of a checkpoint's generation defaults: the ids with which a text begins and ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +32,11 @@ class Sampling:
         return asdict(self)
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `generate`, with everything set that a checkpoint's own defaults could
-        change."""
-        fixed = {
-            "max_new_tokens": self.max_new_tokens,
-            "num_beams": 1,
-            "repetition_penalty": 1.0,
-            "min_length": 0,
-        }
+        """Fields of a `GenerationConfig`. The cache is on whatever the checkpoint says: it changes no logits, and
+        without it every step would read the prompt again."""
+        fixed: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": 1, "use_cache": True}
         if self.temperature == 0:
-            return {**fixed, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+            return {**fixed, "do_sample": False}
         return {
             **fixed, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0
         }  # fmt: skip
@@ -56,21 +56,39 @@ def generate_batch(
     Args:
         each_step: called after every forward pass with all tokens so far (B, S + step), still on the device.
     """
-    device = model.get_input_embeddings().weight.device
-    options = sampling.options()
+    device = input_device(model)
+    watching = {}
     if each_step is not None:
-        options["logits_processor"] = LogitsProcessorList([_EachStep(each_step)])
+        watching["logits_processor"] = LogitsProcessorList([_EachStep(each_step)])
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), own_defaults_aside(model) as defaults:
         torch.manual_seed(sampling.seed)
         output_BS = model.generate(
             input_ids=batch.input_ids_BS.to(device),
             attention_mask=batch.mask_BS.to(device),
-            pad_token_id=pad_token_id(tokenizer),
-            disable_compile=True,
-            **options,
+            generation_config=GenerationConfig(
+                **defaults | sampling.options(), pad_token_id=pad_token_id(tokenizer), disable_compile=True
+            ),
+            **watching,
         )
     return output_BS[:, batch.input_ids_BS.shape[1] :].cpu()
+
+
+@contextmanager
+def own_defaults_aside(model: Any) -> Iterator[dict[str, Any]]:
+    """Takes a checkpoint's generation defaults away for a while, and yields those of `MAY_ACT`.
+
+    Whatever else a `generation_config.json` says (penalties, forbidden n-grams, several answers, speculation, ...)
+    would make another token than the likeliest or sampled one; transformers fills every field that a caller leaves
+    open from it.
+    """
+    own = getattr(model, "generation_config", None)
+    kept = {name: value for name in MAY_ACT if (value := getattr(own, name, None)) is not None}
+    model.generation_config = GenerationConfig(**kept)
+    try:
+        yield kept
+    finally:
+        model.generation_config = own
 
 
 class _EachStep(LogitsProcessor):

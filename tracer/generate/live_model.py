@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...store.schema import RouterSpec
 from ..hooks.record import attach
+from ..models.input_device import input_device
 from ..routers.find import traced_routers
 from ..steering.profile import PerSequence, Steering
 
@@ -57,7 +58,7 @@ class LiveModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return input_device(self.model)
 
     @property
     def keys(self) -> list[Key]:

@@ -15,6 +15,7 @@ from ...store.schema import RouterSpec
 from ..errors import CaptureError, TracerError
 from ..generate.batch import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from ..hooks.selfcheck import examined
+from ..models.input_device import input_device
 from ..prompts.prompt import Prompt
 from ..tokens.batches import Batch, collate
 from ..tokens.choices import choice_logprobs, picked
@@ -145,7 +146,7 @@ class BatchRunner:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> None:
-        device = self._model.get_input_embeddings().weight.device
+        device = input_device(self._model)
         inputs = {"input_ids": batch.input_ids_BS.to(device), "attention_mask": batch.mask_BS.to(device)}
         self._sink.ends_pass = self._may_end and self._checked
         with suppress(PassOver):

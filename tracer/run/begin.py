@@ -15,6 +15,7 @@ from ...store.schema import RouterSpec
 from ..errors import TracerError
 from ..hooks.outputs import OUTPUTS, OutputWatch
 from ..models.forward import evaluating
+from ..models.input_device import input_device
 from ..prompts.prompt_set import PromptSet
 from ..tokens.encode import Encoded, Encoder
 from .capture import EXTRAS, Capture
@@ -76,7 +77,7 @@ def output_watch(
     if not wanted:
         return None
     ids_1T = torch.from_numpy(first.ids[:PROBE_TOKENS]).long().unsqueeze(0)
-    ids_1T = ids_1T.to(model.get_input_embeddings().weight.device)
+    ids_1T = ids_1T.to(input_device(model))
     inputs = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
     with evaluating(model):
         return OutputWatch(model, sink, inputs, capture=wanted, routers=routers)

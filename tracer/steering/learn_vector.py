@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..errors import SteeringError
 from ..hooks.record import record_routing
+from ..models.input_device import input_device
 from .profile import Steering
 from .rules import Rule
 
@@ -103,7 +104,7 @@ def going_on_from(start: Steering, widths: Mapping[int, int]) -> Rule:
 def _encoded(
     context: Tensor | str | list[str], tokenizer: Any, mask: Tensor | None, model: nn.Module
 ) -> tuple[Tensor, Tensor]:
-    device = next(model.parameters()).device
+    device = input_device(model)
     if isinstance(context, Tensor):
         ids_BS = context if context.dim() == 2 else context.unsqueeze(0)
     elif tokenizer is None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.input_device import input_device
 from ..prompts.prompt import Prompt
 from .batches import Batch, collate, plan_batches
 from .encode import Encoded, Encoder
@@ -51,7 +52,7 @@ def picked(logprobs: Sequence[float]) -> int:
 
 def _completion_logprobs(model: Any, batch: Batch) -> np.ndarray:
     """Sum of log-probabilities of the completion tokens of each sequence, (B,)."""
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     ids_BS = batch.input_ids_BS.to(device)
     output = model(input_ids=ids_BS, attention_mask=batch.mask_BS.to(device), use_cache=False)
     wanted_BS = torch.zeros(ids_BS.shape, dtype=torch.bool)

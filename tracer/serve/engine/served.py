@@ -55,7 +55,7 @@ class Served:
         return {
             "model": self.card,
             "routers": [spec.to_json() for spec in self.routers],
-            "device": str(self.model.device),
+            "device": str(self.live.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "context": self.context,
             "chat_template": bool(getattr(self.tokenizer, "chat_template", None)),
