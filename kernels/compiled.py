@@ -20,7 +20,7 @@ _one_at_a_time = threading.Lock()
 _plain_seconds: defaultdict[Callable[..., None], float] = defaultdict(float)
 
 
-def twin(
+def compiled_if_worth_it(
     loop: Callable[..., None], plain_seconds: float, *, any_order: bool = False
 ) -> Callable[..., None] | None:
     """`compiled(loop)` once enough plain work was asked for, None before.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model_options import load, model_options, steering_from
 from .output import format_options, write_table
-from .trace import load, model_options, steering_from
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ def evaluate_command(model: str, prompts: str, steer: str, **options: Any) -> No
     by = options["by"] or _column(chosen)
     _check(chosen, by, options["target"])
     loaded = load(model, options)
-    from .evaluate_table import Steps
+    from .progress import Steps
 
     with Steps() as steps:
         evaluation = _run(loaded, chosen, steering_from(steer, loaded.model), options, steps.tell)
@@ -188,7 +188,7 @@ def _ranking(path: str) -> list[tuple[int, int]]:
 
 def _table(evaluation: Evaluation, by: str | None, rules: Any, options: dict[str, Any]) -> pa.Table:
     from ...tracer.evaluate.dose import dose_table
-    from ...tracer.evaluate.table import beside
+    from ...tracer.evaluate.table import with_controls
     from .evaluate_table import for_people
 
     target, form, out = options["target"], options["form"], options["out"]
@@ -199,4 +199,4 @@ def _table(evaluation: Evaluation, by: str | None, rules: Any, options: dict[str
     if form not in (None, "table") or (form is None and out is not None):
         return effects
     behaviours = [name for name in effects["measure"].unique().to_pylist() if name.startswith("behaviour")]
-    return for_people(beside(effects, [*READ, *behaviours]))
+    return for_people(with_controls(effects, [*READ, *behaviours]))

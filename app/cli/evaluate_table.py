@@ -1,15 +1,10 @@
-"""How `moescope evaluate` shows a table to people, and how far it is."""
+"""How `moescope evaluate` shows a table to people."""
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any
 
-import click
 import pyarrow as pa
-
-LINE_SECONDS = 10.0
 
 
 def for_people(table: pa.Table) -> pa.Table:
@@ -35,33 +30,3 @@ def for_people(table: pa.Table) -> pa.Table:
             | {"units": row["units"]}
         )  # fmt: skip
     return pa.Table.from_pylist(rows)
-
-
-class Steps:
-    """Progress by forward passes: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._last = time.monotonic()
-
-    def __enter__(self) -> Steps:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("evaluate", total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def tell(self, progress: dict[str, Any]) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=progress["done"], total=progress["total"])
-        elif time.monotonic() - self._last >= LINE_SECONDS:
-            self._last = time.monotonic()
-            click.echo(f"{progress['done']:,}/{progress['total']:,} steps", err=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .output import Lines, open_told
+from .output import Lines, open_with_warnings
 
 EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
 IMPORTS = ("neutral", "vllm", "sglang")
@@ -48,7 +48,9 @@ def export_command(trace: str, form: str, out: Path, exact: bool, as_json: bool)
     from ...store.export import export_trace
 
     made = str(
-        export_trace(open_told(trace), out, form, spreadsheet_safe=not exact, progress=Lines("files read"))
+        export_trace(
+            open_with_warnings(trace), out, form, spreadsheet_safe=not exact, progress=Lines("files read")
+        )
     )
     click.echo(json.dumps({"out": made, "format": form}) if as_json else f"→ {made}")
 

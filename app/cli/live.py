@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from .model_options import load, model_options, steering_from
 from .output import as_text
-from .trace import load, model_options, steering_from
 
 
 @click.command("generate")

@@ -4,80 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import Lines, open_told
+from .model_options import fitting, load, model_options, profile_in
+from .output import open_with_warnings
+from .progress import Meter
 
 if TYPE_CHECKING:
-    from ...tracer.run.trace import Progress, TraceSummary
-
-LINE_SECONDS = 10.0
-MODEL_OPTIONS = (
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-    click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
-    click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."),
-    click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository."),
-    click.option(
-        "--experts", type=int, metavar="N", help="View a dense model as N emergent experts a layer."
-    ),
-    click.option(
-        "--experts-used", type=int, metavar="K", help="Of those use K a token; by default only trace them."
-    ),
-)
-
-
-def model_options(command: Any) -> Any:
-    """The options of every command that loads a model."""
-    for option in reversed(MODEL_OPTIONS):
-        command = option(command)
-    return command
-
-
-def load(model: str, options: dict[str, Any]) -> Any:
-    """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`."""
-    experts, used = options.pop("experts"), options.pop("experts_used")
-    given = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code", "gguf_file")}
-    if used is not None and experts is None:
-        raise click.UsageError("--experts-used needs --experts")
-    from transformers.utils import logging as transformers_logging
-
-    from ...tracer import load_model
-
-    # Its bars would stand between the user and the one line that says what went wrong.
-    transformers_logging.disable_progress_bar()
-    loaded = load_model(model, **given)
-    if experts is not None:
-        from ...tracer import emergent_moe
-
-        click.echo(f"splitting the feed-forward layers into {experts} groups of neurons each", err=True)
-        emergent_moe(loaded.model, experts, top_k=used, progress=Lines("layers"))
-    return loaded
-
-
-def steering_from(path: str | None, model: Any) -> Any:
-    """The profile in a file, checked against the model; None where no file is named."""
-    return None if path is None else fitting(profile_in(path), path, model)
-
-
-def profile_in(path: str) -> Any:
-    """The profile in a file, not yet checked against a model."""
-    from ...tracer import Steering
-
-    return Steering.from_json(Path(path))
-
-
-def fitting(steering: Any, path: str | None, model: Any) -> Any:
-    """A profile that fits the model. Raises SteeringError, which names what does not."""
-    from ...tracer.errors import SteeringError
-
-    problems = steering.validate(model)
-    if problems:
-        raise SteeringError(f"{path} does not fit this model: {'; '.join(map(str, problems))}")
-    return steering
+    from ...tracer.run.trace import TraceSummary
 
 
 def _captures(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -155,7 +91,7 @@ def trace_command(
                 f"interrupted; what is committed stays in {out}, --resume goes on"
             ) from None
     if summary.nan_tokens:
-        open_told(out)  # says where
+        open_with_warnings(out)  # says where
     if as_json:
         click.echo(json.dumps(summary.to_json()))
     else:
@@ -172,40 +108,3 @@ def _report(summary: TraceSummary, out: str) -> None:
     if summary.accuracy is not None:
         click.echo(f"accuracy {summary.accuracy:.1%}")
     click.echo(f"look at it: moescope app {out}")
-
-
-class Meter:
-    """Progress with tokens a second and the time left: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._last = time.monotonic()
-
-    def __enter__(self) -> Meter:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.percentage:>3.0f} %"), BarColumn(), TextColumn("{task.fields[words]}"),
-                TimeRemainingColumn(), console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task("trace", total=None, words="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def tell(self, progress: Progress) -> None:
-        words = f"{progress.prompts:,}/{progress.total_prompts:,} prompts · {progress.tokens_per_second:,.0f} tokens/s"
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=progress.tokens, total=progress.total_tokens or None, words=words
-            )
-        elif time.monotonic() - self._last >= LINE_SECONDS:
-            self._last = time.monotonic()
-            left = "" if progress.eta_seconds is None else f" · {progress.eta_seconds:.0f} s left"
-            click.echo(words + left, err=True)

@@ -92,7 +92,7 @@ def _rank_by_value(row_C: np.ndarray, expert_C: np.ndarray, value_C: np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class PlotFrame:
     """Axis extents in cell units; the margins lie beyond the cells."""
 
     layout: Layout

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .look import Width, finish
-from .routing_layout import RIGHT_SHARE, Frame, Layout, Sort, lay_out, routers_of
+from .routing_layout import RIGHT_SHARE, Layout, PlotFrame, Sort, lay_out, routers_of
 from .theme import LIGHT, Theme
 
 MAX_CELLS_WITH_GAPS = 2_000
@@ -68,7 +68,7 @@ def routing_map(
     if not table.num_rows:
         raise ValueError("a routing map needs at least one cell")
     layout = lay_out(table, value, sort=sort, reverse=reverse)
-    frame = Frame(layout=layout, right=layout.num_ranks * RIGHT_SHARE if layer_margin else 0.0)
+    frame = PlotFrame(layout=layout, right=layout.num_ranks * RIGHT_SHARE if layer_margin else 0.0)
     legend = map_legend(label, value_format)
     color = alt.Color(
         "value:Q", scale=color_scale(layout, theme, diverging=diverging, domain=domain), legend=legend
@@ -107,7 +107,12 @@ def map_legend(label: str, value_format: str) -> alt.Legend:
 
 
 def _cells(
-    table: pa.Table, frame: Frame, theme: Theme, color: alt.Color, hover: Sequence[Hover], cell: alt.Parameter
+    table: pa.Table,
+    frame: PlotFrame,
+    theme: Theme,
+    color: alt.Color,
+    hover: Sequence[Hover],
+    cell: alt.Parameter,
 ) -> list[alt.Chart]:
     layout = frame.layout
     streams, layers = zip(*routers_of(table), strict=True)
@@ -157,7 +162,7 @@ def card(hover: Sequence[Hover], *, several_streams: bool) -> list[alt.Tooltip]:
     return lines
 
 
-def _top_margin(frame: Frame, theme: Theme, value_format: str, diverging: bool) -> list[alt.Chart]:
+def _top_margin(frame: PlotFrame, theme: Theme, value_format: str, diverging: bool) -> list[alt.Chart]:
     layout = frame.layout
     known_C = np.isfinite(layout.value_C)
     value_C = np.abs(layout.value_C) if diverging else layout.value_C
@@ -177,7 +182,7 @@ def _top_margin(frame: Frame, theme: Theme, value_format: str, diverging: bool) 
     return [chart, _note(name, frame, theme, x=frame.ranks - 0.5, y=base + frame.top, align="right")]
 
 
-def _right_margin(frame: Frame, theme: Theme, title: str, table: pa.Table) -> list[alt.Chart]:
+def _right_margin(frame: PlotFrame, theme: Theme, title: str, table: pa.Table) -> list[alt.Chart]:
     value_of = dict(zip(routers_of(table), table["value"].to_pylist(), strict=True))
     rows = [(row, r[1], value_of.get(r)) for row, r in enumerate(frame.layout.routers)]
     known = [(row, layer, value) for row, layer, value in rows if value is not None]
@@ -194,13 +199,13 @@ def _right_margin(frame: Frame, theme: Theme, title: str, table: pa.Table) -> li
     return [chart, _note(note, frame, theme, x=base + frame.right, y=frame.rows - 0.5, align="right")]
 
 
-def _bars(columns: dict[str, Any], frame: Frame, theme: Theme) -> alt.Chart:
+def _bars(columns: dict[str, Any], frame: PlotFrame, theme: Theme) -> alt.Chart:
     mark = alt.Chart(pd.DataFrame(columns)).mark_rect(color=theme.mark, opacity=0.75)
     return mark.encode(x=frame.x("x"), x2="x2:Q", y=frame.y("y"), y2="y2:Q")
 
 
 def _note(
-    text: str, frame: Frame, theme: Theme, *, x: float, y: float, align: Literal["left", "right"]
+    text: str, frame: PlotFrame, theme: Theme, *, x: float, y: float, align: Literal["left", "right"]
 ) -> alt.Chart:
     point = pd.DataFrame({"x": [x], "y": [y], "text": [text]})
     mark = alt.Chart(point).mark_text(

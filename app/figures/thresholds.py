@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-Kind = Literal["q", "score", "effect"]
+ThresholdKind = Literal["q", "score", "effect"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
     """A limit on one column of the `resonance` view."""
 
-    kind: Kind = "q"
+    kind: ThresholdKind = "q"
     value: float = 0.05
 
     def mask(self, table: pa.Table) -> np.ndarray:

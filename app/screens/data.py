@@ -12,7 +12,7 @@ import streamlit as st
 from ...store.sql.query import ROWS, SECONDS, TRUNCATED, view_columns
 from ..shell import messages, show, sources
 from ..shell.frame import Frame
-from ..shell.layout import side_by_side
+from ..shell.show import side_by_side
 from ..text import words
 
 EXAMPLES = {

@@ -16,7 +16,7 @@ from ..figures.bars import share_bars
 from ..sentences import load as sentences
 from ..shell import messages, show, travel
 from ..shell.frame import Frame, remember
-from ..steering import profile_link, profiles
+from ..steering import profiles
 from ..text import words
 from ..text.literal import context_html, visible
 
@@ -91,7 +91,7 @@ def draw(frame: Frame, cell: Cell) -> None:
 def _switch_off(cell: Cell) -> None:
     rules = profiles.rules_by_layer("off", [(cell.layer, cell.expert)], stream=cell.stream)
     made = profiles.profile(f"layer {cell.layer}, expert {cell.expert} off", "", rules)
-    travel.to("steer", profile=profile_link.encode(made))
+    travel.to("steer", profile=profiles.in_address(made))
 
 
 def _shares(frame: Frame, cell: Cell) -> None:

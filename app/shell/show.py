@@ -156,3 +156,14 @@ def link() -> str:
         params = {"trace": [here.name]} | params
     query = urlencode(params, doseq=True)
     return f"{st.context.url or ''}{'?' if query else ''}{query}"
+
+
+def side_by_side(widths: int | Sequence[int], *, key: str):
+    """Columns with a wide gap; in a window below 1,000 pixels each has the whole width (`frame.css`).
+
+    Args:
+        widths: how many, or their relative widths.
+        key: unique on the page.
+    """
+    with st.container(key=f"beside-{key}"):
+        return st.columns(widths, gap="large")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ...store import RouterSpec
 from ...tracer.steering.kind import Mark, Place
 from ...tracer.steering.rules import KINDS, Rule, is_neutral
-from ...tracer.steering.span import Span
+from ...tracer.steering.span import PositionSpan
 
 Cell = tuple[str, int, int]
 """(stream, layer, expert)."""
@@ -68,7 +68,7 @@ def layer_rules(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[tu
 
 
 def cycle(
-    rules: Rules, cells: Collection[Cell], routers: Sequence[RouterSpec], span: Span | None = None
+    rules: Rules, cells: Collection[Cell], routers: Sequence[RouterSpec], span: PositionSpan | None = None
 ) -> Rules:
     """Cells one state further: neutral (or anything else) → off → on → neutral, all as the first of them."""
     now = states(rules, routers)
@@ -77,7 +77,7 @@ def cycle(
     if following is None:
         return erase(rules, cells, routers)
     number = KINDS[following].number
-    brush = Rule(following, amount=number and number.default, span=span or Span())
+    brush = Rule(following, amount=number and number.default, span=span or PositionSpan())
     return paint(rules, cells, brush, routers)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 from ..shell import travel
 from ..shell.frame import Frame
 from ..text import words
-from . import profile_link, profiles
+from . import profiles
 
 Cell = tuple[int, int]
 """(layer, expert)."""
@@ -24,7 +24,7 @@ def offer(
     chosen = sorted(set(cells))
     rules = profiles.rules_by_layer(rule, chosen, stream=frame.stream, **amounts)
     made = profiles.profile(name, frame.trace.manifest.model.get("name"), rules)
-    word = profile_link.encode(made)
+    word = profiles.in_address(made)
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "profile"
     with st.container(horizontal=True, gap="small"):
         st.button(

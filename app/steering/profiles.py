@@ -1,12 +1,25 @@
-"""Steering profiles as the pages make them: plain data, validated where a model is at hand."""
+"""Steering profiles as the pages make them: plain data, as files, kept in the library, and in an address."""
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from ..text.literal import safe_name
+
 PROFILE_VERSION = 1
+FOLDER = ".profiles"
+"""In the library's folder: profiles that are kept, a JSON file each."""
+LARGEST_FILE = 20_000_000
+"""Bytes; a learned vector of a large model has some million numbers."""
+LONGEST_ADDRESS = 6_000
+"""Characters; longer addresses are cut by some servers and mail programs."""
+LARGEST_IN_ADDRESS = 1_000_000
+"""Bytes of JSON that an address may unfold to."""
 
 
 def profile(name: str, model: Any, rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -31,3 +44,46 @@ def rules_by_layer(
 def as_file(made: Mapping[str, Any]) -> bytes:
     """The profile as a JSON file."""
     return (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def saved(library: Path) -> dict[str, Path]:
+    """Profiles of the library by their file's name, in order."""
+    return {path.stem: path for path in sorted((library / FOLDER).glob("*.json")) if path.is_file()}
+
+
+def keep(library: Path, made: Mapping[str, Any]) -> Path:
+    """Keep a profile under its name; one of the same name is replaced. Raises OSError."""
+    path = library / FOLDER / f"{safe_name(str(made['name']) or 'profile')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: a reader in another session never sees half a file.
+    half = path.with_suffix(".json.part")
+    half.write_bytes(as_file(made))
+    half.replace(path)
+    return path
+
+
+def read_kept(path: Path) -> bytes:
+    """The file's bytes. Raises OSError, also where it is too large to be a profile."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise OSError(f"{path.name} has more than {LARGEST_FILE:,} bytes")
+    return path.read_bytes()
+
+
+def in_address(made: Mapping[str, Any]) -> str | None:
+    """The profile for an address; None where it would be too long."""
+    plain = json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode()
+    word = base64.urlsafe_b64encode(zlib.compress(plain, 9)).decode().rstrip("=")
+    return word if len(word) <= LONGEST_ADDRESS else None
+
+
+def from_address(word: str) -> Any:
+    """Plain data out of an address. Raises ValueError where it holds no profile."""
+    try:
+        packed = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
+        unpacker = zlib.decompressobj()
+        plain = unpacker.decompress(packed, LARGEST_IN_ADDRESS)
+        if unpacker.unconsumed_tail:
+            raise ValueError("it is too large")
+        return json.loads(plain)
+    except (ValueError, zlib.error, RecursionError) as error:
+        raise ValueError(f"the address holds no readable profile: {error}") from None

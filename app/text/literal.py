@@ -1,10 +1,12 @@
-"""Text from prompts as it may stand on a page: literal, isolated, and with nothing invisible in it."""
+"""Text from elsewhere where it may stand: literal on a page, and as a file's name."""
 
 from __future__ import annotations
 
 import html
+import re
+from pathlib import Path
 
-from . import words
+from .languages import is_right_to_left
 
 _CONTROL = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡"}
 _DIRECTION = {chr(c): f"‹{c:04X}›" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
@@ -19,7 +21,7 @@ def visible(text: str | None) -> str:
 
 def direction(language: str | None) -> str:
     """Value of an HTML `dir` attribute: `rtl` for languages written so, else left to the text itself."""
-    return "rtl" if words.is_right_to_left(language) else "auto"
+    return "rtl" if is_right_to_left(language) else "auto"
 
 
 def excerpt(text: str, length: int = 70) -> str:
@@ -38,3 +40,9 @@ def context_html(row: dict) -> str:
         f"<bdi>{before}<mark>{token}</mark>{after}</bdi>"
         f'<small dir="ltr">{source}</small></p>'
     )
+
+
+def safe_name(name: str) -> str:
+    """A file name out of whatever was typed: letters, digits, dots, dashes; never a path or a hidden file."""
+    plain = re.sub(r"[^\w.-]+", "-", Path(name.replace("\\", "/")).name, flags=re.UNICODE).strip("-.")
+    return plain[:80] or "trace"

@@ -11,7 +11,7 @@ agree with the plain ones to 1e-14.
 
 import numpy as np
 
-from ..compiled import expect, twin
+from ..compiled import compiled_if_worth_it, expect
 
 TINY = 1e-300
 """Stands in for 0 under a logarithm that is multiplied by 0."""
@@ -41,7 +41,9 @@ def expect_pair_log_sums(terms: int) -> None:
 
 def pair_log_sums(p_UNE: np.ndarray, one_Q: np.ndarray, other_Q: np.ndarray) -> np.ndarray:
     """(U, Q) sums of (p + q) log(p + q), for Q pairs among the N float64 arrays of each unit."""
-    if fast := twin(_loop, _PLAIN_LOGARITHM * len(p_UNE) * len(one_Q) * p_UNE.shape[2], any_order=True):
+    if fast := compiled_if_worth_it(
+        _loop, _PLAIN_LOGARITHM * len(p_UNE) * len(one_Q) * p_UNE.shape[2], any_order=True
+    ):
         sums_UQ = np.empty((len(p_UNE), len(one_Q)))
         fast(sums_UQ, np.ascontiguousarray(p_UNE), one_Q, other_Q)
         return sums_UQ

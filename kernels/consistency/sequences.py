@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_ids, check_range, check_size, to_numpy
-from ..compiled import twin
+from ..compiled import compiled_if_worth_it
 
 _PLAIN_SORT = 1e-8
 """Seconds a slot in which NumPy sorts the experts of tokens."""
@@ -37,7 +37,7 @@ def as_starts(starts: ArrayLike | None, tokens: int) -> np.ndarray:
 
 def _token_with_repeat(ids_TK: np.ndarray, num_experts: int) -> int:
     """The first token that names an expert twice; -1 for none."""
-    if fast := twin(_repeat_loop, _PLAIN_SORT * ids_TK.size):
+    if fast := compiled_if_worth_it(_repeat_loop, _PLAIN_SORT * ids_TK.size):
         found = np.full(1, -1)
         fast(found, np.full(num_experts, -1), ids_TK)
         return int(found[0])

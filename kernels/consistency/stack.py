@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compiled import twin
+from ..compiled import compiled_if_worth_it
 
 POLICIES = ("lru", "lfu", "belady", "segment")
 _LFU, _BELADY, _SEGMENT = 1, 2, 3
@@ -44,11 +44,11 @@ def stack_hits(
     served_SE = np.zeros((len(starts) - 1, num_experts), np.int64)
     work = _PLAIN_STEP * ids_TK.size * num_experts
     if code == 0:
-        if fast := twin(_lru_loop, work):
+        if fast := compiled_if_worth_it(_lru_loop, work):
             kind = np.int16 if num_experts < 1 << 15 else np.int32
             fast(served_SE, np.zeros(num_experts, kind), ids_TK, starts)
             return served_SE
-    elif fast := twin(_stack_loop, work):
+    elif fast := compiled_if_worth_it(_stack_loop, work):
         next_use = np.zeros(ids_TK.shape if code == _BELADY else (0, 0), np.int64)
         fast(served_SE, np.zeros((3, num_experts), np.int64), ids_TK, starts, code, m, next_use)
         return served_SE

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_labels, check_size
-from ..compiled import twin
+from ..compiled import compiled_if_worth_it
 from .sequences import as_sequence, as_starts
 
 _PLAIN_CELL = 3e-9
@@ -43,7 +43,7 @@ def window_uses_by_group(
     bounds = as_starts(starts, len(ids_TK))
     group_S = as_labels(groups, "groups", len(bounds) - 1)
     table = np.zeros((num_groups, num_experts, m + 1), np.int64)
-    if fast := twin(_windows_loop, _PLAIN_CELL * len(ids_TK) * num_experts):
+    if fast := compiled_if_worth_it(_windows_loop, _PLAIN_CELL * len(ids_TK) * num_experts):
         fast(table, np.zeros((2, num_experts), np.int64), ids_TK, bounds, group_S, m)
         return table
     for group, first, end in zip(group_S, bounds[:-1], bounds[1:], strict=True):

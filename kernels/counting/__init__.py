@@ -18,7 +18,7 @@ from .._arrays import (
     check_size,
     row_chunks,
 )
-from ..compiled import twin
+from ..compiled import compiled_if_worth_it
 from .balance import load_imbalance, mutual_information
 from .locality import jaccard, repeated_assignment, repeated_assignment_chance
 from .pairs import co_activation, transitions
@@ -77,7 +77,7 @@ def count_experts(
 def _count(ids_TK: np.ndarray, num_experts: int) -> np.ndarray:
     some_empty = check_range(ids_TK, num_experts, "ids")
     counts_E = np.zeros(num_experts, np.int64)
-    if fast := twin(_count_loop, _PLAIN_SLOT * ids_TK.size):
+    if fast := compiled_if_worth_it(_count_loop, _PLAIN_SLOT * ids_TK.size):
         fast(counts_E, ids_TK)
         return counts_E
     for rows in row_chunks(*ids_TK.shape):

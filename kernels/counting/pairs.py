@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import CHUNK_SLOTS, LARGEST_CHUNK, as_ids, check_range, check_size, row_chunks
-from ..compiled import twin
+from ..compiled import compiled_if_worth_it
 
 _PLAIN_PAIR = 6e-9
 """Seconds for one pair of slots in the plain version."""
@@ -33,7 +33,7 @@ def co_activation(ids: ArrayLike, num_experts: int) -> np.ndarray:
     num_experts = check_size(num_experts, "num_experts")
     check_range(ids_TK, num_experts, "ids")
     counts_EE = np.zeros((num_experts, num_experts), np.int64)
-    if fast := twin(_pairs_within_loop, _PLAIN_PAIR * ids_TK.size * ids_TK.shape[1]):
+    if fast := compiled_if_worth_it(_pairs_within_loop, _PLAIN_PAIR * ids_TK.size * ids_TK.shape[1]):
         fast(counts_EE, ids_TK, np.full(num_experts, -1), np.empty(ids_TK.shape[1], np.int64))
         return counts_EE + np.tril(counts_EE, -1).T + np.triu(counts_EE, 1).T
     if num_experts <= _ONE_HOT_EXPERTS:
@@ -63,7 +63,7 @@ def transitions(ids_a: ArrayLike, ids_b: ArrayLike, num_a: int, num_b: int) -> n
     check_range(a_TK, num_a, "ids_a")
     check_range(b_TK, num_b, "ids_b")
     counts_AB = np.zeros((num_a, num_b), np.int64)
-    if fast := twin(_pairs_between_loop, _PLAIN_PAIR * a_TK.size * b_TK.shape[1]):
+    if fast := compiled_if_worth_it(_pairs_between_loop, _PLAIN_PAIR * a_TK.size * b_TK.shape[1]):
         fast(counts_AB, a_TK, b_TK)
         return counts_AB
     for rows in _pieces(counts_AB, a_TK, b_TK):

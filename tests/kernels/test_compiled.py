@@ -9,7 +9,7 @@ import pytest
 from moescope.kernels import compiled as compiled_module
 from moescope.kernels.alignment import _log_sums
 from moescope.kernels.alignment.pairwise import pairwise_divergence
-from moescope.kernels.compiled import compiled, expect, twin
+from moescope.kernels.compiled import compiled, compiled_if_worth_it, expect
 from moescope.kernels.consistency import hit_curve, hit_curves, segment_hit_curve, window_uses_by_group
 from moescope.kernels.counting import co_activation, count_experts, transitions
 
@@ -65,8 +65,8 @@ def test_small_work_adds_up_until_a_compiler_is_worth_it(monkeypatch):
     def loop():
         return None
 
-    assert twin(loop, 0.3) is None
-    assert twin(loop, 0.3) is loop
+    assert compiled_if_worth_it(loop, 0.3) is None
+    assert compiled_if_worth_it(loop, 0.3) is loop
 
 
 def test_work_that_is_announced_is_compiled_before_it_comes(monkeypatch):
@@ -82,7 +82,7 @@ def test_work_that_is_announced_is_compiled_before_it_comes(monkeypatch):
     assert done.wait(5)
     expect(loop, 9.0, ())
     assert asked == [loop]
-    assert twin(loop, 0.0) is loop
+    assert compiled_if_worth_it(loop, 0.0) is loop
 
 
 def test_without_numba_the_plain_version_runs(monkeypatch):

@@ -21,7 +21,7 @@ from ..steering.profile import Steering
 from ..steering.rules import KINDS, opposite
 from .finding import MIN_DRAWS
 
-Kind = Literal["profile", "random", "layers", "opposite", "dose"]
+ControlKind = Literal["profile", "random", "layers", "opposite", "dose"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Control:
     """A steering to compare with, and how it was made."""
 
     name: str
-    kind: Kind
+    kind: ControlKind
     steering: Steering
 
 
@@ -50,7 +50,7 @@ def make_controls(
     controls: list[Control] = []
     notes: list[str] = []
 
-    def add(name: str, kind: Kind, changed: Sequence[RuleJson] | str) -> None:
+    def add(name: str, kind: ControlKind, changed: Sequence[RuleJson] | str) -> None:
         problem = changed if isinstance(changed, str) else ""
         if not isinstance(changed, str):
             control = Steering(changed, name=f"{steering.name} ({name})".strip(), model=steering.model)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ...store.response_classes import Rules
 from ...store.schema import RouterSpec
 from ..steering.profile import Steering
-from .controls import Kind, make_controls
+from .controls import ControlKind, make_controls
 from .effects import ALL, LOG, Evaluation
 
 Make = Callable[[Any], Steering]
@@ -77,9 +77,9 @@ def cells_of(steering: Steering) -> list[tuple[int, int]]:
 
 def dose_variants(
     make: Make, doses: Sequence[float], routers: Sequence[RouterSpec], *, draws: int = 0, seed: int = 0
-) -> dict[str, tuple[Kind, Steering]]:
+) -> dict[str, tuple[ControlKind, Steering]]:
     """Each dose, and as many draws of other experts of the same layers beside it."""
-    found: dict[str, tuple[Kind, Steering]] = {}
+    found: dict[str, tuple[ControlKind, Steering]] = {}
     for dose in doses:
         steering = make(dose)
         found[name_of(dose)] = ("dose", steering)

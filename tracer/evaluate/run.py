@@ -24,7 +24,7 @@ from ..prompts.prompt_set import PromptSet
 from ..steering.profile import Steering
 from ..tokens.batches import plan_batches
 from ..tokens.encode import Encoder
-from .controls import Kind, make_controls
+from .controls import ControlKind, make_controls
 from .dose import Make, dose_variants
 from .effects import Evaluation
 from .finding import MIN_DRAWS, PROFILE
@@ -34,7 +34,7 @@ from .texts import write_texts
 from .units import units_of
 
 Progress = dict[str, Any]
-Variants = Mapping[str, tuple[Kind, Steering]]
+Variants = Mapping[str, tuple[ControlKind, Steering]]
 """Name → kind and steering."""
 
 
@@ -114,7 +114,7 @@ def variants_of(
     steering: Steering, routers: Sequence[RouterSpec], *, draws: int = MIN_DRAWS, seed: int = 0
 ) -> tuple[Variants, list[str]]:
     """The steering and its controls by name, and what is missing among them."""
-    variants: dict[str, tuple[Kind, Steering]] = {PROFILE: ("profile", steering)}
+    variants: dict[str, tuple[ControlKind, Steering]] = {PROFILE: ("profile", steering)}
     if draws <= 0:
         return variants, ["no controls were run"]
     found, notes = make_controls(steering, routers, draws=draws, seed=seed)

@@ -12,7 +12,7 @@ from .finding import PROFILE
 Row = Mapping[str, Any]
 
 
-def beside(effects: pa.Table, measures: Iterable[str] | None = None) -> pa.Table:
+def with_controls(effects: pa.Table, measures: Iterable[str] | None = None) -> pa.Table:
     """The profile's effects, each with its controls in the same row.
 
     Args:

@@ -20,7 +20,7 @@ from ..prompts.prompt import Prompt
 from ..tokens.batches import Batch, collate
 from ..tokens.choices import choice_logprobs, picked
 from ..tokens.encode import Encoded, Encoder
-from .capture import Capture, PassOver
+from .capture import Capture, StopForward
 from .captured_batch import CapturedBatch
 from .host_batch import PromptResult
 
@@ -149,7 +149,7 @@ class BatchRunner:
         device = input_device(self._model)
         inputs = {"input_ids": batch.input_ids_BS.to(device), "attention_mask": batch.mask_BS.to(device)}
         self._sink.ends_pass = self._may_end and self._checked
-        with suppress(PassOver):
+        with suppress(StopForward):
             self._model(**inputs, **self._options)
         self._sink.end_prefill()
 

@@ -21,9 +21,9 @@ from ..errors import CaptureError
 from ..hooks.outputs import OUTPUTS
 from ..tokens.batches import Batch
 from .captured_batch import CapturedBatch, Key, Stored, prompt_segments
-from .decode_steps import DecodeSteps, PutOut, Routed, moved
-from .device_buffers import Shelf
-from .segment_sums import Bags, Sums, score
+from .decode_steps import DecodeSteps, ExpertOutputs, Routed, moved
+from .device_buffers import DeviceBuffers
+from .segment_sums import SegmentRows, Sums, score
 
 UNSEEN = (
     "a forward pass called no router: a compiled or CUDA-graphed model replays its kernels past all hooks; load it "
@@ -32,7 +32,7 @@ UNSEEN = (
 EXTRAS = ("probability", "entropy", "logits", *OUTPUTS)
 
 
-class PassOver(Exception):
+class StopForward(Exception):
     """Ends a forward pass whose last router has decided: what follows changes no routing."""
 
 
@@ -59,11 +59,11 @@ class Capture:
         self.routers = list(routers)
         self._keys = {(spec.layer, spec.stream) for spec in self.routers}
         self._capture = set(capture)
-        self._shelf = Shelf(capture, torch.float16 if weight_type == "float16" else torch.float32)
-        self._steps = DecodeSteps(self._shelf, special_ids, stop_ids)
+        self._buffers = DeviceBuffers(capture, torch.float16 if weight_type == "float16" else torch.float32)
+        self._steps = DecodeSteps(self._buffers, special_ids, stop_ids)
         self._batch: Batch | None = None
         self.ends_pass = False
-        """Whether a pass over prompts ends by `PassOver` once every router has decided."""
+        """Whether a pass over prompts ends by `StopForward` once every router has decided."""
 
     @property
     def recording(self) -> bool:
@@ -75,12 +75,12 @@ class Capture:
         """Make ready for a batch; whatever an earlier, failed one left is forgotten."""
         self._batch = batch
         self._called: dict[Key, Routed] = {}
-        self._outputs: dict[Key, PutOut] = {}
+        self._outputs: dict[Key, ExpertOutputs] = {}
         self._prefill: list[Stored] = []
         self._sums: list[tuple[list[RouterSpec], Sums]] = []
         self._steps.clear()
-        self._rows: dict[torch.device, tuple[Tensor, Bags]] = {}
-        self._shelf.clear()
+        self._rows: dict[torch.device, tuple[Tensor, SegmentRows]] = {}
+        self._buffers.clear()
 
     def routed(
         self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
@@ -97,7 +97,7 @@ class Capture:
             self._store_prompt(self._called[key])
             self._called[key] = (spec, expert_ids_TK, None, None)
             if self.ends_pass and len(self._called) == len(self._keys) and not self._capture & set(OUTPUTS):
-                raise PassOver
+                raise StopForward
 
     def put_out(self, spec: RouterSpec, norms_TK: Tensor | None, similarity_T: Tensor | None) -> None:
         """What the experts of the last decision put out, for the captures of `OUTPUTS`."""
@@ -109,7 +109,7 @@ class Capture:
             stored = next(stored for stored in self._prefill if stored.routers == [spec])
             keep_T, _ = self._rows_on(stored.device)
             values = [None if value is None else value.unsqueeze(0) for value in self._outputs[key]]
-            self._shelf.store_outputs(stored, values, keep_T)
+            self._buffers.store_outputs(stored, values, keep_T)
             self._outputs[key] = (None, None)
 
     def end_prefill(self) -> None:
@@ -136,9 +136,9 @@ class Capture:
         """Everything recorded since `begin`, on its way to the host."""
         assert self._batch is not None
         batch, self._batch = self._batch, None
-        sums = [self._shelf.store_sums("prefill", *of_prompts) for of_prompts in self._sums]
-        sums += [self._shelf.store_sums("decode", *of_steps) for of_steps in self._steps.sums()]
-        hosts, steps = self._shelf.to_hosts(), self._steps
+        sums = [self._buffers.store_sums("prefill", *of_prompts) for of_prompts in self._sums]
+        sums += [self._buffers.store_sums("decode", *of_steps) for of_steps in self._steps.sums()]
+        hosts, steps = self._buffers.to_hosts(), self._steps
         return CapturedBatch(
             batch, self._prefill, steps.stored, sums, hosts, steps.alive, steps.fed, steps.special, steps.home
         )
@@ -162,22 +162,22 @@ class Capture:
                 f"{spec.router} decided about {len(ids_TK)} rows in a batch of {tokens} tokens; "
                 "which row is which token is not known"
             )
-        keep_T, bags = self._rows_on(ids_TK.device)
+        keep_T, segments = self._rows_on(ids_TK.device)
         scores = None
         if logits_TE is not None and (scores := score(logits_TE.unsqueeze(0), spec.scoring)) is not None:
-            self._sums.append(([spec], bags.sums(scores)))
+            self._sums.append(([spec], segments.sums(scores)))
         weights_GNK = None if weights_TK is None else weights_TK.unsqueeze(0)
         logits_GNE = None if logits_TE is None else logits_TE.unsqueeze(0)
         self._prefill.append(
-            self._shelf.store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
+            self._buffers.store([spec], ids_TK.unsqueeze(0), weights_GNK, logits_GNE, scores, keep_T)
         )
 
-    def _rows_on(self, device: torch.device) -> tuple[Tensor, Bags]:
+    def _rows_on(self, device: torch.device) -> tuple[Tensor, SegmentRows]:
         """Rows of real tokens, and which of them each segment has, for this batch on one device."""
         if device not in self._rows:
             assert self._batch is not None
             _, segment_T = prompt_segments(self._batch)
-            bags = Bags.of(self._batch.keep_T, segment_T)
+            segments = SegmentRows.of(self._batch.keep_T, segment_T)
             move = partial(moved, device=device)
-            self._rows[device] = move(self._batch.keep_T), bags.to(move)
+            self._rows[device] = move(self._batch.keep_T), segments.to(move)
         return self._rows[device]

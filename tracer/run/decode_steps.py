@@ -18,24 +18,26 @@ from ...store.schema import RouterSpec
 from ..errors import CaptureError
 from .arena import Slot
 from .captured_batch import Key, Stored
-from .device_buffers import Shelf
+from .device_buffers import DeviceBuffers
 from .segment_sums import RunningSums, Sums, score
 
 Routed = tuple[RouterSpec, Tensor, Tensor | None, Tensor | None]
-PutOut = tuple[Tensor | None, Tensor | None]
+ExpertOutputs = tuple[Tensor | None, Tensor | None]
 
 
 class DecodeSteps:
     """What is kept of the steps that follow the prompts of a batch.
 
     Args:
-        shelf: where it is put.
+        buffers: where it is put.
         special_ids: token ids that are special wherever they stand.
         stop_ids: token ids that end a generated sequence.
     """
 
-    def __init__(self, shelf: Shelf, special_ids: np.ndarray | None, stop_ids: Sequence[int]) -> None:
-        self._shelf = shelf
+    def __init__(
+        self, buffers: DeviceBuffers, special_ids: np.ndarray | None, stop_ids: Sequence[int]
+    ) -> None:
+        self._buffers = buffers
         self._special_ids = torch.as_tensor(special_ids if special_ids is not None else [], dtype=torch.int64)
         self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
         self._ids_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -64,14 +66,14 @@ class DecodeSteps:
     def sums(self) -> list[tuple[list[RouterSpec], Sums]]:
         return [(specs, running.sums) for specs, running in self._sums.values()]
 
-    def add(self, fed_B: Tensor, called: Iterable[Routed], outputs: dict[Key, PutOut]) -> None:
+    def add(self, fed_B: Tensor, called: Iterable[Routed], outputs: dict[Key, ExpertOutputs]) -> None:
         """Store a step: the tokens that it fed, what each router decided, and what experts put out."""
         assert self.running is not None
         if self.running.device != fed_B.device:
             self.running = self.running.to(fed_B.device)
         stop_ids, special_ids = self._known_ids(fed_B.device)
         self.running = self.running & torch.isin(fed_B, stop_ids, invert=True)
-        arena = self._shelf.arena(fed_B.device)
+        arena = self._buffers.arena(fed_B.device)
         self.alive.append(arena.put(self.running.unsqueeze(0), torch.bool))
         self.fed.append(arena.put(fed_B.unsqueeze(0), torch.int32))
         special_B = torch.isin(fed_B, special_ids)
@@ -87,7 +89,7 @@ class DecodeSteps:
             self._ids_on[device] = (moved(self._stop_ids, device), moved(self._special_ids, device))
         return self._ids_on[device]
 
-    def _store(self, group: list[Routed], segment_B: Tensor, outputs: dict[Key, PutOut]) -> Stored:
+    def _store(self, group: list[Routed], segment_B: Tensor, outputs: dict[Key, ExpertOutputs]) -> Stored:
         specs = [routed[0] for routed in group]
         ids_GBK, weights_GBK, logits_GBE = (_stacked([routed[i] for routed in group]) for i in (1, 2, 3))
         assert ids_GBK is not None
@@ -102,10 +104,10 @@ class DecodeSteps:
                 shape = (len(specs), 2 * len(segment_B), scores.probability_GNE.shape[-1])
                 self._sums[keys] = specs, RunningSums(*shape, ids_GBK.device)
             self._sums[keys][1].add(scores, segment_B.to(ids_GBK.device))
-        stored = self._shelf.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
+        stored = self._buffers.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
         if outputs:
             put_out = [outputs[spec.layer, spec.stream] for spec in specs]
-            self._shelf.store_outputs(
+            self._buffers.store_outputs(
                 stored, [_stacked([output[i] for output in put_out]) for i in (0, 1)], None
             )
         return stored

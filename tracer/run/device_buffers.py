@@ -1,4 +1,4 @@
-"""The shelf of a trace's sink: what is kept of routing decisions, in arenas, one a device.
+"""The buffers of a trace's sink: what is kept of routing decisions, in arenas, one a device.
 
 Shapes: G routers stored together, N rows, K experts per token, E experts.
 """
@@ -18,7 +18,7 @@ from .captured_batch import Stored, id_type
 from .segment_sums import Scores, Sums
 
 
-class Shelf:
+class DeviceBuffers:
     """Where one batch's results are put.
 
     Args:

@@ -66,7 +66,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Bags:
+class SegmentRows:
     """Which rows each segment of a forward pass over prompts has; padding is in none."""
 
     rows_T: Tensor
@@ -75,14 +75,14 @@ class Bags:
     """Where each segment begins in them."""
 
     @classmethod
-    def of(cls, rows_T: Tensor, segment_T: np.ndarray) -> Bags:
+    def of(cls, rows_T: Tensor, segment_T: np.ndarray) -> SegmentRows:
         """From the segment of each row; every segment from 0 to the largest has rows."""
         order_T = np.argsort(segment_T, kind="stable")
         first_R = np.searchsorted(segment_T[order_T], np.arange(int(segment_T.max()) + 1))
         return cls(rows_T[torch.from_numpy(order_T)], torch.from_numpy(first_R))
 
-    def to(self, move: Callable[[Tensor], Tensor]) -> Bags:
-        return Bags(move(self.rows_T), move(self.first_R))
+    def to(self, move: Callable[[Tensor], Tensor]) -> SegmentRows:
+        return SegmentRows(move(self.rows_T), move(self.first_R))
 
     def sums(self, scores: Scores) -> Sums:
         """Sums of one router (G = 1), in the order of the rows."""

@@ -44,7 +44,7 @@ GROUP_STEP = 1e4
 """What a masked or forced expert takes from or adds to the score of its group: far more than any score."""
 
 
-class Choice(TorchFunctionMode):
+class ChoiceMode(TorchFunctionMode):
     """The choice of one router during one forward: active between `begin` and `end`."""
 
     def __init__(self, site: Site, programs: Sequence[tuple[Program, Rule]]) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..errors import SteeringError
 from ..routers.site import Site
 from .at_selection import apply_selection, emptied, with_null_experts
-from .choice_mode import Choice
+from .choice_mode import ChoiceMode
 from .rows import Program, Rows
 from .rules import Rule
 
@@ -42,7 +42,7 @@ class RouterEditor:
         self.site = site
         rules = [(program, rule) for program in programs for rule in program.rules]
         at_logits = [pair for pair in rules if pair[1].kind.point == "logits"]
-        self.choice = Choice(site, at_logits) if at_logits else None
+        self.choice = ChoiceMode(site, at_logits) if at_logits else None
         self._selecting = [
             (program, rule)
             for program, rule in rules

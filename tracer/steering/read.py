@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import SteeringError
 from .kind import Number, Option, RuleKind
 from .rules import KINDS, Amount, Rule
-from .span import Span
+from .span import PositionSpan
 
 OTHER_NAMES = {"layer": "layers", "expert": "experts", "type": "rule", "kind": "rule"}
 COMMON = ("rule", "layers", "experts", "stream", "span", "note")
@@ -90,7 +90,7 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
     }
     span = fields.get("span", "all")
     stream = fields.get("stream") or "decoder"
-    return Rule(name, layers, chosen, amount, str(stream), Span.read(span), options)
+    return Rule(name, layers, chosen, amount, str(stream), PositionSpan.read(span), options)
 
 
 def _option(name: str, option: Option, value: Any) -> Any:

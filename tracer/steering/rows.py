@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SteeringError
-from .rules import Rule, Span
+from .rules import PositionSpan, Rule
 
 Rows = Tensor | bool
 """Rows that a rule acts on: True for all, False for none, else (T,) bool."""
@@ -81,7 +81,7 @@ class RowMap:
             return max(self._mask.shape[1] - self.shape[1], 0)
         return int(length)
 
-    def rows(self, span: Span, sequences: tuple[bool, ...] | None, count: int, router: str) -> Rows:
+    def rows(self, span: PositionSpan, sequences: tuple[bool, ...] | None, count: int, router: str) -> Rows:
         """Rows that lie in the span and in the sequences (None: all)."""
         if span.everywhere and sequences is None:
             return True
@@ -96,7 +96,7 @@ class RowMap:
             self._rows[key] = self._found(span, sequences)
         return self._rows[key]
 
-    def _found(self, span: Span, sequences: tuple[bool, ...] | None) -> Rows:
+    def _found(self, span: PositionSpan, sequences: tuple[bool, ...] | None) -> Rows:
         if self._misses(span):
             return False
         rows_BS = self._in_span(span)
@@ -104,13 +104,13 @@ class RowMap:
             rows_BS = rows_BS & self._chosen(sequences)
         return rows_BS.expand(self.shape).reshape(-1)
 
-    def _misses(self, span: Span) -> bool:
+    def _misses(self, span: PositionSpan) -> bool:
         """Whether no token of this call lies in a span, where that is known without a look at positions."""
         if span.phase == "all" or self.prompt_lengths is not None:
             return False
         return (self._past == 0) == (span.phase == "generation")
 
-    def _in_span(self, span: Span) -> Tensor:
+    def _in_span(self, span: PositionSpan) -> Tensor:
         if span.everywhere:
             return torch.ones(self.shape, dtype=torch.bool, device=self._device)
         position_BS = self.positions()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...store.schema import RouterSpec
 from .kind import Asked, Mark, Number, Option, RuleJson, RuleKind
-from .span import Span
+from .span import PositionSpan
 
 Amount = float | int | dict[int, float] | None
 IN_PLACE = ("layers", "experts", "span", "stream")
@@ -204,7 +204,7 @@ class Rule:
     """None: all experts of a layer."""
     amount: Amount = None
     stream: str = "decoder"
-    span: Span = field(default_factory=Span)
+    span: PositionSpan = field(default_factory=PositionSpan)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -10,7 +10,7 @@ from ..errors import SteeringError
 
 
 @dataclass(frozen=True)
-class Span:
+class PositionSpan:
     """Which tokens of a sequence a rule acts on; positions count from 0, padding left out."""
 
     phase: Literal["all", "prompt", "generation"] = "all"
@@ -18,7 +18,7 @@ class Span:
     stop: int | None = None
 
     @classmethod
-    def read(cls, value: Any) -> Span:
+    def read(cls, value: Any) -> PositionSpan:
         """From "all", "prompt", "generation", a first position, or {"from": n, "to": m}."""
         if isinstance(value, str) and value in ("all", "prompt", "generation"):
             return cls(phase=value)

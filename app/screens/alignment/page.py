@@ -8,7 +8,7 @@ import streamlit as st
 
 from ...shell import link_check, messages, token_span
 from ...shell.frame import Frame
-from ...shell.layout import side_by_side
+from ...shell.show import side_by_side
 from ...text import words
 from .. import expert_drawer
 from . import colors as alignment_colors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ....tracer.prompts.prompt import PromptSetError
 from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages as states
 from ...text import words
-from ...text.literal import excerpt
+from ...text.literal import excerpt, safe_name
 from . import prompt_template
 
 UPLOADS = ".uploads"
@@ -157,12 +156,6 @@ def _check(path: Path) -> PromptSet | None:
 @st.cache_data(max_entries=4, show_spinner=False)
 def _read(path: str, stamp: int) -> PromptSet:
     return PromptSet.from_file(path)
-
-
-def safe_name(name: str) -> str:
-    """A file name out of whatever was typed: letters, digits, dots, dashes; never a path or a hidden file."""
-    plain = re.sub(r"[^\w.-]+", "-", Path(name.replace("\\", "/")).name, flags=re.UNICODE).strip("-.")
-    return plain[:80] or "trace"
 
 
 def _free_name(library: Path, prompts: Path | None) -> str:

@@ -11,7 +11,7 @@ from ....store import StoreError
 from ....store.library import TraceSummary
 from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.frame import Frame
-from ...shell.layout import side_by_side
+from ...shell.show import side_by_side
 from ...text import words
 from . import jobs_panel, new_trace
 

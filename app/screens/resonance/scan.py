@@ -12,11 +12,11 @@ from ....store.notes import notes_of
 from ...figures import resonance as figures
 from ...figures.routing_layout import lay_out
 from ...figures.routing_map import Hover, routing_map
-from ...figures.thresholds import Kind, Threshold, only_survivors
+from ...figures.thresholds import Threshold, ThresholdKind, only_survivors
 from ...sentences import resonance as sentences_resonance
 from ...shell import messages, show
 from ...shell.frame import Frame
-from ...shell.layout import side_by_side
+from ...shell.show import side_by_side
 from .. import expert_drawer
 from .groups import Contrast
 
@@ -27,7 +27,7 @@ MEASURES = {
     "weight": "gate weight",
 }
 QS = [0.001, 0.01, 0.05, 0.1, 0.2, 0.5]
-KINDS: dict[Kind, str] = {"q": "q", "score": "|score|", "effect": "|effect|"}
+KINDS: dict[ThresholdKind, str] = {"q": "q", "score": "|score|", "effect": "|effect|"}
 BOX = "box"
 """Name of the selection that a drag over the scan makes."""
 HOVER = [
@@ -43,7 +43,7 @@ HOVER = [
 
 def threshold(measure: str) -> Threshold:
     """Draw what an expert must reach to count as standing out."""
-    kind: Kind = st.segmented_control(
+    kind: ThresholdKind = st.segmented_control(
         "Stands out by", list(KINDS), default="q", key="by-what", bind="query-params", required=True,
         format_func=KINDS.__getitem__,
     ) or "q"  # fmt: skip  # pyright: ignore[reportAssignmentType]

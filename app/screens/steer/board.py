@@ -11,7 +11,7 @@ from ....store import RouterSpec
 from ....store.views.experts.load_difference import with_measure
 from ....tracer.steering.check import problems_with
 from ....tracer.steering.rules import KINDS, Rule
-from ....tracer.steering.span import Span
+from ....tracer.steering.span import PositionSpan
 from ... import export
 from ...figures.steer_map import switchboard_map
 from ...sentences import answers as sentences_steering
@@ -118,9 +118,9 @@ def brush() -> Rule | None:
     return Rule(name, amount=amount, span=span(), options=options)
 
 
-def span() -> Span:
+def span() -> PositionSpan:
     """When a new rule acts."""
-    return Span.read(SPANS[st.session_state.get("steer-span") or "all tokens"])
+    return PositionSpan.read(SPANS[st.session_state.get("steer-span") or "all tokens"])
 
 
 def _board(frame: Frame) -> None:

@@ -14,7 +14,7 @@ import streamlit as st
 from ....tracer.client import Client, RemoteJob, ServerError, as_profile
 from ....tracer.evaluate.dose import dose_table
 from ....tracer.evaluate.effects import Evaluation
-from ....tracer.evaluate.table import beside
+from ....tracer.evaluate.table import with_controls
 from ...figures import steer_effects as figures
 from ...sentences import evaluation as sentences_steer
 from ...shell import messages, show
@@ -165,7 +165,7 @@ def _effects(table: pa.Table, by: str | None, target: str | None) -> None:
 
 
 def _numbers(table: pa.Table, done: dict[str, Any]) -> None:
-    rows = beside(table)
+    rows = with_controls(table)
     measured = words.duration(done["seconds"])
     show.table(
         rows, name="steering-effects", key="evaluate-table",

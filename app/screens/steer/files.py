@@ -10,9 +10,9 @@ import streamlit as st
 from ....tracer.errors import SteeringError
 from ...shell import messages, show, sources
 from ...shell.frame import Frame
-from ...steering import profile_files, profiles
+from ...steering import profiles
 from ...steering.history import Draft
-from ..library.new_trace import safe_name
+from ...text.literal import safe_name
 from . import state
 
 _WRONG = "steer wrong file"
@@ -23,7 +23,7 @@ def draw(frame: Frame, fits: bool) -> None:
     model = frame.trace.manifest.model.get("name")
     draft = state.draft()
     st.file_uploader("Load a profile", type=["json"], key="steer-upload", on_change=_uploaded)
-    kept = profile_files.saved(sources.library())
+    kept = profiles.saved(sources.library())
     if kept:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             chosen = st.selectbox("or one of the library", list(kept), key="steer-kept")
@@ -62,7 +62,7 @@ def _uploaded() -> None:
 def _load(path: Path | None) -> None:
     if path is not None:
         try:
-            _take(profile_files.load(path), path.name)
+            _take(profiles.read_kept(path), path.name)
         except OSError as error:
             st.session_state[_WRONG] = str(error)
 
@@ -84,7 +84,7 @@ def _rename(before: str) -> None:
 
 def _save(made: dict[str, Any]) -> None:
     try:
-        path = profile_files.save(sources.library(), made)
+        path = profiles.keep(sources.library(), made)
         st.session_state["steer saved"] = f"Saved as {path.name} in the library's profiles."
     except OSError as error:
         st.session_state[_WRONG] = f"It could not be saved: {error}"

@@ -10,7 +10,7 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_r
 
 from ....tracer.errors import SteeringError
 from ...shell.frame import asked, remember
-from ...steering import profile_link
+from ...steering import profiles
 from ...steering.edit import Rules
 from ...steering.history import Draft, History
 
@@ -71,7 +71,7 @@ def take_from_address() -> str | None:
     if word is None:
         return None
     try:
-        put(Draft.from_json(profile_link.decode(word)))
+        put(Draft.from_json(profiles.from_address(word)))
     except (ValueError, SteeringError) as error:
         remember("profile", None)
         return str(error)
@@ -81,6 +81,6 @@ def take_from_address() -> str | None:
 def write_address(model: Any) -> bool:
     """Put the steering into the address; False where it is too long for one."""
     now = draft()
-    word = profile_link.encode(now.to_json(model)) if now.rules else None
+    word = profiles.in_address(now.to_json(model)) if now.rules else None
     remember("profile", word)
     return word is not None or not now.rules

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import click
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -272,3 +273,14 @@ def test_maps_are_objects_and_intervals_are_text_in_every_format(capsys, trace, 
     assert code == 0, err
     assert '{"seen": "true"}' in out
     assert "1 day" in out
+
+
+def test_columns_align_as_wide_as_a_terminal_draws_them():
+    from rich.cells import cell_len
+
+    from moescope.app.cli.output import as_text
+
+    table = pa.table({"token": ["日本語", "ab", "é"], "count": [1, 22, 333]})
+    lines = as_text(table).splitlines()
+    assert {cell_len(line) for line in lines} == {13}
+    assert cell_len(as_text(pa.table({"token": ["語" * 50]}), 10).splitlines()[1]) <= 10

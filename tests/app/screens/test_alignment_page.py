@@ -15,7 +15,7 @@ from moescope.app.figures.specialised import kinds_map
 from moescope.app.screens.alignment.experts import promoted, strongest
 from moescope.app.screens.alignment.tables import LanguageTable
 from moescope.app.shell.frame import Frame
-from moescope.app.steering import profile_link
+from moescope.app.steering import profiles
 from moescope.store import open_trace
 from moescope.store.views.alignment.resource_classes import resource_class
 from moescope.store.views.alignment.scripts import script_of
@@ -145,7 +145,7 @@ def test_promoted_experts_are_those_above_tau_in_the_window(library, monkeypatch
     mean = more.groupby(level=1).mean().drop(columns="en")
     expected = sorted(int(expert) for expert in mean.index[(mean > 0.2).any(axis=1)])
     app.button(key="promote-steer").click().run()
-    made = profile_link.decode(app.session_state["travel"][1]["profile"])
+    made = profiles.from_address(app.session_state["travel"][1]["profile"])
     assert made["rules"] == [{"rule": "on", "layers": [2], "experts": expected}]
 
 

@@ -22,7 +22,7 @@ from moescope.app.screens.resonance import scan_player
 from moescope.app.screens.resonance.classes import as_text, parse_rules
 from moescope.app.screens.resonance.scan import boxed, in_box
 from moescope.app.screens.resonance.top import strongest
-from moescope.app.steering import profile_link
+from moescope.app.steering import profiles
 from moescope.store import StoreError, TraceWriter, open_trace
 from moescope.store.response_classes import REFUSAL_RULES
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
@@ -89,7 +89,7 @@ def profile_of(app: AppTest) -> dict:
     app.button(key="resonance-steer").click().run()
     page, params = app.session_state["travel"]
     assert page == "steer"
-    return profile_link.decode(params["profile"])
+    return profiles.from_address(params["profile"])
 
 
 def test_the_ranking_has_scores_shares_and_tokens(folder, slots):

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 import moescope.app
 from moescope.app.sentences.answers import outcome
-from moescope.app.steering import profile_link, servers
+from moescope.app.steering import profiles, servers
 from moescope.app.steering.answers import Answers
 from moescope.app.steering.history import Draft
 from moescope.store import RouterSpec, open_trace
@@ -108,7 +108,7 @@ def play(hand_library, monkeypatch: pytest.MonkeyPatch) -> Callable:
     def open_page(process: Playing | None = None, profile: Any = None, **params: str) -> AppTest:
         monkeypatch.setattr(servers, "find", lambda model: process)
         if profile is not None:
-            params["profile"] = profile if isinstance(profile, str) else profile_link.encode(profile) or ""
+            params["profile"] = profile if isinstance(profile, str) else profiles.in_address(profile) or ""
         monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
         monkeypatch.setattr("sys.argv", ["main.py"])
         app = AppTest.from_file(str(MAIN), default_timeout=60)

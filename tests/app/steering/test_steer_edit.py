@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from moescope.app.steering import profile_link
+from moescope.app.steering import profiles
 from moescope.app.steering.edit import cycle, erase, groups, layer_rules, paint, states
 from moescope.app.steering.history import Draft, History
 from moescope.app.steering.presets import busiest, on_cells, random_control, specialised_for, top_of
@@ -139,13 +139,13 @@ def test_a_bad_profile_says_what_is_wrong(data: bytes | str, said: str):
 
 def test_a_link_brings_the_profile_back_and_refuses_what_is_none():
     made = Draft(rules({"rule": "off", "layers": [1], "experts": [2]}), "naïve <b>Δ</b>").to_json("m")
-    assert Draft.from_json(profile_link.decode(profile_link.encode(made) or "")).name == "naïve <b>Δ</b>"
-    assert profile_link.decode(profile_link.encode(made) or "") == made
+    assert Draft.from_json(profiles.from_address(profiles.in_address(made) or "")).name == "naïve <b>Δ</b>"
+    assert profiles.from_address(profiles.in_address(made) or "") == made
     for word in ("", "%%%", "eJw", "AAAA", "é"):
         with pytest.raises(ValueError, match="no readable profile"):
-            profile_link.decode(word)
+            profiles.from_address(word)
     many = [{"rule": "vector", "layers": [0], "vector": [n / 7919 % 1 for n in range(9000)]}]
-    assert profile_link.encode(Draft(read_rules(many)).to_json()) is None
+    assert profiles.in_address(Draft(read_rules(many)).to_json()) is None
 
 
 def test_a_link_that_would_unfold_without_end_is_refused():
@@ -154,7 +154,7 @@ def test_a_link_that_would_unfold_without_end_is_refused():
 
     bomb = base64.urlsafe_b64encode(zlib.compress(b"[" + b"0," * 5_000_000 + b"0]", 9)).decode()
     with pytest.raises(ValueError, match="too large"):
-        profile_link.decode(bomb)
+        profiles.from_address(bomb)
 
 
 def test_neighbouring_rules_read_as_one():

@@ -80,8 +80,22 @@ def test_listings_count_what_they_leave_out():
 def test_selections_in_words():
     assert words.selection({}) == "all prompts"
     assert words.selection({"language": ["ja", "ko"], "seen": ["no"]}) == "Japanese and Korean, seen no"
-    assert words.language_name("zh-Hant") == "Chinese (Hant)"
-    assert words.language_name("tlh") == "tlh"
+
+
+def test_languages_have_their_names_from_cldr():
+    assert words.language_name("ja") == "Japanese"
+    assert words.language_name("zh-Hant") == "Chinese (Traditional)"
+    assert words.language_name("pt_br") == "Portuguese (Brazil)"
+    assert words.language_name("eng_Latn") == "English (Latin)"
+    assert words.language_name("xqx") == "xqx"
+    assert words.language_name(None) == "no language"
+
+
+def test_direction_goes_by_the_script():
+    right = ("ar", "he-IL", "ur", "ckb", "yi", "dv", "pa-PK", "az-Arab", "pes_Arab", "arb_Arab")
+    assert [code for code in right if direction(code) != "rtl"] == []
+    left = ("en", "pa", "ru", "ja", "sd-Deva", "xqx", "", None)
+    assert [code for code in left if direction(code) != "auto"] == []
 
 
 @given(st.text())

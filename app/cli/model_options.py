@@ -1,0 +1,73 @@
+"""The options of every command that loads a model, and the profile that steers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import Lines
+
+MODEL_OPTIONS = (
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
+    click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."),
+    click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository."),
+    click.option(
+        "--experts", type=int, metavar="N", help="View a dense model as N emergent experts a layer."
+    ),
+    click.option(
+        "--experts-used", type=int, metavar="K", help="Of those use K a token; by default only trace them."
+    ),
+)
+
+
+def model_options(command: Any) -> Any:
+    """The options of every command that loads a model."""
+    for option in reversed(MODEL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load(model: str, options: dict[str, Any]) -> Any:
+    """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`."""
+    experts, used = options.pop("experts"), options.pop("experts_used")
+    given = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code", "gguf_file")}
+    if used is not None and experts is None:
+        raise click.UsageError("--experts-used needs --experts")
+    from transformers.utils import logging as transformers_logging
+
+    from ...tracer import load_model
+
+    # Its bars would stand between the user and the one line that says what went wrong.
+    transformers_logging.disable_progress_bar()
+    loaded = load_model(model, **given)
+    if experts is not None:
+        from ...tracer import emergent_moe
+
+        click.echo(f"splitting the feed-forward layers into {experts} groups of neurons each", err=True)
+        emergent_moe(loaded.model, experts, top_k=used, progress=Lines("layers"))
+    return loaded
+
+
+def steering_from(path: str | None, model: Any) -> Any:
+    """The profile in a file, checked against the model; None where no file is named."""
+    return None if path is None else fitting(profile_in(path), path, model)
+
+
+def profile_in(path: str) -> Any:
+    """The profile in a file, not yet checked against a model."""
+    from ...tracer import Steering
+
+    return Steering.from_json(Path(path))
+
+
+def fitting(steering: Any, path: str | None, model: Any) -> Any:
+    """A profile that fits the model. Raises SteeringError, which names what does not."""
+    from ...tracer.errors import SteeringError
+
+    problems = steering.validate(model)
+    if problems:
+        raise SteeringError(f"{path} does not fit this model: {'; '.join(map(str, problems))}")
+    return steering
