@@ -22,6 +22,11 @@ import vl_convert
 from ..store.tables import csv_bytes, storable
 
 PAGE_WIDTH = 960
+EMBED = {
+    "renderer": "svg",
+    "actions": {"export": True, "source": False, "compiled": False, "editor": False},
+}
+"""How a page draws a figure: vega-embed's options."""
 
 
 def specification(
@@ -48,32 +53,29 @@ def to_svg(spec: dict[str, Any]) -> bytes:
 
 def to_html(spec: dict[str, Any], *, title: str = "") -> bytes:
     """A page that draws the chart with Vega inlined: it needs nothing but itself."""
-    options = {
-        "renderer": "svg",
-        "actions": {"export": True, "source": False, "compiled": False, "editor": False},
-    }
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>{html.escape(title or "moescope")}</title>
 <style>body {{ margin: 24px; font-family: sans-serif }} #chart {{ width: 100% }}</style>
-<script>{_vega()}</script>
+<script>{vega()}</script>
 </head>
 <body>
 <div id="chart"></div>
-<script>vegaEmbed("#chart", {_script_json(spec)}, {_script_json(options)});</script>
+<script>vegaEmbed("#chart", {script_json(spec)}, {script_json(EMBED)});</script>
 </body>
 </html>
 """.encode()
 
 
 @functools.cache
-def _vega() -> str:
+def vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, safe inside a script element."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
 
 
-def _script_json(value: Any) -> str:
+def script_json(value: Any) -> str:
     """JSON that is safe inside a script element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, default=str)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -28,6 +28,8 @@ COMMANDS = {
     "sql": ("look", "One read-only SELECT over a trace."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
+    "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),
+    "bundle": ("report", "A static folder to hand on: report, figures for print, tables, methods."),
     "prompts": ("files", "Make prompt sets."),
 }
 """Command → the module that holds it, and its line in the overview."""

@@ -39,6 +39,7 @@ PAGES = (
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
     Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),
+    Screen(name="reports", title="Reports", icon="summarize", needs_trace=False, needs_prompts=False),
     Screen(name="data", title="Data", icon="database"),
 )
 FIRST = PAGES[0].name

@@ -16,7 +16,8 @@ import streamlit as st
 
 from .. import export
 from ..figures.theme import LIGHT, Theme
-from . import frame
+from ..reports.item import Item, origin, packed, without_paths
+from . import frame, take_away
 from .messages import say as say_line
 
 Picture = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
@@ -77,12 +78,17 @@ def chart(
     def spec() -> dict[str, Any]:
         return export.specification(draw(LIGHT), title=title, say=say, source=source)
 
+    def item() -> Item:
+        plain = table.replace_schema_metadata(None)
+        return Item(kind="figure", title=title, say=say, about=_about(python), python=_shared(python),
+                    spec=export.specification(draw(LIGHT)), numbers=packed(plain))  # fmt: skip
+
     files: dict[str, Callable[[], bytes]] = {
         "PNG": lambda: export.to_png(spec()),
         "SVG": lambda: export.to_svg(spec()),
         "HTML": lambda: export.to_html(spec(), title=title),
     }
-    actions(files | numbers(table), name=name, key=key, python=python)
+    actions(files | numbers(table), name=name, key=key, python=python, item=item)
     return points
 
 
@@ -122,8 +128,31 @@ def table(
             "SVG": lambda: export.to_svg(export.specification(draw(LIGHT), say=say)),
             "HTML": lambda: export.to_html(export.specification(draw(LIGHT), say=say)),
         }
-    actions(files | numbers(rows), name=name, key=key, python=python)
+
+    def item() -> Item:
+        plain = rows.replace_schema_metadata(None)
+        title = name.replace("-", " ").capitalize()
+        return Item(kind="table", title=title, say=say, about=_about(python), python=_shared(python),
+                    numbers=packed(plain))  # fmt: skip
+
+    actions(files | numbers(rows), name=name, key=key, python=python, item=item)
     return chosen
+
+
+def _about(python: str) -> dict[str, Any]:
+    """Where a figure of this page comes from."""
+    here = frame.current()
+    if here is None:
+        return {}
+    about = origin(here.trace, here.name, here.describe())
+    if here.second is not None:
+        about["second"] = origin(here.second, str(here.second_name))
+    return about | {"view": take_away.view_in(python)}
+
+
+def _shared(python: str) -> str:
+    here = frame.current()
+    return without_paths(python, here.name) if here else python
 
 
 def numbers(rows: pa.Table) -> dict[str, Callable[[], bytes]]:
@@ -131,8 +160,15 @@ def numbers(rows: pa.Table) -> dict[str, Callable[[], bytes]]:
     return {"CSV": lambda: export.to_csv(rows), "Parquet": lambda: export.to_parquet(rows)}
 
 
-def actions(files: Mapping[str, Callable[[], bytes]], *, name: str, key: str, python: str = "") -> None:
-    """The row of small actions: downloads by format, the link to this page, the Python."""
+def actions(
+    files: Mapping[str, Callable[[], bytes]],
+    *,
+    name: str,
+    key: str,
+    python: str = "",
+    item: Callable[[], Item] | None = None,
+) -> None:
+    """The row of small actions: downloads by format, print, the link to this page, the Python, the report."""
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "moescope"
     with st.container(horizontal=True, gap="small", key=f"actions-{key}"):
         for kind, make in files.items():
@@ -140,12 +176,16 @@ def actions(files: Mapping[str, Callable[[], bytes]], *, name: str, key: str, py
                 kind, make, file_name=f"{stem}.{kind.lower()}", mime=MIME[kind], key=f"{key}-{kind}",
                 on_click="ignore", type="tertiary",
             )  # fmt: skip
+        if item is not None and "SVG" in files:
+            take_away.print_popover(item, stem=stem, key=key)
         with st.popover("Link", type="tertiary", key=f"{key}-link"):
             st.caption("This address shows the same picture:")
             st.code(link(), language=None, wrap_lines=True)
         if python:
             with st.popover("Python", type="tertiary", key=f"{key}-python"):
                 st.code(python, language="python", wrap_lines=True)
+        if item is not None:
+            take_away.pin_button(item, key)
 
 
 def link() -> str:

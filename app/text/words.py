@@ -87,3 +87,9 @@ def selection(where: Mapping[str, Sequence[str]]) -> str:
 def label(text: str) -> str:
     """Text for a widget's label, with everything that Markdown would read escaped."""
     return "".join(f"\\{sign}" if sign in "\\`*_{}[]()<>#+-.!|~$:^=&" else sign for sign in text)
+
+
+def label_of_view(name: str) -> str:
+    """`co-activation` → `Co-activation`, `expert-tokens` → `Expert tokens`."""
+    kept = {"co-activation": "Co-activation"}
+    return kept.get(name, name.replace("-", " ").capitalize())

@@ -1,0 +1,155 @@
+"""`moescope report` and `moescope bundle`: figures of a trace with their words, as files that leave the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import open_told
+
+if TYPE_CHECKING:
+    from ..reports.report import Report
+
+STANDARD = ("load", "load-balance", "routing-entropy", "routing-consistency", "expert-half-life", "alignment")
+"""Views of a report for which none is named; those that a trace has nothing for are left out."""
+
+
+def _views(words: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """`load?by=language&phase=decode` → ("load", {"by": "language", "phase": "decode"})."""
+    from urllib.parse import parse_qsl
+
+    from ...store import views
+    from .look import _parse
+
+    found = []
+    for word in words:
+        name, _, query = word.partition("?")
+        name = name.replace("_", "-")
+        if name not in views.names():
+            raise click.UsageError(f"there is no view {name!r}; there are: {', '.join(views.names())}")
+        options = tuple(f"--{key}={value}" for key, value in parse_qsl(query, keep_blank_values=True))
+        found.append((name, _parse(options, views.parameters(name))))
+    return found
+
+
+def _made(traces: tuple[str, ...], words: tuple[str, ...], pinned: str | None, title: str | None) -> Report:
+    """The report: pinned entries of the library, views of the traces, or both."""
+    from ...store import StoreError, default_library
+    from ..reports.make import item_of_view
+    from ..reports.report import load, merged
+
+    items: list[Any] = []
+    name = pinned or "report"
+    if pinned is not None:
+        kept = load(default_library(), pinned)
+        if not kept.items:
+            raise click.ClickException(f"the library holds no report {pinned!r}")
+        items, title = list(kept.items), title or kept.title
+    chosen = _views(words)
+    for url in traces:
+        trace = open_told(url)
+        for view, params in chosen or [(view, {}) for view in (STANDARD if pinned is None else ())]:
+            try:
+                items.append(item_of_view(trace, Path(url.rstrip("/")).name or url, view, params))
+            except StoreError as error:
+                if chosen:
+                    raise
+                click.echo(f"note: {view} is left out: {error}", err=True)
+            click.echo(f"{view}: done", err=True)
+    if not items:
+        raise click.UsageError("name a trace, or a report of the library with --pinned")
+    return merged(
+        name, title or f"Routing of {', '.join(Path(url.rstrip('/')).name for url in traces)}", items
+    )
+
+
+VIEW = click.option(
+    "--view", "words", multiple=True, metavar="VIEW",
+    help="A view, with its options as in 'load?by=language'; may be given again. Default: a standard set.",
+)  # fmt: skip
+PINNED = click.option("--pinned", metavar="NAME", help="Begin with this report of the library.")
+TITLE = click.option("--title", help="Title of the report.")
+
+
+@click.command("report")
+@click.argument("traces", metavar="TRACE...", nargs=-1)
+@VIEW
+@PINNED
+@TITLE
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="A file ending in .html or .pdf.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
+def report_command(
+    traces: tuple[str, ...],
+    words: tuple[str, ...],
+    pinned: str | None,
+    title: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Figures, numbers, sentences and methods of a trace in one file.
+
+    The HTML page holds everything that it needs and opens offline; the PDF has an entry a page.
+
+    \b
+    Example:
+      moescope report my-trace --out report.html
+      moescope report my-trace --view load --view 'alignment?pivot=en' --out report.pdf
+    """
+    kind = out.suffix.lower()
+    if kind not in (".html", ".pdf"):
+        raise click.UsageError(f"--out ends in {kind or 'nothing'}; it takes .html or .pdf")
+    from ..reports import pdf, render
+
+    report = _made(traces, words, pinned, title)
+    data = render.to_html(report) if kind == ".html" else pdf.to_pdf(report)
+    _write(out, data)
+    _said(out, len(report.items), as_json)
+
+
+@click.command("bundle")
+@click.argument("traces", metavar="TRACE...", nargs=-1)
+@VIEW
+@PINNED
+@TITLE
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="A new folder.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
+def bundle_command(
+    traces: tuple[str, ...],
+    words: tuple[str, ...],
+    pinned: str | None,
+    title: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """A static folder to hand on: the report, figures for print, tables, methods, fingerprints.
+
+    \b
+    Example:
+      moescope bundle my-trace other-trace --view load --out study/
+    """
+    from ..reports.bundle import write_bundle
+
+    report = _made(traces, words, pinned, title)
+    _said(write_bundle(report, out), len(report.items), as_json)
+
+
+def _write(out: Path, data: bytes) -> None:
+    """Replace the file at once: a full disk leaves no half of it."""
+    temporary = out.with_name(f".{out.name}.writing")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _said(out: Path, entries: int, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "entries": entries}))
+    else:
+        click.echo(f"{entries} {'entry' if entries == 1 else 'entries'} → {out}")

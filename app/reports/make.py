@@ -1,0 +1,51 @@
+"""Entries of a report from a trace's views, without a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ...store import Trace
+from ...store.notes import notes_of
+from .. import export
+from ..figures.of_view import of_view
+from ..figures.theme import LIGHT
+from ..text import words
+from .item import Item, origin, packed
+
+
+def item_of_view(trace: Trace, name: str, view: str, params: dict[str, Any]) -> Item:
+    """A view as an entry: its figure where it has one and there is anything to draw, else its table.
+
+    Args:
+        name: what the trace is called in the report.
+    Raises:
+        StoreError: the view can't be computed, or its parameters are wrong.
+    """
+    table = trace.view(view, **params)
+    figure = of_view(view) if table.num_rows else None
+    about = origin(trace, name, _chosen(params)) | {"view": view, "params": params}
+    notes = " ".join(notes_of(table))
+    given = "".join(f", {key}={value!r}" for key, value in params.items())
+    python = f"from moescope.store import open_trace\n\ntable = open_trace({name!r}).view({view!r}{given})"
+    if figure is None:
+        title = f"{words.label_of_view(view)}, {name}"
+        say = notes if table.num_rows else f"There is nothing to show. {notes}".strip()
+        return Item(kind="table", title=title, say=say, about=about, numbers=packed(table), python=python)
+    spec = export.specification(figure.draw(table, LIGHT))
+    say = " ".join(filter(None, [figure.say(table), notes]))
+    return Item(kind="figure", title=f"{figure.title}, {name}", say=say, about=about, spec=spec,
+                numbers=packed(_plain(table)), python=python)  # fmt: skip
+
+
+def _chosen(params: dict[str, Any]) -> str:
+    where = params.get("where")
+    rest = {key: value for key, value in params.items() if key != "where"}
+    parts = [words.selection(where)] if where else []
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
+    return ", ".join(parts)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata(None)
