@@ -18,7 +18,7 @@ from .caches import (
     segment_cache_hit_rate,
     segment_hit_curve,
 )
-from .windows import window_uses, window_uses_by_group
+from .windows import independent_window_uses, window_uses, window_uses_by_group
 
 __all__ = [
     "HitCurve",
@@ -26,6 +26,7 @@ __all__ = [
     "cache_hit_rate",
     "hit_curve",
     "hit_curves",
+    "independent_window_uses",
     "routing_performance",
     "segment_cache_hit_rate",
     "segment_hit_curve",

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_labels, check_size
+from .._arrays import as_amounts, as_labels, check_size
 from ..compiled import compiled_if_worth_it
+from ..statistics.binomial import binomial_probabilities
 from .sequences import as_sequence, as_starts
 
 _PLAIN_CELL = 3e-9
@@ -50,6 +51,20 @@ def window_uses_by_group(
         if group >= 0 and end - first >= m:
             table[group] += _plain_windows(ids_TK[first:end], num_experts, m)
     return table
+
+
+def independent_window_uses(shares: ArrayLike, m: int) -> np.ndarray:
+    """`window_uses` to expect, as shares of the windows, where tokens choose independently of one another.
+
+    Args:
+        shares: share of tokens that choose each expert, (E,), each in [0, 1].
+    Returns:
+        (E, m + 1); a row sums to 1. `routing_performance` of it is the SRP that load alone gives.
+    """
+    shares_E = as_amounts(shares, "shares")
+    if shares_E.ndim != 1 or shares_E.max(initial=0) > 1:
+        raise ValueError(f"shares must be (E,) numbers from 0 to 1, got shape {shares_E.shape}")
+    return binomial_probabilities(check_size(m, "m"), shares_E).T
 
 
 def _plain_windows(ids_TK: np.ndarray, num_experts: int, m: int) -> np.ndarray:

@@ -24,19 +24,28 @@ def repeated_assignment(ids: ArrayLike, depth: int = 1) -> float:
         Mixtral of Experts, arXiv 2401.04088, table 5 (depth 1 and 2). Compare with
         `repeated_assignment_chance`: 1/8 at 8 experts and depth 1, 0.46 at depth 2.
     """
+    shared = repeated_pairs(ids, depth)
+    return float(shared.mean()) if len(shared) else 0.0
+
+
+def repeated_pairs(ids: ArrayLike, depth: int = 1) -> np.ndarray:
+    """Which tokens share one of their first `depth` experts with the token before them.
+
+    Args, raises: as for `repeated_assignment`.
+    Returns:
+        (T - 1,) bool, of tokens 1, 2, ...; empty for fewer than two.
+    """
     ids_TK = as_ids(ids)
     depth = check_size(depth, "depth")
     if depth > ids_TK.shape[1]:
         raise ValueError(f"depth is {depth}, but ids has {ids_TK.shape[1]} slots a token")
     first_TD = ids_TK[:, :depth]
     _check_floor(first_TD)
-    if len(first_TD) < 2:
-        return 0.0
     before, after = first_TD[:-1], first_TD[1:]
-    shared = np.zeros(len(before), bool)
+    shared = np.zeros(max(len(first_TD) - 1, 0), bool)
     for slot in range(depth):
         shared |= ((before == after[:, slot, None]) & (before >= 0)).any(1)
-    return float(shared.mean())
+    return shared
 
 
 def repeated_assignment_chance(num_experts: int, depth: int = 1) -> float:

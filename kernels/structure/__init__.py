@@ -1,7 +1,7 @@
 """How routing is structured: by domain, by vocabulary, along the layers. Definitions and traps:
 docs/methods/structure.md."""
 
-from .information import Explained, TagInformation, explained, explained_counts, tag_information
+from .information import Explained, TagInformation, explained, explained_interval, tag_information
 from .paths import PathCounts, StrongestFlows, path_counts, strongest_flows
 from .projection import Projection, principal_axes
 from .spread import specialisation_spread
@@ -16,7 +16,7 @@ __all__ = [
     "TagInformation",
     "VocabularyShares",
     "explained",
-    "explained_counts",
+    "explained_interval",
     "path_counts",
     "principal_axes",
     "rare_token_baseline",

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_amounts, as_labels, check_size
+from .._arrays import as_amounts, as_labels, check_size, to_numpy
 from ..counting import mutual_information
+from ..statistics.bootstrap import Interval
+from ..statistics.jackknife import jackknife_interval
 from ._expected import expected_information
 
 
@@ -52,40 +54,77 @@ def explained(labels: ArrayLike, experts: ArrayLike) -> Explained:
         Tokens count as independent here: a label that is the same in all tokens of a prompt (a language, or a word that
         only one prompt has) also carries whatever else the prompt does. For tags use `tag_information`.
     """
-    expert_T = as_labels(experts, "experts", len(np.atleast_1d(np.asarray(experts))))
-    label_T = as_labels(labels, "labels", len(expert_T))
-    kept = (expert_T >= 0) & (label_T >= 0)
-    if not kept.any():
-        return Explained(0.0, 0.0, 0.0, 0.0)
-    columns = int(expert_T[kept].max()) + 1
-    cell, count = np.unique(label_T[kept].astype(np.int64) * columns + expert_T[kept], return_counts=True)
-    return explained_counts(cell // columns, cell % columns, count)
+    return _pairs(labels, experts, None).explained()
 
 
-def explained_counts(labels: ArrayLike, experts: ArrayLike, counts: ArrayLike) -> Explained:
-    """`explained` from how often each pair occurs.
+def explained_interval(
+    labels: ArrayLike, experts: ArrayLike, groups: ArrayLike
+) -> tuple[Explained, Interval]:
+    """`explained`, and the jackknife interval of its share over groups of prompts.
 
     Args:
-        labels, experts: a pair a row, (N,) whole numbers from 0 on; no pair twice.
-        counts: tokens of the pair, (N,) whole numbers.
+        labels, experts: as for `explained`.
+        groups: group of each token's prompt, (T,), from 0 on; see `statistics.jackknife.deal`.
     """
-    count_N = as_labels(counts, "counts", len(np.asarray(counts))).astype(np.int64)
-    row_N = np.unique(as_labels(labels, "labels", len(count_N)), return_inverse=True)[1]
-    column_N = np.unique(as_labels(experts, "experts", len(count_N)), return_inverse=True)[1]
-    total = int(count_N.sum())
-    if total == 0:
-        return Explained(0.0, 0.0, 0.0, 0.0)
-    row, column = (np.bincount(at, weights=count_N).astype(np.int64) for at in (row_N, column_N))
-    held = count_N > 0
-    share_N = count_N[held] / total
-    ratio = share_N * total / row[row_N[held]] * total / column[column_N[held]]
-    information = max(float(share_N @ np.log(ratio)), 0.0)
-    used = column[column > 0] / total
-    entropy = float(-(used @ np.log(used))) + 0.0
-    expected = min(expected_information(row, column), entropy)
-    # Where every token is a value of its own, its experts are told and nothing is learnt.
-    share = (information - expected) / (entropy - expected) if entropy - expected > 1e-12 else 0.0
-    return Explained(information, expected, entropy, share)
+    pairs = _pairs(labels, experts, groups)
+    found = pairs.explained()
+    return found, jackknife_interval(found.share, [pairs.without(g).explained().share for g in pairs.groups])
+
+
+class _Pairs(NamedTuple):
+    """How often each pair of a label and an expert occurs; labels and experts numbered from 0."""
+
+    count_N: np.ndarray
+    row_N: np.ndarray
+    column_N: np.ndarray
+    count_GN: np.ndarray
+    """By group; (0, N) where there are none."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Numbers of the groups that have tokens."""
+        return np.flatnonzero(self.count_GN.any(1))
+
+    def without(self, group: int) -> "_Pairs":
+        return self._replace(count_N=self.count_N - self.count_GN[group])
+
+    def explained(self) -> Explained:
+        total = int(self.count_N.sum())
+        if total == 0:
+            return Explained(0.0, 0.0, 0.0, 0.0)
+        row, column = (
+            np.bincount(at, weights=self.count_N).astype(np.int64) for at in (self.row_N, self.column_N)
+        )
+        held = self.count_N > 0
+        count_N = self.count_N[held]
+        # In floats: a row's tokens times a column's can pass 2^63.
+        even_N = row[self.row_N[held]].astype(np.float64) * column[self.column_N[held]] / total
+        information = max(float(count_N @ np.log(count_N / even_N)) / total, 0.0)
+        used = column[column > 0] / total
+        entropy = float(-(used @ np.log(used))) + 0.0
+        expected = min(expected_information(row, column), entropy)
+        # Where every token is a value of its own, its experts are told and nothing is learnt.
+        share = (information - expected) / (entropy - expected) if entropy - expected > 1e-12 else 0.0
+        return Explained(information, expected, entropy, share)
+
+
+def _pairs(labels: ArrayLike, experts: ArrayLike, groups: ArrayLike | None) -> _Pairs:
+    expert_T = np.atleast_1d(to_numpy(experts))
+    expert_T = as_labels(expert_T if expert_T.size else [], "experts", len(expert_T))
+    label_T = as_labels(labels, "labels", len(expert_T))
+    group_T = None if groups is None else as_labels(groups, "groups", len(expert_T))
+    kept = (expert_T >= 0) & (label_T >= 0)
+    row_T = np.unique(label_T[kept], return_inverse=True)[1]
+    names, column_T = np.unique(expert_T[kept], return_inverse=True)
+    key, cell_T, count_N = np.unique(
+        row_T.astype(np.int64) * max(len(names), 1) + column_T, return_inverse=True, return_counts=True
+    )
+    count_GN = np.zeros((0, len(key)), np.int64)
+    if group_T is not None and len(key):
+        num_groups = int(group_T.max()) + 1
+        at = group_T[kept].astype(np.int64) * len(key) + cell_T
+        count_GN = np.bincount(at, minlength=num_groups * len(key)).reshape(num_groups, -1)
+    return _Pairs(count_N, key // max(len(names), 1), key % max(len(names), 1), count_GN)
 
 
 def tag_information(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._arrays import as_amounts, as_ids, as_labels, check_range, check_size, divide, to_numpy
+from ..statistics.binomial import binomial_probabilities
 
 _CELLS = 1 << 28
 """Token ids × experts that a table may hold (2 GiB of float64)."""
@@ -98,12 +99,6 @@ def rare_token_baseline(
 
 def _largest_by_luck(n: int, shares_E: np.ndarray) -> tuple[float, float]:
     """Mean and 95 % quantile of the largest of the experts' binomial shares."""
-    within = shares_E[(shares_E > 0) & (shares_E < 1)]
-    if (shares_E == 1).any():
-        return 1.0, 1.0
-    c = np.arange(n)[:, None]
-    steps = np.log((n - c) / (c + 1)) + np.log(within / (1 - within))
-    log_pmf = n * np.log1p(-within) + np.vstack([np.zeros(len(within)), np.cumsum(steps, axis=0)])
-    at_most = np.minimum(np.cumsum(np.exp(log_pmf), axis=0), 1.0).prod(1)
+    at_most = np.minimum(np.cumsum(binomial_probabilities(n, shares_E), axis=0), 1.0).prod(1)
     at_most[-1] = 1.0
     return float(1 - at_most[:-1].sum() / n), float(np.argmax(at_most >= _QUANTILE)) / n

@@ -44,6 +44,10 @@ RANGES: Mapping[str, Range] = {
     "permutations": DRAWS,
     "stability": Range(low=0, high=MOST_DRAWS),
     "top": AT_LEAST_ONE,
+    "ahead": AT_LEAST_ONE,
+    "batches": AT_LEAST_ONE,
+    "depth": AT_LEAST_ONE,
+    "per_layer": AT_LEAST_ONE,
     "among": AT_LEAST_ONE,
     "last": AT_LEAST_ONE,
     "horizon": AT_LEAST_ONE,
@@ -52,6 +56,7 @@ RANGES: Mapping[str, Range] = {
     "least": FROM_ZERO,
     "context": FROM_ZERO,
     "expert": FROM_ZERO,
+    "token_id": FROM_ZERO,
     "seed": Range(low=0, high=2**63 - 1),
 }
 """By the name of a parameter, in every view that has it."""
@@ -60,6 +65,7 @@ OWN: Mapping[tuple[str, str], Range] = {("expert-contexts", "limit"): AT_LEAST_O
 WORDS: Mapping[str, tuple[str, ...]] = {
     "phase": PHASES,
     "measure": ("rate", "count", "weight", "weight_rate"),
+    "of": ("input", "next"),
     "ranking": ("absolute", "target", "rest"),
 }
 

@@ -9,6 +9,7 @@ from moescope.kernels.consistency import (
     cache_hit_rate,
     hit_curve,
     hit_curves,
+    independent_window_uses,
     routing_performance,
     segment_cache_hit_rate,
     segment_hit_curve,
@@ -84,6 +85,20 @@ def test_tables_of_windows_add_up_over_sequences(one, other, m):
     f = [sum(mask[t : t + m]) for ids in masks for mask in ids for t in range(len(mask) - m + 1)]
     assert routing_performance(table, "layer").size_ratio >= 0
     assert (np.bincount(f, minlength=m + 1) if f else np.zeros(m + 1)).tolist() == table.sum(0).tolist()
+
+
+def test_windows_of_independent_tokens_are_what_load_alone_gives():
+    rng = np.random.default_rng(5)
+    shares = np.array([0.9, 0.5, 0.1, 0.0, 1.0])
+    ids = np.where(rng.random((40_000, 5)) < shares, np.arange(5), -1)
+    for m in (1, 5, 16):
+        seen = window_uses(ids, 5, m)
+        expected = independent_window_uses(shares, m)
+        assert expected.sum(1) == pytest.approx(1)
+        np.testing.assert_allclose(seen / seen.sum(1, keepdims=True), expected, atol=0.025)
+        assert routing_performance(seen, "layer").srp == pytest.approx(
+            routing_performance(expected, "layer").srp, abs=0.01
+        )
 
 
 def one_cache(ids, size, policy, m=1):
@@ -215,6 +230,7 @@ def test_renaming_experts_changes_nothing():
         (lambda: segment_routing_performance([[0.0]], 3, 1), "integers"),
         (lambda: hit_curves([[0], [1]], 3, [0, 1]), "rise from 0 to the number of tokens, 2"),
         (lambda: hit_curves([[0], [1]], 3, [0, 2, 1, 2]), "rise from 0"),
+        (lambda: independent_window_uses([1.5], 3), "from 0 to 1"),
         (lambda: routing_performance([[1.0]]), r"m \+ 1"),
     ],
 )

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moescope.kernels.counting import mutual_information
-from moescope.kernels.structure import explained, explained_counts, tag_information
+from moescope.kernels.statistics.jackknife import jackknife_interval
+from moescope.kernels.structure import explained, explained_interval, tag_information
 from moescope.kernels.structure._expected import expected_information
 
 quick = settings(deadline=None, max_examples=60)
@@ -62,12 +63,23 @@ def test_a_label_of_each_token_alone_explains_nothing():
     assert explained(np.arange(50), np.arange(50) % 4).share == 0
 
 
-def test_counts_of_pairs_give_the_same_and_empty_slots_are_left_out():
+def test_tokens_without_a_label_or_an_expert_are_left_out():
     labels, experts = np.array([0, 0, 1, 1, 1, 2, -1, 0]), np.array([0, 0, 1, 1, 0, 1, 1, -1])
-    by_count = explained_counts([0, 1, 1, 2], [0, 1, 0, 1], [2, 2, 1, 1])
-    assert explained(labels, experts) == pytest.approx(by_count)
-    assert explained([], []) == explained_counts([], [], []) == (0, 0, 0, 0)
+    assert explained(labels, experts) == pytest.approx(explained(labels[:6], experts[:6]))
+    assert explained([], []) == (0, 0, 0, 0)
     assert explained([5, 9], [3, 3]).share == 0
+
+
+def test_the_interval_leaves_out_one_group_at_a_time():
+    rng = np.random.default_rng(6)
+    labels, groups = rng.integers(0, 5, 300), rng.integers(0, 6, 300)
+    experts = (labels + (rng.random(300) < 0.3)) % 4
+    found, interval = explained_interval(labels, experts, groups)
+    without = [explained(labels[groups != g], experts[groups != g]).share for g in range(6)]
+    expected = jackknife_interval(found.share, without)
+    assert found == pytest.approx(explained(labels, experts))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.low < found.share < interval.high
 
 
 @quick

@@ -23,6 +23,14 @@ NEEDED: dict[str, dict[str, Any]] = {
     "co-activation": {"layer": 1},
     "transitions": {"layer": 1},
     "prompt-maps": {"prompts": "p000000"},
+    "expert-neighbours": {"layer": 1, "expert": 2},
+    "expert-shares": {"layer": 1, "expert": 2, "by": "language"},
+    "flows": {"layers": "0:2"},
+    "paths": {"layers": "0:2"},
+    "specialisation": {"by": "language"},
+    "tag-information": {"by": "language"},
+    "token-experts": {"token": "t1"},
+    "vocabulary": {"layer": 1},
 }
 REFUSED: list[tuple[str, str, Any, str]] = [
     ("expert-tokens", "limit", -3, "limit is -3; it takes a whole number from 0 on (0 for all)"),

@@ -1,0 +1,177 @@
+"""What share of the experts that tokens need a cache of each size would hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ....kernels.consistency import hit_curves
+from ....kernels.counting import count_experts
+from ....kernels.statistics.jackknife import GROUPS, deal, jackknife_interval
+from ...errors import BadArgument
+from ...notes import with_notes
+from ...read.batches import EventBatch
+from ...read.passes import map_router
+from ...read.sequences import PHASE
+from ...read.token_filter import ALL_TOKENS, TokenFilter
+from ...read.trace_rows import TraceRows
+from ...schema import RouterSpec
+from ...write.rollups import PHASES
+from ..layers import layers_of
+from ..registry import view
+from .consistency import by_phase, whole_numbers
+from .parts import add
+
+POLICIES = ("lru", "lfu", "belady", "segment", "fixed")
+
+_SCHEMA = pa.schema(
+    [
+        *[("layer", pa.int32()), ("stream", pa.string()), ("phase", pa.string()), ("policy", pa.string())],
+        *[("size", pa.int32()), ("hit_rate", pa.float64()), ("low", pa.float64()), ("high", pa.float64())],
+        *[("hits", pa.int64()), ("accesses", pa.int64()), ("experts", pa.int32()), ("top_k", pa.int32())],
+    ]
+)
+
+
+@view("cache-hits")
+def cache_hits(
+    trace: TraceRows,
+    *,
+    sizes: str | None = None,
+    policies: str = "lru,lfu,belady,segment,fixed",
+    ahead: int = 16,
+    layers: str | None = None,
+    stream: str = "decoder",
+    tokens: TokenFilter = ALL_TOKENS,
+) -> pa.Table:
+    """Hit rate of an expert cache by layer, phase, policy and size.
+
+    Args:
+        sizes: experts that a layer's cache holds, e.g. 4,8,16; every size by default.
+        policies: of lru, lfu, belady (knows the future), segment (SCH: sees some tokens ahead) and fixed (the
+            experts that these tokens use most, never changed: what load alone gives).
+        ahead: tokens that the segment cache sees, the current one included.
+        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
+    Returns:
+        layer, stream, phase (prefill, decode), policy, size, hit_rate = hits / accesses, low, high (95 %, jackknife
+        over groups of prompts), hits, accesses, experts, top_k. Caches start empty in every sequence, and a first
+        access while there is room is a hit: see docs/methods/consistency.md.
+    """
+    chosen = [name.strip() for name in policies.split(",")]
+    if unknown := sorted(set(chosen) - set(POLICIES)):
+        raise BadArgument(f"policies name {unknown[0]!r}; there are: {', '.join(POLICIES)}")
+    wanted = None if sizes is None else whole_numbers(sizes, "sizes")
+    groups = deal(trace.num_prompts)
+    pieces = [
+        _table(trace, trace.router(layer, stream), policy, ahead, groups, tokens, wanted)
+        for layer in layers_of(trace, layers, stream)
+        for policy in chosen
+    ]
+    ours = (
+        "A cache starts empty in every sequence (a prompt in one phase), which flatters short ones. Intervals leave "
+        f"out one of at most {GROUPS} groups of prompts at a time."
+    )
+    return with_notes(
+        pa.concat_tables([_SCHEMA.empty_table(), *pieces]).combine_chunks(), [ours, tokens.note()]
+    )
+
+
+def _table(
+    trace: TraceRows,
+    spec: RouterSpec,
+    policy: str,
+    m: int,
+    groups: np.ndarray,
+    tokens: TokenFilter,
+    wanted: list[int] | None,
+) -> pa.Table:
+    key = ("cache hits", spec.layer, spec.stream, policy, m if policy == "segment" else 1, tokens.key)
+    work = _uses if policy == "fixed" else _hits
+    found = trace.memo.get(key, lambda: work(trace, spec, policy, m, groups, tokens))
+    pieces = [_SCHEMA.empty_table()]
+    size_C = np.arange(1, spec.num_experts + 1)
+    if wanted is not None:
+        size_C = size_C[np.isin(size_C, wanted)]
+    for phase, hits_GE, accesses_G in zip(*[iter(found)] * 3, strict=True):
+        if policy == "fixed":
+            hits_GE = np.cumsum(hits_GE[:, np.argsort(-hits_GE.sum(0), kind="stable")], axis=1)
+        hits_GC = hits_GE[:, size_C - 1]
+        rate, low, high = _rates(hits_GC, accesses_G)
+        columns: dict[str, Any] = {"layer": spec.layer, "stream": spec.stream, "phase": PHASES[phase]}
+        columns |= {"policy": policy, "size": size_C, "hit_rate": rate, "low": low, "high": high}
+        columns |= {"hits": hits_GC.sum(0), "accesses": int(accesses_G.sum())}
+        columns |= {"experts": spec.num_experts, "top_k": spec.top_k}
+        arrays = [
+            pa.array(columns[f.name], f.type, from_pandas=True)
+            if isinstance(columns[f.name], np.ndarray)
+            else pa.repeat(pa.scalar(columns[f.name], f.type), len(size_C))
+            for f in _SCHEMA
+        ]
+        pieces.append(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+    return pa.concat_tables(pieces)
+
+
+def _rates(hits_GC: np.ndarray, accesses_G: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    total_C, total = hits_GC.sum(0), int(accesses_G.sum())
+    rate_C = total_C / max(total, 1)
+    there = (accesses_G > 0) & (accesses_G < total)
+    without = (total_C - hits_GC[there]) / (total - accesses_G[there])[:, None]
+    found = jackknife_interval(rate_C, without.reshape(-1, len(rate_C)))
+    return rate_C, np.maximum(found.low, 0), np.minimum(found.high, 1)
+
+
+def _hits(
+    trace: TraceRows, spec: RouterSpec, policy: Any, m: int, groups: np.ndarray, tokens: TokenFilter
+) -> tuple[Any, ...]:
+    """phase, hits (G, E), accesses (G,), and so on for each phase."""
+
+    def of_part(batch: EventBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        phases = list(by_phase(batch))
+        if not phases:
+            return {}
+        starts = phases[0][1]
+        curves = hit_curves(batch.padded(), spec.num_experts, starts, policy=policy, m=m)
+        group_S = groups[batch.prompt_index[starts[:-1]]]
+        found = {}
+        for phase, _, of_phase in phases:
+            member_GS = (np.arange(groups.max() + 1)[:, None] == group_S) & of_phase
+            # Whole numbers far below 2^53: a product of floats is exact, and has no slow loop as one of integers has.
+            hits = member_GS.astype(np.float64) @ curves.hits.astype(np.float64)
+            found[phase] = hits.astype(np.int64), member_GS @ np.asarray(curves.accesses)
+        return found
+
+    return _by_phase_sums(trace, spec, of_part, tokens)
+
+
+def _uses(
+    trace: TraceRows, spec: RouterSpec, policy: str, m: int, groups: np.ndarray, tokens: TokenFilter
+) -> tuple[Any, ...]:
+    """The same with uses of each expert (G, E) in place of hits."""
+
+    def of_part(batch: EventBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        found = {}
+        for phase, starts, of_phase in by_phase(batch):
+            group_S = np.where(of_phase, groups[batch.prompt_index[starts[:-1]]], -1)
+            group_N = np.repeat(group_S, np.diff(starts))
+            uses = count_experts(batch.padded(), spec.num_experts, group_N, int(groups.max()) + 1)
+            found[phase] = uses, uses.sum(1)
+        return found
+
+    return _by_phase_sums(trace, spec, of_part, tokens)
+
+
+def _by_phase_sums(
+    trace: TraceRows,
+    spec: RouterSpec,
+    of_part: Callable[[EventBatch], dict[int, tuple[np.ndarray, np.ndarray]]],
+    tokens: TokenFilter,
+) -> tuple[Any, ...]:
+    sums: dict[int, list[np.ndarray]] = {}
+    parts = map_router(trace, of_part, spec.layer, spec.stream, token_columns=PHASE, tokens=tokens)
+    for found in parts:
+        for phase, arrays in found.items():
+            sums[phase] = add(sums.get(phase), arrays)
+    return tuple(item for phase in sorted(sums) for item in (phase, *sums[phase]))
