@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import open_told
+from .output import open_with_warnings
 
 if TYPE_CHECKING:
     from ..reports.report import Report
@@ -50,7 +50,7 @@ def _made(traces: tuple[str, ...], words: tuple[str, ...], pinned: str | None, t
         items, title = list(kept.items), title or kept.title
     chosen = _views(words)
     for url in traces:
-        trace = open_told(url)
+        trace = open_with_warnings(url)
         for view, params in chosen or [(view, {}) for view in (STANDARD if pinned is None else ())]:
             try:
                 items.append(item_of_view(trace, Path(url.rstrip("/")).name or url, view, params))
