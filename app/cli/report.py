@@ -22,7 +22,7 @@ def _views(words: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     from urllib.parse import parse_qsl
 
     from ...store import views
-    from .look import _parse
+    from .view_options import parse
 
     found = []
     for word in words:
@@ -31,7 +31,7 @@ def _views(words: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
         if name not in views.names():
             raise click.UsageError(f"there is no view {name!r}; there are: {', '.join(views.names())}")
         options = tuple(f"--{key}={value}" for key, value in parse_qsl(query, keep_blank_values=True))
-        found.append((name, _parse(options, views.parameters(name))))
+        found.append((name, parse(options, views.parameters(name))))
     return found
 
 
