@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from moescope.store import RouterSpec, Trace
+from moescope.store.expert_sheet import EXPERT_SHEET
 from moescope.store.files.layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
 from moescope.store.files.manifest import FileEntry, Manifest, PartEntry
 from moescope.store.importers import neutral
@@ -22,6 +23,7 @@ SCHEMAS = {
     "tokens": TOKENS_FILE,
     "events": events_schema([RouterSpec(layer=0, num_experts=8, top_k=1, router="")], CAPTURES),
     "rollups": ROLLUPS_FILE,
+    "experts": EXPERT_SHEET,
 }
 
 
