@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: a phase may be `unknown`. Version 1 is read as it is."""
 
 Scoring = Literal["softmax", "sigmoid", "softmax_topk", "sqrtsoftplus", "none"]
 Capture = Literal["ids", "weights", "probability", "entropy", "logits", "output_norm", "similarity"]
@@ -93,7 +94,7 @@ class RouterSums:
     prompt: np.ndarray
     """(R,) int32: row number of the prompt in the part's `prompts` table."""
     phase: np.ndarray
-    """(R,) uint8: 0 prefill, 1 decode."""
+    """(R,) uint8: 0 prefill, 1 decode, 2 unknown."""
     special: np.ndarray
     """(R,) bool."""
     completion: np.ndarray
@@ -118,6 +119,8 @@ class RouterCounts:
     """(R,) int64: tokens that passed the router."""
     count: np.ndarray
     """(R, E): tokens that chose each expert."""
+    weight_sum: np.ndarray | None = None
+    """(R, E): sums of gate weights, where they are known."""
 
 
 @dataclass(kw_only=True)
@@ -165,5 +168,5 @@ TOKENS = pa.schema(
         ("completion", pa.bool_()),
     ]
 )
-"""One row a token: `phase` is prefill or decode, `special` marks special and template tokens,
-`completion` the teacher-forced span."""
+"""One row a token: `phase` is prefill, decode or (where nobody recorded it) unknown; `special` marks special
+and template tokens, `completion` the teacher-forced span."""

@@ -9,19 +9,34 @@ from typing import Any
 
 import click
 
+from ...store.importers.formats import FORMATS, OPTIONS
+from ..text.words import amount
 from .output import Lines, open_with_warnings
 
 EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
-IMPORTS = ("neutral", "vllm", "sglang")
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
     if value is None:
         return None
-    try:
-        return [int(number) for number in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{value!r}; it takes whole numbers with commas between") from None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 for part in parts):
+        raise click.BadParameter(f"{value!r}; it takes whole numbers with commas between")
+    return [int(part) for part in parts]
+
+
+def _labels(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, list[str]] | None:
+    found: dict[str, list[str]] = {}
+    for value in values:
+        column, equals, labels = value.partition("=")
+        if not (equals and column and labels):
+            raise click.BadParameter(f"{value!r}; write column=value,value")
+        if column in found:
+            raise click.BadParameter(f"{column!r} is given twice")
+        found[column] = labels.split(",")
+    return found or None
 
 
 @click.command("export")
@@ -56,27 +71,19 @@ def export_command(trace: str, form: str, out: Path, exact: bool, as_json: bool)
 
 
 @click.command("import")
-@click.argument("form", metavar="FORMAT", type=click.Choice(IMPORTS))
+@click.argument("form", metavar="FORMAT", type=click.Choice(tuple(FORMATS)))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
-@click.option("--experts", type=click.IntRange(1), help="Experts of every router; else the largest id + 1.")
-@click.option(
-    "--layers", metavar="3,4,5", callback=_numbers, help="The MoE layers' numbers; else 0, 1, 2, ..."
-)
-@click.option("--top-k", type=click.IntRange(1), help="k, for SGLang's counts and responses.")
-@click.option("--num-layers", type=click.IntRange(1), help="Layers of the arrays in SGLang's responses.")
-@click.option("--tokenizer", metavar="MODEL", help="Gives the text of token ids.")
+@click.option("--experts", type=click.IntRange(1), help=OPTIONS["experts"])
+@click.option("--layers", metavar="3,4,5", callback=_numbers, help=OPTIONS["layers"])
+@click.option("--top-k", type=click.IntRange(1), help=OPTIONS["top_k"])
+@click.option("--num-layers", type=click.IntRange(1), help=OPTIONS["num_layers"])
+@click.option("--labels", metavar="COLUMN=A,B", multiple=True, callback=_labels, help=OPTIONS["labels"])
+@click.option("--tokenizer", metavar="MODEL", help=OPTIONS["token_text"])
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def import_command(
     form: str, path: Path, out: str, tokenizer: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Make a trace of routing events that others recorded: FORMAT is neutral, vllm or sglang.
-
-    \b
-    Example:
-      moescope import neutral events.parquet --out my-trace
-      moescope import vllm requests.npz --out my-trace --experts 128
-    """
     from ...store.importers import parameters, run
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -85,12 +92,13 @@ def import_command(
     unknown = [name for name in given if name not in parameters(form)]
     if unknown:
         name = "tokenizer" if unknown[0] == "token_text" else unknown[0].replace("_", "-")
-        raise click.UsageError(f"--{name} is nothing that {form} files need")
+        raise click.UsageError(f"--{name} does not apply to {form} files")
     made = run(form, path, out, **given)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made)))
         return
-    click.echo(f"{made.prompts:,} sequences, {made.tokens:,} tokens, {made.events:,} events → {out}")
+    what = [amount(made.prompts, "sequence"), amount(made.tokens, "token"), amount(made.events, "event")]
+    click.echo(f"{', '.join(what)} → {out}")
     for note in made.notes:
         click.echo(f"note: {note}", err=True)
 
@@ -98,8 +106,29 @@ def import_command(
 def _token_text(tokenizer: str) -> Any:
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    # Without it transformers asks whether to run the folder's own code, and a "y" on stdin runs it.
+    try:
+        loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise click.ClickException(
+            f"{tokenizer}: no tokenizer can be loaded (no remote code is run): {said}"
+        ) from error
     return lambda ids: [loaded.decode([token]) for token in ids]
+
+
+import_command.help = f"""Make a trace of routing that others recorded.
+
+\b
+FORMAT is one of
+{chr(10).join(f"  {name:<8} {row.summary}" for name, row in FORMATS.items())}
+
+\b
+Example:
+  moescope import neutral events.parquet --out my-trace
+  moescope import vllm requests.jsonl --out my-trace --experts 128
+  moescope import counts counts.npz --out my-trace --top-k 8 --labels language=en,de
+"""
 
 
 @click.group("prompts")

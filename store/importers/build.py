@@ -1,4 +1,4 @@
-"""From validated records to a trace that is there whole or not at all."""
+"""From sequences to a trace that is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from ..errors import ImportRefused, TraceExists, plain_os_errors
 from ..files.manifest import MANIFEST_NAME
 from ..schema import Part, RouterCounts, RouterEvents, RouterSpec
 from ..write.writer import TraceWriter
+from .check import check_sequences
+from .probabilities import chosen_extras, router_sums
+from .sequences import Events, ImportedSequence, Router
 
 PART_TOKENS = 65536
-Router = tuple[int, str]
-"""Layer and stream."""
 
 
 @dataclass(frozen=True)
@@ -35,46 +36,6 @@ class Imported:
     """What the user must know, one line each."""
 
 
-@dataclass
-class Events:
-    """Events of one sequence at one router."""
-
-    position: np.ndarray
-    """(N,) rising."""
-    experts: np.ndarray
-    """Flat, in the order that is kept."""
-    lengths: np.ndarray
-    """(N,) number of experts of each event."""
-    weights: np.ndarray | None = None
-    """As experts, or None."""
-
-
-@dataclass
-class ImportedSequence:
-    """One sequence with all that is known of it."""
-
-    prompt: dict[str, Any]
-    """Values by column of `schema.PROMPTS`; `tags` is a dict."""
-    tokens: dict[str, list[Any]]
-    """Columns of `schema.TOKENS` without `prompt`; `position` rising."""
-    events: dict[Router, Events] = field(default_factory=dict)
-    counts: dict[Router, tuple[int, np.ndarray]] = field(default_factory=dict)
-    """Tokens and (E,) counts where no events are known."""
-
-
-def grid_events(ids_NK: np.ndarray, weights_NK: np.ndarray | None = None) -> Events:
-    """Events from an array with -1 in empty slots; tokens without any expert have no event."""
-    filled = ids_NK >= 0
-    lengths = filled.sum(axis=1)
-    used = np.flatnonzero(lengths)
-    return Events(
-        position=used.astype(np.int64),
-        experts=ids_NK[filled],
-        lengths=lengths[used],
-        weights=None if weights_NK is None else weights_NK[filled],
-    )
-
-
 def write_trace(
     sequences: Sequence[ImportedSequence],
     out: str | os.PathLike[str],
@@ -82,20 +43,25 @@ def write_trace(
     source: dict[str, Any],
     experts: int | None,
     notes: list[str],
+    top_k: int | None = None,
+    scoring: str = "none",
 ) -> Imported:
     """Write a trace under a temporary name and move it to its place when it is whole.
 
     Args:
         source: what the trace was made from, for the manifest.
         experts: E of every router; None: the largest id that occurs, plus 1.
+        top_k: k of routers of which only counts are known.
+        scoring: how the routers make probabilities; "none" where there are none.
     Raises:
         TraceExists: something is at `out`.
-        ImportRefused: an expert id is not below `experts`.
+        ImportRefused: an expert id is not below `experts`, or `check` refuses what no router can have made.
     """
-    routers = _routers(sequences, experts)
+    routers = _routers(sequences, experts, top_k, scoring)
     if not routers:
         raise ImportRefused(f"{source['path']}: there is not a single routing event in it")
-    capture = ("ids", "weights") if _weighted(sequences) else ("ids",)
+    check_sequences(sequences, Path(str(source["path"])).name)
+    capture = _capture(sequences)
     final = os.fspath(out)
     remote = "://" in final
     target = final if remote else _temporary(Path(final))
@@ -139,43 +105,62 @@ def _temporary(final: Path) -> str:
     return str(final.parent / f".{final.name}.importing-{uuid.uuid4().hex[:8]}")
 
 
-def _routers(sequences: Sequence[ImportedSequence], experts: int | None) -> list[RouterSpec]:
+def _routers(
+    sequences: Sequence[ImportedSequence], experts: int | None, top_k: int | None, scoring: str
+) -> list[RouterSpec]:
     most: dict[Router, int] = {}
-    lengths: dict[Router, set[int]] = {}
+    lengths: dict[Router, set[int | None]] = {}
+    exact: set[Router] = set()
     for sequence in sequences:
         for router, events in sequence.events.items():
-            largest = int(events.experts.max(initial=-1))
-            most[router] = max(most.get(router, 0), largest)
+            most[router] = max(most.get(router, 0), int(events.experts.max(initial=-1)))
             lengths.setdefault(router, set()).update(np.unique(events.lengths).tolist())
-        for router, (_, count) in sequence.counts.items():
-            most[router] = len(count) - 1
-    found = []
-    for layer, stream in sorted(most):
-        largest = most[layer, stream]
-        if experts is not None and largest >= experts:
-            raise ImportRefused(
-                f"layer {layer} ({stream}) uses expert {largest}, but there are {experts} experts"
-            )
-        ks = lengths.get((layer, stream), set())
-        note = "" if experts is not None else "the number of experts is the largest id that occurs, plus 1"
-        found.append(
-            RouterSpec(
-                layer=layer,
-                stream=stream,
-                num_experts=experts if experts is not None else largest + 1,
-                top_k=ks.pop() if len(ks) == 1 else None,
-                router="",
-                scoring="none",
-                steerable=False,
-                note=note,
-                found_by="import",
-            )
+            if events.probabilities_NE is not None:
+                most[router] = max(most[router], events.probabilities_NE.shape[1] - 1)
+                exact.add(router)
+        for router, counts in sequence.counts.items():
+            most[router] = max(most.get(router, 0), len(counts.count_E) - 1)
+            lengths.setdefault(router, set()).add(top_k)
+    return [
+        _router(router, most[router], lengths[router], experts, scoring if router in exact else "none", exact)
+        for router in sorted(most)
+    ]
+
+
+def _router(
+    router: Router,
+    largest: int,
+    lengths: set[int | None],
+    experts: int | None,
+    scoring: str,
+    exact: set[Router],
+) -> RouterSpec:
+    layer, stream = router
+    if experts is not None and largest >= experts:
+        raise ImportRefused(
+            f"layer {layer} ({stream}) uses expert {largest}, but there are {experts} experts"
         )
-    return found
+    guessed = experts is None and router not in exact
+    return RouterSpec(
+        layer=layer,
+        stream=stream,
+        num_experts=experts if experts is not None else largest + 1,
+        top_k=next(iter(lengths)) if len(lengths) == 1 else None,
+        router="",
+        scoring=scoring,
+        steerable=False,
+        note="the number of experts is the largest id that occurs, plus 1" if guessed else "",
+        found_by="import",
+    )
 
 
-def _weighted(sequences: Sequence[ImportedSequence]) -> bool:
-    return any(e.weights is not None for sequence in sequences for e in sequence.events.values())
+def _capture(sequences: Sequence[ImportedSequence]) -> tuple[str, ...]:
+    """What is known of any router: weights (also as sums only), probabilities."""
+    events = [e for sequence in sequences for e in sequence.events.values()]
+    counts = [c for sequence in sequences for c in sequence.counts.values()]
+    weighted = any(e.weights is not None for e in events) or any(c.weight_sum_E is not None for c in counts)
+    scored = any(e.probabilities_NE is not None for e in events)
+    return ("ids", *(["weights"] if weighted else []), *(["probability", "entropy"] if scored else []))
 
 
 def _parts(sequences: Sequence[ImportedSequence], routers: list[RouterSpec]) -> Iterator[Part]:
@@ -210,6 +195,7 @@ def _part(sequences: list[ImportedSequence], routers: list[RouterSpec]) -> Part:
         prompts=pa.table(columns),
         tokens=pa.table(tokens),
         events=[e for spec in routers if (e := _router_events(sequences, spec)) is not None],
+        sums=[s for spec in routers if (s := router_sums(sequences, spec)) is not None],
         counts=[c for spec in routers if (c := _router_counts(sequences, spec)) is not None],
     )
 
@@ -233,6 +219,7 @@ def _router_events(sequences: list[ImportedSequence], spec: RouterSpec) -> Route
         experts=np.concatenate([events.experts for _, events in found]).astype(np.uint32),
         weights=np.concatenate(weighted).astype(np.float32) if len(weighted) == len(weights) else None,
         offsets=np.r_[0, np.cumsum(lengths)].astype(np.int64),
+        extras=chosen_extras([events for _, events in found]),
     )
 
 
@@ -243,22 +230,21 @@ def _weights(events: Events) -> np.ndarray | None:
 
 def _router_counts(sequences: list[ImportedSequence], spec: RouterSpec) -> RouterCounts | None:
     key = (spec.layer, spec.stream)
-    found = [(i, *sequence.counts[key]) for i, sequence in enumerate(sequences) if key in sequence.counts]
+    found = [(i, sequence.counts[key]) for i, sequence in enumerate(sequences) if key in sequence.counts]
     if not found:
         return None
+    sums = [counts.weight_sum_E for _, counts in found]
+    weighted = [_widened(total_E, spec.num_experts) for total_E in sums if total_E is not None]
     return RouterCounts(
         layer=spec.layer,
         stream=spec.stream,
-        prompt=np.array([i for i, _, _ in found], np.int32),
-        tokens=np.array([tokens for _, tokens, _ in found], np.int64),
-        count=np.stack([count for _, _, count in found]),
+        prompt=np.array([i for i, _ in found], np.int32),
+        tokens=np.array([counts.tokens for _, counts in found], np.int64),
+        count=np.stack([_widened(counts.count_E, spec.num_experts) for _, counts in found]),
+        weight_sum=np.stack(weighted) if len(weighted) == len(sums) else None,
     )
 
 
-def storable(text: Any, where: str) -> str:
-    """Text that can be stored. Raises ImportRefused for broken Unicode."""
-    try:
-        str(text).encode()
-    except UnicodeEncodeError:
-        raise ImportRefused(f"{where}: the text is broken Unicode") from None
-    return str(text)
+def _widened(values_E: np.ndarray, experts: int) -> np.ndarray:
+    """Sums of experts up to the largest that a sequence names, with 0 for the others."""
+    return np.pad(values_E, (0, experts - len(values_E)))

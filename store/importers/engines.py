@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
-from .build import Imported, ImportedSequence, grid_events, storable, write_trace
+from .arrays import refuse
+from .build import Imported, write_trace
+from .check import without_placeholders
+from .sequences import ImportedSequence, grid_events, storable
 
 TokenText = Callable[[list[int]], list[str]]
 """Text of each token id: an engine gives ids only."""
@@ -20,9 +21,9 @@ TokenText = Callable[[list[int]], list[str]]
 NO_WEIGHTS = (
     "the engine gives no gate weights: views that need them are empty; experts are in the engine's order"
 )
-LARGEST_ARRAY = 1 << 31
 UNKNOWN_TOKEN = -1
-_PROMPT_COLUMNS = ("text", "generated", "language", "group", "parallel_id")
+START_KEYS = ("routed_experts_start_len", "routed_experts_start", "num_cached_tokens", "cached_tokens")
+"""What engines call the number of tokens before the first that has routing."""
 
 
 @dataclass
@@ -35,67 +36,47 @@ class Request:
     prompt_ids: list[int]
     generated_ids: list[int]
     ids_NLK: np.ndarray
-    """Experts of the first N of its tokens, -1 in empty slots; the last generated token never went through."""
+    """Experts of N of its tokens from number `start` on, -1 in empty slots; the last generated token never went
+    through."""
     texts: dict[str, str] = field(default_factory=dict)
     """text, generated, language, group, parallel_id where known; anything else becomes a tag."""
+    start: int = 0
+    positions: list[int] | None = None
+    """Of each token; without it 0, 1, 2, ..."""
+    phase: str | None = None
+    """Of all tokens; without it, the prompt's are prefill and the generated ones decode."""
 
 
-def refuse(where: str, column: str, message: str) -> ImportRefused:
-    return ImportRefused(f"{where}, {column}: {message}")
+def first_routed(rows: int, tokens: int, given: dict[str, Any], where: str) -> int:
+    """Number of the first token that has routing.
 
+    An engine returns rows for all tokens but the last, or for those after a prefix that it had cached or was told
+    to leave out. Fewer rows than that, without a word on where they begin, could be anywhere.
 
-def whole_numbers(value: Any, where: str, column: str) -> list[int]:
-    """A list of token ids."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if not isinstance(value, list):
-        raise refuse(where, column, "it must be a list of token ids")
-    for at, number in enumerate(value):
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
-            raise refuse(where, column, f"entry {at} is {repr(number)[:40]}, not a token id")
-    return value
-
-
-def expert_array(value: Any, where: str, column: str) -> np.ndarray:
-    """(N, L, K) integer array from nested lists, an array, or {"base64", "dtype", "shape"}."""
-    if isinstance(value, dict):
-        value = _decoded(value, where, column)
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise refuse(where, column, "it is not a regular array: its lists have different lengths") from error
-    if array.size == 0:
-        return np.zeros((0, 0, 0), np.int64)
-    if array.ndim != 3 or array.dtype.kind not in "iu":
-        raise refuse(where, column, f"expected whole numbers [tokens, layers, k], got shape {array.shape}")
-    if array.min() < -1 or array.max() >= 2**31:
-        raise refuse(where, column, f"an expert id is {array.min() if array.min() < -1 else array.max()}")
-    return array
-
-
-def _decoded(value: dict[str, Any], where: str, column: str) -> np.ndarray:
-    shape, kind = value.get("shape"), value.get("dtype")
-    if not isinstance(shape, list) or len(shape) != 3:
-        raise refuse(where, column, "shape must be [tokens, layers, k]")
-    if kind not in ("uint8", "uint16", "int16", "int32", "int64"):
-        raise refuse(
-            where, column, f"dtype {str(kind)[:20]!r} is not one of uint8, uint16, int16, int32, int64"
-        )
-    flat = np.frombuffer(from_base64(value.get("base64"), where, column), np.uint8)
-    sizes = whole_numbers(shape, where, f"{column}.shape")
-    total = sizes[0] * sizes[1] * sizes[2] * np.dtype(kind).itemsize
-    if total != flat.nbytes or total > LARGEST_ARRAY:
-        raise refuse(where, column, f"{flat.nbytes} bytes do not make {shape} of {kind}")
-    return flat.view(kind).reshape(sizes)
-
-
-def from_base64(value: Any, where: str, column: str) -> bytes:
-    if not isinstance(value, str):
-        raise refuse(where, column, "base64 text is missing")
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise refuse(where, column, f"this is not base64: {error}") from error
+    Args:
+        rows, tokens: of the array, and of prompt and answer together.
+        given: entries of the answer, among them any of `START_KEYS`.
+    Raises:
+        ImportRefused: the rows don't fit.
+    """
+    if rows in (0, tokens, tokens - 1):
+        return 0
+    if rows > tokens:
+        raise refuse(where, "routed_experts", f"{rows} tokens have experts, but the request has {tokens}")
+    for key in START_KEYS:
+        start = given.get(key)
+        if (
+            isinstance(start, int)
+            and not isinstance(start, bool)
+            and rows in (tokens - start, tokens - 1 - start)
+        ):
+            return start
+    raise refuse(
+        where,
+        "routed_experts",
+        f"{rows} tokens have experts, but the request has {tokens}, of which {tokens - 1} pass the model: where "
+        "the routing begins later (prefix caching), `routed_experts_start_len` must say after how many tokens",
+    )
 
 
 def request_sequence(
@@ -104,26 +85,26 @@ def request_sequence(
     """One request as a sequence of the trace."""
     ids = request.prompt_ids + request.generated_ids
     rows = len(request.ids_NLK)
-    if rows > len(ids):
-        message = f"{rows} tokens have experts, but the request has {len(ids)}"
+    if request.start + rows > len(ids):
+        message = f"{rows} tokens from {request.start} on have experts, but the request has {len(ids)}"
         raise refuse(request.where, "routed_experts", message)
-    known = {
-        c: request.texts[c]
-        for c in ("text", "generated", "language", "group", "parallel_id")
-        if c in request.texts
-    }
+    positions = list(range(len(ids))) if request.positions is None else request.positions
+    phases = ["prefill"] * len(request.prompt_ids) + ["decode"] * len(request.generated_ids)
+    columns = ("text", "generated", "language", "group", "parallel_id")
+    known = {name: request.texts[name] for name in columns if name in request.texts}
     tags = {name: text for name, text in request.texts.items() if name not in known}
     sequence = ImportedSequence(
         prompt={"prompt_id": request.prompt_id, "tags": tags} | known,
         tokens={
-            "position": list(range(len(ids))),
+            "position": positions,
             "token_id": [None if token == UNKNOWN_TOKEN else token for token in ids],
             "token": list(token_text(ids)) if token_text is not None else [None] * len(ids),
-            "phase": ["prefill"] * len(request.prompt_ids) + ["decode"] * len(request.generated_ids),
+            "phase": phases if request.phase is None else [request.phase] * len(ids),
         },
     )
+    position_N = np.asarray(positions[request.start : request.start + rows], np.int64)
     for at, layer in enumerate(layers[: request.ids_NLK.shape[1]]):
-        events = grid_events(np.asarray(request.ids_NLK[:, at], np.int64))
+        events = grid_events(np.asarray(request.ids_NLK[:, at], np.int64), position_N=position_N)
         if len(events.position):
             sequence.events[layer, "decoder"] = events
     return sequence
@@ -137,29 +118,45 @@ def write_requests(
     experts: int | None,
     layers: Sequence[int] | None,
     token_text: TokenText | None,
+    notes: Sequence[str] = (),
 ) -> Imported:
     """Check the requests against one another and write the trace."""
     depths = {request.ids_NLK.shape[1] for request in requests if request.ids_NLK.size}
     if len(depths) > 1:
         raise ImportRefused(f"{source['path']}: requests have {min(depths)} and {max(depths)} layers")
     depth = depths.pop() if depths else 0
+    numbers = layer_numbers(layers, depth)
+    _check_ids(requests)
+    said = [NO_WEIGHTS]
+    if layers is None:
+        said.append("layers are numbered in the order of the arrays: the n-th is n - 1")
+    if experts is None:
+        said.append("the number of experts of a router is the largest id + 1")
+    grids, lost = without_placeholders(
+        [request.ids_NLK for request in requests], numbers, os.path.basename(str(source["path"]))
+    )
+    for request, grid in zip(requests, grids, strict=True):
+        request.ids_NLK = grid
+    sequences = [request_sequence(request, numbers, token_text) for request in requests]
+    return write_trace(sequences, out, source=source, experts=experts, notes=[*said, *lost, *notes])
+
+
+def layer_numbers(layers: Sequence[int] | None, depth: int) -> list[int]:
+    """Numbers of the layers of an array. Raises ImportRefused where those given don't fit."""
     if layers is not None and len(layers) != depth:
         raise ImportRefused(f"{len(layers)} layer numbers are given, but the arrays have {depth} layers")
     numbers = list(range(depth)) if layers is None else list(layers)
     if len(set(numbers)) < len(numbers):
         raise ImportRefused("a layer number is given twice")
+    return numbers
+
+
+def _check_ids(requests: Sequence[Request]) -> None:
     seen: set[str] = set()
     for request in requests:
         if request.prompt_id in seen:
             raise refuse(request.where, "request_id", f"{request.prompt_id!r} occurs twice")
         seen.add(request.prompt_id)
-    notes = [NO_WEIGHTS]
-    if layers is None:
-        notes.append("layers are numbered in the order of the arrays: the n-th MoE layer is n - 1")
-    if experts is None:
-        notes.append("the number of experts of a router is the largest id + 1")
-    sequences = [request_sequence(request, numbers, token_text) for request in requests]
-    return write_trace(sequences, out, source=source, experts=experts, notes=notes)
 
 
 def request_texts(row: dict[str, Any], used: set[str], where: str) -> dict[str, str]:

@@ -7,7 +7,6 @@ sequence, a step, a layer and a chosen expert can be explored.
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
-from .build import Events, Imported, ImportedSequence, Router, storable, write_trace
+from .build import Imported, write_trace
+from .cells import Cells, is_missing
 from .rows import numbered_rows
+from .sequences import Events, ImportedSequence, Router
 
 REQUIRED = ("sequence", "step", "layer", "expert")
 SEQUENCE_COLUMNS = ("text", "language", "group", "parallel_id")
 TOKEN_COLUMNS = ("token", "token_id", "phase", "special", "completion")
-EVENT_COLUMNS = ("stream", "weight", "slot")
-LARGEST = 2**31 - 1
+EVENT_COLUMNS = ("stream", "weight", "slot", "probabilities")
+PHASES = ("prefill", "decode", "unknown")
+LARGEST_WEIGHT = 60000
+"""Gate weights are stored as float16."""
+SUM_TOLERANCE = 0.02
+"""Probabilities that were printed with few digits, or kept as bfloat16, still sum to 1 within this."""
 
 
 @dataclass
@@ -41,6 +46,8 @@ class _Building:
     steps: dict[int, _Step] = field(default_factory=dict)
     choices: dict[Router, dict[int, list[tuple[int, int, float | None]]]] = field(default_factory=dict)
     """Router → step → (slot, expert, weight)."""
+    probabilities: dict[Router, dict[int, np.ndarray]] = field(default_factory=dict)
+    """Router → step → (E,)."""
 
 
 def import_neutral(
@@ -58,40 +65,95 @@ def import_neutral(
     for row, values in numbered_rows(file):
         reader.take(row, values)
     sequences = [reader.finish(name, building) for name, building in reader.sequences.items()]
-    notes = [] if experts is not None else ["the number of experts of a router is the largest id + 1"]
+    scored = reader.scored and _check_scored(sequences, file.name)
+    notes = (
+        [] if experts is not None or scored else ["the number of experts of a router is the largest id + 1"]
+    )
     if not reader.weighted:
         notes.append("the file has no weights: views that need gate weights are empty")
     source = {"format": "neutral", "path": str(path)}
-    return write_trace(sequences, out, source=source, experts=experts, notes=notes)
+    return write_trace(
+        sequences,
+        out,
+        source=source,
+        experts=experts,
+        notes=notes,
+        scoring=reader.scoring if scored else "none",
+    )
+
+
+def _check_scored(sequences: list[ImportedSequence], name: str) -> bool:
+    """Raises ImportRefused where some events of a router have probabilities and others don't, or another E."""
+    sizes: dict[Router, set[int | None]] = {}
+    for sequence in sequences:
+        for router, events in sequence.events.items():
+            found = events.probabilities_NE
+            sizes.setdefault(router, set()).add(None if found is None else found.shape[1])
+            largest = int(events.experts.max(initial=-1))
+            if found is not None and largest >= found.shape[1]:
+                raise ImportRefused(
+                    f"{name}, layer {router[0]}: expert {largest}, but there are {found.shape[1]} probabilities"
+                )
+    for (layer, stream), found in sizes.items():
+        if len(found) > 1:
+            raise ImportRefused(
+                f"{name}, layer {layer} ({stream}): probabilities for some events only, or not of the same experts: "
+                "all or none"
+            )
+    return True
 
 
 class _Reader:
     def __init__(self, name: str):
-        self.name = name
+        self.cells = Cells(name)
         self.sequences: dict[str, _Building] = {}
-        self.weighted = False
+        self.weighted = self.scored = False
+        self.scoring = "softmax"
         self._has_weights: dict[Router, tuple[bool, int]] = {}
 
-    def _refuse(self, row: int, column: str, message: str) -> ImportRefused:
-        return ImportRefused(f"{self.name}, row {row}, column {column}: {message}")
-
     def take(self, row: int, values: dict[str, Any]) -> None:
+        values = {column: None if is_missing(value) else value for column, value in values.items()}
         for column in REQUIRED:
             if values.get(column) is None:
-                raise self._refuse(row, column, "it is missing")
-        name = self._text(row, "sequence", values["sequence"])
-        step = self._whole(row, "step", values["step"])
-        layer = self._whole(row, "layer", values["layer"])
+                counted = {"count", "counts", "tokens_per_expert"} & set(values)
+                hint = "; this looks like a table of counts: moescope import counts" if counted else ""
+                raise self.cells.refuse(row, column, f"it is missing{hint}")
+        name = self.cells.text(row, "sequence", values["sequence"])
+        step = self.cells.whole(row, "step", values["step"])
+        layer = self.cells.whole(row, "layer", values["layer"])
         stream = values.get("stream")
-        router = (layer, "decoder" if stream is None else self._text(row, "stream", stream))
+        router = (layer, "decoder" if stream is None else self.cells.text(row, "stream", stream))
         building = self.sequences.setdefault(name, _Building(row, {}))
         self._note_columns(row, building, values)
         self._note_token(row, building, step, values)
         choices = building.choices.setdefault(router, {}).setdefault(step, [])
         for choice in self._choices(row, router, values, len(choices)):
             if any(choice[1] == other[1] for other in choices):
-                raise self._refuse(row, "expert", f"expert {choice[1]} is chosen twice in one step")
+                raise self.cells.refuse(row, "expert", f"expert {choice[1]} is chosen twice in one step")
             choices.append(choice)
+        if values.get("probabilities") is not None:
+            self._note_probabilities(row, building, router, step, values["probabilities"])
+
+    def _note_probabilities(
+        self, row: int, building: _Building, router: Router, step: int, value: Any
+    ) -> None:
+        """Full router probabilities of an event; rows of the same event may repeat them."""
+        self.scored = True
+        listed = self._listed(value)
+        if not isinstance(listed, list) or not listed:
+            raise self.cells.refuse(row, "probabilities", "it must be a list, one number for each expert")
+        found = np.array(
+            [self.cells.number(row, "probabilities", p, largest=1 + SUM_TOLERANCE) for p in listed]
+        )
+        total = float(found.sum())
+        if (found < 0).any() or total <= 0:
+            raise self.cells.refuse(row, "probabilities", "they must be from 0 to 1, and not all 0")
+        if abs(total - 1) > SUM_TOLERANCE:
+            self.scoring = "sigmoid"
+        by_step = building.probabilities.setdefault(router, {})
+        if step in by_step and not np.array_equal(by_step[step], found):
+            raise self.cells.refuse(row, "probabilities", "an earlier row of the same event says otherwise")
+        by_step[step] = found
 
     def _choices(
         self, row: int, router: Router, values: dict[str, Any], before: int
@@ -100,17 +162,23 @@ class _Reader:
         if not isinstance(experts, list):
             experts, weights = [experts], None if weights is None else [weights]
         if weights is not None and (not isinstance(weights, list) or len(weights) != len(experts)):
-            raise self._refuse(row, "weight", "there must be one weight for each expert")
+            raise self.cells.refuse(row, "weight", "there must be one weight for each expert")
         known = self._has_weights.setdefault(router, (weights is not None, row))
         if known[0] != (weights is not None):
-            raise self._refuse(row, "weight", f"row {known[1]} of the same layer says otherwise: all or none")
+            raise self.cells.refuse(
+                row, "weight", f"row {known[1]} of the same layer says otherwise: all or none"
+            )
         self.weighted |= weights is not None
         slot = values.get("slot")
-        first = before if slot is None else self._whole(row, "slot", slot)
+        first = before if slot is None else self.cells.whole(row, "slot", slot)
         found = []
         for i, expert in enumerate(experts):
-            weight = None if weights is None else self._number(row, "weight", weights[i])
-            found.append((first + i, self._whole(row, "expert", expert), weight))
+            weight = (
+                None
+                if weights is None
+                else self.cells.number(row, "weight", weights[i], largest=LARGEST_WEIGHT)
+            )
+            found.append((first + i, self.cells.whole(row, "expert", expert), weight))
         return found
 
     @staticmethod
@@ -128,10 +196,12 @@ class _Reader:
         for column, value in values.items():
             if column in other or value is None or not isinstance(column, str):
                 continue
-            text = self._text(row, column, value)
+            text = self.cells.text(row, column, value)
             if building.columns.setdefault(column, text) != text:
                 was = building.columns[column]
-                raise self._refuse(row, column, f"{text!r}, but an earlier row of the sequence says {was!r}")
+                raise self.cells.refuse(
+                    row, column, f"{text!r}, but an earlier row of the sequence says {was!r}"
+                )
 
     def _note_token(self, row: int, building: _Building, step: int, values: dict[str, Any]) -> None:
         found = {
@@ -142,52 +212,22 @@ class _Reader:
         known = building.steps.setdefault(step, _Step(row, {}))
         for column, value in found.items():
             if known.values.setdefault(column, value) != value:
-                raise self._refuse(row, column, f"row {known.row} of the same step says otherwise")
+                raise self.cells.refuse(row, column, f"row {known.row} of the same step says otherwise")
 
     def _token_value(self, row: int, column: str, value: Any) -> Any:
         if column == "token":
-            return self._text(row, column, value)
+            return self.cells.text(row, column, value)
         if column == "token_id":
-            return self._whole(row, column, value)
+            return self.cells.whole(row, column, value)
         if column == "phase":
-            if value not in ("prefill", "decode"):
-                raise self._refuse(row, column, f"{str(value)[:40]!r} is neither prefill nor decode")
+            if value not in PHASES:
+                raise self.cells.refuse(row, column, f"{str(value)[:40]!r} is neither prefill nor decode")
             return value
         yes = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
         key = value.lower() if isinstance(value, str) else value
         if not isinstance(key, str | bool | int) or key not in yes:
-            raise self._refuse(row, column, f"{str(value)[:40]!r} is neither true nor false")
+            raise self.cells.refuse(row, column, f"{str(value)[:40]!r} is neither true nor false")
         return yes[key]
-
-    def _text(self, row: int, column: str, value: Any) -> str:
-        if isinstance(value, list | dict | bytes):
-            raise self._refuse(row, column, "it must be text or a number")
-        return storable(value, f"{self.name}, row {row}, column {storable_name(column)}")
-
-    def _whole(self, row: int, column: str, value: Any) -> int:
-        number = value
-        if isinstance(value, str):
-            try:
-                number = int(value) if len(value) < 20 else None
-            except ValueError:
-                number = None
-        elif isinstance(value, float):
-            number = int(value) if value.is_integer() else None
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= LARGEST:
-            shown = repr(value)[:40]
-            raise self._refuse(row, column, f"{shown} is not a whole number from 0 to {LARGEST}")
-        return number
-
-    def _number(self, row: int, column: str, value: Any) -> float:
-        number = math.nan
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except (ValueError, OverflowError):
-                number = math.nan
-        if not math.isfinite(number) or abs(number) > 60000:
-            raise self._refuse(row, column, f"{repr(value)[:40]} is not a finite number")
-        return number
 
     def finish(self, name: str, building: _Building) -> ImportedSequence:
         prompt: dict[str, Any] = {"prompt_id": name}
@@ -201,15 +241,22 @@ class _Reader:
             prompt["text"] = "".join(token or "" for token in tokens["token"])
         sequence = ImportedSequence(prompt, tokens)
         for router, by_step in building.choices.items():
-            sequence.events[router] = _events(by_step)
+            known = building.probabilities.get(router)
+            if known is not None and (
+                set(known) != set(by_step) or len({len(p) for p in known.values()}) > 1
+            ):
+                raise self.cells.refuse(
+                    building.row,
+                    "probabilities",
+                    f"layer {router[0]}: each event needs them, of the same experts",
+                )
+            sequence.events[router] = _events(by_step, known)
         return sequence
 
 
-def storable_name(column: str) -> str:
-    return column.encode("utf-8", "replace").decode()
-
-
-def _events(by_step: dict[int, list[tuple[int, int, float | None]]]) -> Events:
+def _events(
+    by_step: dict[int, list[tuple[int, int, float | None]]], probabilities: dict[int, np.ndarray] | None
+) -> Events:
     """Choices in descending weight; equal weights, or none, in the order of their slots."""
     steps = sorted(by_step)
     ordered = [sorted(by_step[step], key=lambda c: (-(c[2] or 0.0), c[0])) for step in steps]
@@ -220,4 +267,5 @@ def _events(by_step: dict[int, list[tuple[int, int, float | None]]]) -> Events:
         experts=np.array([expert for _, expert, _ in flat], np.int64),
         lengths=np.array([len(choices) for choices in ordered], np.int64),
         weights=np.array([w for _, _, w in flat], np.float32) if weighted else None,
+        probabilities_NE=None if probabilities is None else np.stack([probabilities[step] for step in steps]),
     )

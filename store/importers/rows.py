@@ -1,22 +1,20 @@
-"""Rows of CSV, TSV, JSONL and Parquet files, with their numbers; what can't be read is refused with file and row."""
+"""Rows of CSV, TSV, JSON, JSONL and Parquet files, numbered; what can't be read is refused with file and row."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..errors import ImportRefused
+from ..foreign.delimited import RowError, delimiter_hint, records
+from ..foreign.parquet import ROUTING, UNREADABLE, TooMuch, rows_within
 
-_FIELD_BYTES = 1 << 27
+Row = tuple[int, dict[str, Any]]
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_rows(path: Path) -> Iterator[Row]:
     """Rows from 1 (the header of a CSV file does not count), by the file's suffix.
 
     Raises:
@@ -25,6 +23,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     readers = {
         ".csv": _separated,
         ".tsv": _separated,
+        ".json": _json_list,
         ".jsonl": json_lines,
         ".ndjson": json_lines,
         ".parquet": _parquet,
@@ -50,59 +49,83 @@ def read_text(path: Path) -> str:
         raise ImportRefused(f"{path.name}, line {row}: this is not UTF-8 text") from None
 
 
-def _separated(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(_FIELD_BYTES)
-    lines = read_text(path).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+def _separated(path: Path) -> Iterator[Row]:
+    text = read_text(path)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = records(text, delimiter)
     number = 0
     try:
-        header = next(reader, None)
+        header = next((cells for _, cells in rows), None)
         if header is None:
             raise ImportRefused(f"{path.name} is empty")
-        if len(set(header)) < len(header):
-            raise ImportRefused(f"{path.name}: two columns have the same name")
-        for number, cells in enumerate(reader, start=1):
+        _check_header(path.name, header, text, delimiter)
+        for number, (_, cells) in enumerate(rows, start=1):
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise ImportRefused(
                     f"{path.name}, row {number}: it has {len(cells)} cells, the header {len(header)}"
                 )
-            yield (
-                number,
-                {name: None if cell == "" else cell for name, cell in zip(header, cells, strict=True)},
-            )
-    except csv.Error as error:
+            named = zip(header, cells, strict=True)
+            yield number, {name: None if cell == "" else cell for name, cell in named}
+    except RowError as error:
         raise ImportRefused(f"{path.name}, row {number + 1}: {error}") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _check_header(name: str, header: list[str], text: str, delimiter: str) -> None:
+    if len(header) == 1 and (hint := delimiter_hint(text, delimiter)):
+        raise ImportRefused(f"{name}: the header is one cell{hint}")
+    if len(set(header)) < len(header):
+        raise ImportRefused(f"{name}: two columns have the same name")
+    if "" in header:
+        index = " (pandas writes its index like this: to_csv(..., index=False))" if header[0] == "" else ""
+        raise ImportRefused(f"{name}: column {header.index('') + 1} has no name: leave it out{index}")
+
+
+def json_lines(path: Path) -> Iterator[Row]:
     """Objects of a JSONL file."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise ImportRefused(f"{path.name}, row {number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ImportRefused(f"{path.name}, row {number}: not a JSON object")
-        yield number, row
+        if line.strip():
+            yield number, _object(_parsed(line, f"{path.name}, row {number}"), f"{path.name}, row {number}")
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    """Objects of a JSON list, or one object."""
+    found = _parsed(read_text(path), path.name)
+    for number, row in enumerate(found if isinstance(found, list) else [found], start=1):
+        yield number, _object(row, f"{path.name}, row {number}")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        said = str(error).splitlines()[0]
+        hint = ": a file of one object a line is called .jsonl" if said.startswith("Extra data") else ""
+        raise ImportRefused(f"{where}: not valid JSON: {said}{hint}") from error
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ImportRefused(f"{where}: not a JSON object")
+    return row
 
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(65536):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+        for rows in rows_within(path, path.stat().st_size, ROUTING):
+            for row in rows:
+                number += 1
+                yield number, row
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
-        raise ImportRefused(f"{path.name}, after row {number}: {error}") from error
+    except TooMuch as error:
+        raise ImportRefused(f"{path.name}: {error}") from error
+    except UNREADABLE as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ImportRefused(f"{path.name}, after row {number}: {said}") from error

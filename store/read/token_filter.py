@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import UnknownColumn
-from ..write.rollups import PHASES
+from ..write.rollups import KNOWN_PHASES
 from .arrays import RollupRows
 from .selection import Where
 
@@ -59,8 +59,8 @@ class TokenKind:
 
     def check(self) -> None:
         """Raises UnknownColumn for a phase that there is none of."""
-        if self.phase is not None and self.phase not in PHASES:
-            raise UnknownColumn(f"phase is {self.phase!r}; it is one of {', '.join(PHASES)}")
+        if self.phase is not None and self.phase not in KNOWN_PHASES:
+            raise UnknownColumn(f"phase is {self.phase!r}; it is one of {', '.join(KNOWN_PHASES)}")
 
     def note(self) -> str:
         """Which tokens were taken, to print beside a figure."""
@@ -100,7 +100,7 @@ class TokenFilter(TokenKind):
 WORDS: Mapping[str, str] = {
     "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
     "special": "false leaves special and template tokens out.",
-    "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those.",
+    "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those; tokens of unknown phase (imports) are neither.",
     "completion": "true takes the teacher-forced completion only, false everything else only.",
     "last": "only the last so many tokens of each prompt itself.",
 }

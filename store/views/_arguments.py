@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ..errors import BadArgument
-from ..write.rollups import PHASES
+from ..write.rollups import KNOWN_PHASES
 
 MOST_DRAWS = 1_000_000
 
@@ -63,7 +63,7 @@ RANGES: Mapping[str, Range] = {
 OWN: Mapping[tuple[str, str], Range] = {("expert-contexts", "limit"): AT_LEAST_ONE}
 """Of one view alone."""
 WORDS: Mapping[str, tuple[str, ...]] = {
-    "phase": PHASES,
+    "phase": KNOWN_PHASES,
     "measure": ("rate", "count", "weight", "weight_rate"),
     "of": ("input", "next"),
     "ranking": ("absolute", "target", "rest"),

@@ -286,8 +286,8 @@ def conform(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
 
 
 def _coded_phase(phase: pa.ChunkedArray) -> pa.Array:
-    """Phases as a dictionary whose codes are those of `RouterSums.phase`; null is prefill."""
-    codes = pc.index_in(phase.fill_null(PHASES[0]), value_set=pa.array(PHASES))
+    """Phases as a dictionary whose codes are those of `RouterSums.phase`; null is unknown."""
+    codes = pc.index_in(phase.fill_null(PHASES[-1]), value_set=pa.array(PHASES))
     if codes.null_count:
         raise BadPart(f"tokens: a phase is not one of {', '.join(PHASES)}")
     codes = codes.cast(pa.int8())

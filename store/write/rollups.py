@@ -16,7 +16,10 @@ from ..errors import BadPart
 from ..files.layout import DENSE_EXPERTS, ROLLUPS_FILE
 from ..schema import RouterCounts, RouterEvents, RouterSpec, RouterSums
 
-PHASES = ("prefill", "decode")
+PHASES = ("prefill", "decode", "unknown")
+KNOWN_PHASES = PHASES[:2]
+"""Those that can be asked for; tokens whose phase nobody recorded are in neither."""
+_UNKNOWN = PHASES.index("unknown")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,10 @@ class TokenClasses:
 
     @classmethod
     def of(cls, prompt_T: np.ndarray, position_T: np.ndarray, flags_T3: np.ndarray) -> TokenClasses:
-        packed = prompt_T.astype(np.int64) << 3 | flags_T3[:, 0] << 2 | flags_T3[:, 1] << 1 | flags_T3[:, 2]
+        # The phase takes two bits, the flags one each.
+        packed = prompt_T.astype(np.int64) << 4 | flags_T3[:, 0] << 2 | flags_T3[:, 1] << 1 | flags_T3[:, 2]
         found, class_T = np.unique(packed, return_inverse=True)
-        classes_C4 = np.stack([found >> 3, found >> 2 & 1, found >> 1 & 1, found & 1], axis=1)
+        classes_C4 = np.stack([found >> 4, found >> 2 & 3, found >> 1 & 1, found & 1], axis=1)
         return cls(token_key(prompt_T, position_T), class_T.astype(np.int64), classes_C4)
 
     def rows_of(self, events: RouterEvents) -> EventRows:
@@ -120,15 +124,27 @@ def counts_rollup(spec: RouterSpec, counts: RouterCounts, prompts: int) -> pa.Ta
         raise BadPart(f"{where}: counts have shape {counts.count.shape}")
     if rows and (counts.prompt[0] < 0 or counts.prompt[-1] >= prompts or (np.diff(counts.prompt) <= 0).any()):
         raise BadPart(f"{where}: counts are not sorted by prompt, or name one that is not there")
+    if rows and not 0 <= int(counts.count.min()) <= int(counts.count.max()) < 2**32:
+        raise BadPart(f"{where}: a count is not a whole number from 0 to {2**32 - 1}")
     key_R4 = np.zeros((rows, 4), np.int64)
-    key_R4[:, 0] = counts.prompt
-    return _table(spec, key_R4, counts.tokens, {"count": _lists(counts.count.astype(np.uint32))})
+    key_R4[:, 0], key_R4[:, 1] = counts.prompt, _UNKNOWN
+    lists = {"count": _lists(counts.count.astype(np.uint32))}
+    if counts.weight_sum is not None:
+        lists["weight_sum"] = _lists(counts.weight_sum.astype(np.float32))
+    return _table(spec, key_R4, counts.tokens, lists)
 
 
 def _clean(weights_S: np.ndarray) -> np.ndarray:
     """Weights for sums: a NaN (recorded as such in the events) adds nothing."""
     finite_S = np.isfinite(weights_S)
     return weights_S if finite_S.all() else np.where(finite_S, weights_S, np.float32(0))
+
+
+def _largest(weights_S: np.ndarray, cell_S: np.ndarray, cells: int) -> np.ndarray:
+    """The largest finite weight in each cell, which may be negative; 0 where there is none."""
+    largest = np.full(cells, -np.inf, np.float32)
+    np.maximum.at(largest, cell_S, np.where(np.isfinite(weights_S), weights_S, np.float32(-np.inf)))
+    return np.where(np.isfinite(largest), largest, np.float32(0))
 
 
 def _dense(
@@ -142,10 +158,8 @@ def _dense(
     lists = {"count": listed(np.bincount(cell_S, minlength=cells).astype(np.uint32))}
     if weights_S is not None:
         clean = _clean(weights_S)
-        weight_max = np.zeros(cells, np.float32)
-        np.maximum.at(weight_max, cell_S, clean)
         lists["weight_sum"] = listed(np.bincount(cell_S, clean, minlength=cells).astype(np.float32))
-        lists["weight_max"] = listed(weight_max)
+        lists["weight_max"] = listed(_largest(weights_S, cell_S, cells))
     return lists
 
 
@@ -161,11 +175,9 @@ def _sparse(
     }
     if weights_S is not None:
         clean = _clean(weights_S)
-        weight_max = np.zeros(len(found), np.float32)
-        np.maximum.at(weight_max, at_S, clean)
         weight_sum = np.bincount(at_S, weights=clean, minlength=len(found))
         lists["weight_sum"] = _lists(weight_sum.astype(np.float32), offsets)
-        lists["weight_max"] = _lists(weight_max, offsets)
+        lists["weight_max"] = _lists(_largest(weights_S, at_S, len(found)), offsets)
     return lists
 
 

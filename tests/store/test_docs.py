@@ -14,6 +14,7 @@ from moescope.store.expert_sheet import EXPERT_SHEET
 from moescope.store.files.layout import PROMPTS_FILE, ROLLUPS_FILE, TOKENS_FILE, events_schema
 from moescope.store.files.manifest import FileEntry, Manifest, PartEntry
 from moescope.store.importers import neutral
+from moescope.store.importers.formats import FORMATS
 from moescope.store.schema import CAPTURES
 from moescope.store.sql.query import view_columns
 
@@ -86,3 +87,11 @@ def test_the_queries_in_the_documentation_run(shared_trace: Trace) -> None:
     for query in queries.group(1).split(";\n"):
         if query.strip():
             shared_trace.sql(query.strip().rstrip(";"))
+
+
+def test_every_import_format_is_documented_with_what_it_reads() -> None:
+    text = (DOCS / "import.md").read_text()
+    for name, row in FORMATS.items():
+        suffixes = ", ".join(f"`{suffix}`" for suffix in row.suffixes)
+        assert f"| `{name}` | {row.summary} | {suffixes} |" in text, name
+        assert f"moescope import {name}" in text, name

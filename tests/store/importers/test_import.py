@@ -257,18 +257,20 @@ def test_sglang_per_token_file(tmp_path: Path) -> None:
 def test_sglang_stat_file(tmp_path: Path) -> None:
     count = torch.zeros(4, 2, 3, dtype=torch.int32)
     count[1, 0] = torch.tensor([2, 3, 1])
-    count[3, 0] = torch.tensor([0, 4, 0])
+    count[3, 0] = torch.tensor([2, 2, 0])
     count[3, 1] = torch.tensor([1, 1, 2])
     torch.save({"rank": 0, "logical_count": count}, tmp_path / "stat.pt")
     trace = imported("sglang", tmp_path / "stat.pt", top_k=2)
     assert (trace.num_prompts, trace.num_tokens, trace.num_events) == (2, 0, 0)
-    assert trace.view("load", layer=0)["count"].to_pylist() == [2, 7, 1]
+    assert trace.view("load", layer=0)["count"].to_pylist() == [4, 5, 1]
     assert trace.view("load", layer=0)["tokens"].to_pylist() == [5, 5, 5]
     assert trace.view("load", where={"prompt_id": ["step-00003"]}, layer=1)["count"].to_pylist() == [1, 1, 2]
     with pytest.raises(ImportRefused, match="give top_k"):
         run("sglang", tmp_path / "stat.pt", tmp_path / "x")
-    with pytest.raises(ImportRefused, match="no multiple of k = 4"):
-        run("sglang", tmp_path / "stat.pt", tmp_path / "x", top_k=4)
+    with pytest.raises(
+        ImportRefused, match="an expert has 3 of 6 choices, more than the 1 tokens that k = 6 gives"
+    ):
+        run("sglang", tmp_path / "stat.pt", tmp_path / "x", top_k=6)
 
 
 def test_sglang_responses(tmp_path: Path) -> None:
