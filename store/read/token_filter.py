@@ -100,7 +100,7 @@ class TokenFilter(TokenKind):
 WORDS: Mapping[str, str] = {
     "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
     "special": "false leaves special and template tokens out.",
-    "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those; tokens of unknown phase (imports) are neither.",
+    "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those; unknown phases are neither.",
     "completion": "true takes the teacher-forced completion only, false everything else only.",
     "last": "only the last so many tokens of each prompt itself.",
 }
