@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .prompts.prompt import Prompt as Prompt
     from .prompts.prompt import PromptSetError as PromptSetError
     from .prompts.prompt_set import PromptSet as PromptSet
+    from .routers.declare import declare_routers as declare_routers
     from .routers.declared import DeclaredRouter as DeclaredRouter
     from .routers.emergent import emergent_moe as emergent_moe
     from .routers.find import find_routers as find_routers
@@ -37,6 +38,7 @@ _HOMES = {
     "RouterSpec": "..store.schema",
     "Steering": ".steering.profile",
     "TraceSummary": ".run.trace",
+    "declare_routers": ".routers.declare",
     "emergent_moe": ".routers.emergent",
     "find_routers": ".routers.find",
     "learn_vector": ".steering.learn_vector",

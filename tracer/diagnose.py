@@ -83,9 +83,15 @@ class Diagnosis:
         """The verdict in words."""
         if self.problems:
             return [f"problem: {problem}" for problem in self.problems]
+        unseen = sum(check.executed is None for check in self.routers)
+        heard = "what is recorded is what the experts received"
+        if unseen:
+            # A declared router has no experts module that could be watched.
+            heard = f"of {unseen} it can't be compared what their experts received, the others record it"
+            heard = "what their experts received can't be compared" if unseen == len(self.routers) else heard
         return [
-            f"{len(self.routers)} routers: what is recorded is what the experts received, recording and neutral "
-            "steering change no bit of the output, and every steerable router obeys off and on."
+            f"{len(self.routers)} routers: {heard}; recording and neutral steering change no bit of the output, and every "
+            "steerable router obeys off and on."
         ]
 
     def to_json(self) -> dict[str, Any]:

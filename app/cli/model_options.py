@@ -15,6 +15,23 @@ MODEL_OPTIONS = (
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."),
     click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository."),
     click.option(
+        "--allow-missing",
+        is_flag=True,
+        help="Load a checkpoint that lacks weights: they are random, and the trace says so.",
+    ),
+    click.option(
+        "--attn-implementation",
+        metavar="NAME",
+        help="eager, sdpa, flash_attention_2, ...; by default what the checkpoint says.",
+    ),
+    click.option(
+        "--router",
+        "routers",
+        multiple=True,
+        metavar="PATH,experts=E,...",
+        help="Declare a router that is not found by itself; may be repeated. See docs/routers.md.",
+    ),
+    click.option(
         "--experts", type=int, metavar="N", help="View a dense model as N emergent experts a layer."
     ),
     click.option(
@@ -32,22 +49,22 @@ def model_options(command: Any) -> Any:
 
 def load(model: str, options: dict[str, Any]) -> Any:
     """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`."""
-    experts, used = options.pop("experts"), options.pop("experts_used")
-    given = {name: options.pop(name) for name in ("device", "dtype", "trust_remote_code", "gguf_file")}
-    if used is not None and experts is None:
+    from ...tracer.prepared import OPTIONS, load_prepared
+
+    given = {name: options.pop(name) for name in OPTIONS}
+    if given["experts_used"] is not None and given["experts"] is None:
         raise click.UsageError("--experts-used needs --experts")
     from transformers.utils import logging as transformers_logging
 
-    from ...tracer import load_model
-
     # Its bars would stand between the user and the one line that says what went wrong.
     transformers_logging.disable_progress_bar()
-    loaded = load_model(model, **given)
-    if experts is not None:
-        from ...tracer import emergent_moe
-
-        click.echo(f"splitting the feed-forward layers into {experts} groups of neurons each", err=True)
-        emergent_moe(loaded.model, experts, top_k=used, progress=Lines("layers"))
+    if given["experts"] is not None:
+        click.echo(
+            f"splitting the feed-forward layers into {given['experts']} groups of neurons each", err=True
+        )
+    loaded = load_prepared(model, **given, progress=Lines("layers"))
+    for note in loaded.notes:
+        click.echo(f"warning: {note}", err=True)
     return loaded
 
 

@@ -158,8 +158,7 @@ def start_trace(
         model: name or folder, as for `load_model`.
         prompts: a prompt file.
         out: folder of the new trace; the job's folder stands beside it.
-        options: `device`, `dtype` for `load_model`; `experts`, `experts_used` for `emergent_moe`; the rest for
-            `trace_prompts`, `steering` as a profile.
+        options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile.
     Raises:
         FileExistsError: that trace is being written by another job.
     """

@@ -45,24 +45,16 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
     options = dict(asked["options"])
     prompts = PromptSet.from_file(asked["prompts"])
     check_target(asked["out"], resume=options.get("resume", False))
-    from ..models.load import load_model
+    from ..prepared import OPTIONS, load_prepared
     from ..run.trace import Progress, trace_prompts
     from ..steering.profile import Steering
 
-    loaded = load_model(
-        asked["model"], **{name: options.pop(name) for name in ("device", "dtype") if name in options}
-    )
-    experts, used = options.pop("experts", None), options.pop("experts_used", None)
-    if experts is not None:
-        from ..routers.emergent import emergent_moe
+    def split(layers: int, total: int) -> None:
+        status.state, status.layers, status.total_layers = "splitting", layers, total
+        write_status(folder, status)
 
-        log.info("splitting the feed-forward layers into %s groups of neurons each", experts)
-
-        def split(layers: int, total: int) -> None:
-            status.state, status.layers, status.total_layers = "splitting", layers, total
-            write_status(folder, status)
-
-        emergent_moe(loaded.model, experts, top_k=used, progress=split)
+    wanted = {name: options.pop(name) for name in OPTIONS if name in options}
+    loaded = load_prepared(asked["model"], **wanted, progress=split)
     profile = options.pop("steering", None)
     last = 0.0
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .complete import missing_weights, refuse_adapter
 from .gguf import gguf_ready, read_once
 from .load_errors import ModelError, first_line, hub_answers, in_one_line
 
@@ -32,6 +33,8 @@ class LoadedModel:
     tokenizer: Any
     card: dict[str, Any]
     """What a manifest says of the model, see `model_card`."""
+    notes: tuple[str, ...] = ()
+    """What the user must know of the checkpoint: weights that are random, or not used."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.tokenizer))
@@ -43,6 +46,8 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
+    allow_missing: bool = False,
+    attn_implementation: str | None = None,
 ) -> LoadedModel:
     """Loads a causal language model from a folder, a hub name or a GGUF file, in eval mode.
 
@@ -52,6 +57,8 @@ def load_model(
         dtype: `auto` (as the checkpoint is stored), `float32`, `bfloat16` or `float16`.
         trust_remote_code: run Python code that comes with the model. Off unless the user asks.
         gguf_file: name of a GGUF file inside the folder or hub repository.
+        allow_missing: load a checkpoint that lacks weights; they are random, and the card names them.
+        attn_implementation: `eager`, `sdpa`, ...; what the checkpoint says, or transformers prefers, if left out.
     Raises:
         ModelError: one line that says what is missing or refused.
     """
@@ -65,11 +72,20 @@ def load_model(
     with in_one_line(str(name_or_path)), read_once() if gguf_file else nullcontext():
         if not os.path.isdir(source) and not hub_answers():
             options["local_files_only"] = True
-        model = _load_weights(source, _config(source, options), options, dtype, placement)
+        config = _config(source, options)
+        attention: dict[str, Any] = {}
+        if attn_implementation is not None:
+            attention = {"attn_implementation": attn_implementation}
+            attention |= (
+                {} if gguf_file else {"config": config}
+            )  # else what config.json asks for is tried first
+        model, info = _load_weights(source, config, options | attention, dtype, placement)
+        missing, notes = missing_weights(str(name_or_path), info, allow=allow_missing)
         tokenizer = _load_tokenizer(source, options)
     from .card import model_card
 
-    return LoadedModel(model, tokenizer, model_card(model, name=str(name_or_path)))
+    card = model_card(model, name=str(name_or_path))
+    return LoadedModel(model, tokenizer, card | ({"missing_weights": missing} if missing else {}), notes)
 
 
 def _resolve(name: str, gguf_file: str | None) -> tuple[str, str | None]:
@@ -97,6 +113,7 @@ def _check_folder(path: Path, gguf_file: str | None) -> None:
         if not (path / gguf_file).is_file():
             raise ModelError(f"{path}: holds no file {gguf_file}")
         return
+    refuse_adapter(path)
     if not (path / "config.json").is_file():
         ggufs = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; it holds {ggufs[0]}: give that file" if ggufs else ""
@@ -138,7 +155,8 @@ def _config(source: str, options: dict[str, Any]) -> PreTrainedConfig:
 
 def _load_weights(
     source: str, config: PreTrainedConfig, options: dict[str, Any], dtype: str, placement: dict[str, Any]
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and what transformers says of weights that were missing or not used."""
     import torch
 
     if options.get("trust_remote_code") and "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
@@ -151,10 +169,18 @@ def _load_weights(
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
-    model: Any = auto_class.from_pretrained(source, dtype=kind, **weights, **options, **where)
+    model, info = auto_class.from_pretrained(
+        source,
+        dtype=kind,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **weights,
+        **options,
+        **where,
+    )
     if target is not None and not getattr(model, "hf_device_map", None):
         model = model.to(torch.device(target))
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), info | {"model": type(model).__name__}
 
 
 def _auto_class(source: str, config: PreTrainedConfig) -> Any:

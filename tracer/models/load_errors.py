@@ -77,6 +77,8 @@ def _reason(name: str, error: Exception) -> str:
         return f"{name}: is not a folder, and the hub cannot be reached to look for it there"
     if "safetensors" in text and "does not appear to have a file" in text:
         return f"{name}: has no safetensors weights; other formats are pickles, which could run code"
+    if "FlashAttention" in text or "attn_implementation" in text:
+        return f"{name}: {first_line(error)} --attn-implementation sdpa (or eager) loads it with another"
     if "model type" in text and "does not recognize" in text:
         return f"{name}: this transformers does not know its model type; a newer one may"
     return f"{name}: {first_line(error)}"

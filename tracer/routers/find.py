@@ -20,6 +20,7 @@ from torch import nn
 from ...store.schema import RouterSpec
 from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouterError
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
+from .declare import SYNTAX, declared_for
 from .declared import DeclaredRouter, declared_sites
 from .naming import experts_per_token, layer_and_stack, scoring_of, stream_of
 from .site import Site, first_logits, logits_weight
@@ -46,7 +47,7 @@ def find_routers(model: nn.Module, *, declared: Sequence[RouterSpec] = ()) -> li
     modules = _modules(model)
     sites = declared_sites([router for router in declared if isinstance(router, DeclaredRouter)], modules)
     taken = {site.spec.router for site in sites}
-    sites += [site for site in _sites(model, modules) if site.spec.router not in taken]
+    sites += [site for site in _own_sites(model, modules) if site.spec.router not in taken]
     return [site.spec for site in _in_order(sites, model, modules)]
 
 
@@ -55,10 +56,10 @@ def find_sites(model: nn.Module, routers: Sequence[RouterSpec] | None = None) ->
     declarations."""
     modules = _modules(model)
     if routers is None:
-        return _in_order([*_sites(model, modules)], model, modules)
+        return _in_order(_own_sites(model, modules), model, modules)
     sites = declared_sites([router for router in routers if isinstance(router, DeclaredRouter)], modules)
     if wanted := {router.router for router in routers if not isinstance(router, DeclaredRouter)}:
-        found = _in_order([*_sites(model, modules)], model, modules)
+        found = _in_order(_own_sites(model, modules), model, modules)
         if missing := wanted - {site.spec.router for site in found}:
             raise UnknownRouterError(
                 f"no router at {', '.join(sorted(missing))} in this {type(model).__name__}"
@@ -87,6 +88,12 @@ def refuse_compiled(model: nn.Module) -> None:
             f"this {name} is compiled, and hooks inside a compiled graph see nothing: load the model without "
             "torch.compile (or pass model._orig_mod), and generate with disable_compile=True"
         )
+
+
+def _own_sites(model: nn.Module, modules: dict[str, nn.Module]) -> list[Site]:
+    """Those declared for the model; where there are none, those that are found."""
+    declared = declared_for(model)
+    return declared_sites(declared, modules) if declared else [*_sites(model, modules)]
 
 
 def _sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterable[Site]:
@@ -181,7 +188,8 @@ def _named_apart(sites: list[Site]) -> list[Site]:
 
 DECLARE = (
     "declare it by a RouterSpec that says where its decisions are: find_routers(model, declared=["
-    "DeclaredRouter(router='path', num_experts=E, top_k=k, ids=..., weights=..., logits=...)])"
+    "DeclaredRouter(router='path', num_experts=E, top_k=k, ids=..., weights=..., logits=...)]), on the command line "
+    f"--router '{SYNTAX}'"
 )
 
 

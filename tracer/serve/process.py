@@ -32,7 +32,7 @@ class ServerProcess:
 
     Args:
         model: a name or a folder.
-        options: options of `moescope serve`, as device="cpu".
+        options: options of `moescope serve`, as device="cpu"; several values of one as a list.
         command: what to run instead of this Python's moescope, up to and without `serve`.
     """
 
@@ -43,7 +43,8 @@ class ServerProcess:
         self._command = [*(command or [sys.executable, "-m", "moescope.app"]), "serve", model]
         for name, value in options.items():
             flag = "--" + name.replace("_", "-")
-            self._command += [flag] if value is True else [flag, str(value)]
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                self._command += [flag] if one is True else [flag, str(one)]
         self.log_path = Path(tempfile.mkdtemp(prefix="moescope-serve-")) / "log.txt"
         self._line = ""
         self._process = self._launch()

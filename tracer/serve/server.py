@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ def run_server(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
+    allow_missing: bool = False,
+    attn_implementation: str | None = None,
+    routers: Sequence[str] = (),
     experts: int | None = None,
     experts_used: int | None = None,
     limits: Limits | None = None,
@@ -54,6 +57,8 @@ def run_server(
         port: 0 for any free one.
         token_file: a file that holds the token; it is made (mode 600) where it does not exist. By default a
             random token in a new file of the user's state folder, removed at the end.
+        allow_missing, attn_implementation: as for `load_model`.
+        routers: declarations as text, see `routers.declare`.
         experts, experts_used: view a dense model as this many emergent experts a layer, of which a token uses so
             many (all, left as they are, by default).
         out: where the JSON line goes; stdout by default.
@@ -62,16 +67,14 @@ def run_server(
     """
 
     def load() -> Any:
-        from ..models.load import load_model
+        from ..prepared import load_prepared
         from .engine.served import Served
 
-        loaded = load_model(
-            model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, gguf_file=gguf_file
-        )
-        if experts is not None:
-            from ..routers.emergent import emergent_moe
-
-            emergent_moe(loaded.model, experts, top_k=experts_used)
+        loaded = load_prepared(
+            model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, gguf_file=gguf_file,
+            allow_missing=allow_missing, attn_implementation=attn_implementation, routers=routers, experts=experts,
+            experts_used=experts_used,
+        )  # fmt: skip
         return Served.of(loaded.model, loaded.tokenizer, dict(loaded.card))
 
     sock = bind(host, port, explicit_token=token_file is not None)
