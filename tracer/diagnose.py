@@ -85,13 +85,12 @@ class Diagnosis:
             return [f"problem: {problem}" for problem in self.problems]
         unseen = sum(check.executed is None for check in self.routers)
         heard = "what is recorded is what the experts received"
-        if unseen:
-            # A declared router has no experts module that could be watched.
-            heard = f"of {unseen} it can't be compared what their experts received, the others record it"
-            heard = "what their experts received can't be compared" if unseen == len(self.routers) else heard
+        if unseen:  # a declared router has no experts module that could be watched
+            which = "" if unseen == len(self.routers) else f" (not compared at {unseen} of them)"
+            heard = heard + which if which else "what their experts received can't be compared"
         return [
-            f"{len(self.routers)} routers: {heard}; recording and neutral steering change no bit of the output, and every "
-            "steerable router obeys off and on."
+            f"{len(self.routers)} routers: {heard}, recording and neutral steering change no bit of the output, and "
+            "every steerable router obeys off and on."
         ]
 
     def to_json(self) -> dict[str, Any]:
