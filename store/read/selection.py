@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,16 @@ _LISTED = 20
 
 Where = Mapping[str, Sequence[str] | str]
 """Column → the values that are let through; columns of `COLUMNS` or any tag. All conditions must hold."""
+
+
+def group_column(by: str, taken: Collection[str]) -> str:
+    """Name of the column of a result that holds the values of `by`: a tag may be called like a column of the result
+    itself, and stands apart then.
+
+    Args:
+        taken: the result's own columns.
+    """
+    return f"by:{by}" if by in taken else by
 
 
 @dataclass(frozen=True)

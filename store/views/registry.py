@@ -1,6 +1,6 @@
 """Named views: functions from a trace to a table.
 
-    @view("load")
+    @view("load")  # or @view("paths", needs=("events",)): what a trace may lack, see `_lacks`
     def load(trace: TraceRows, *, by: str | None = None, tokens: TokenFilter = ALL_TOKENS) -> pa.Table: ...
 
 A view is called with keyword parameters only; `tokens` may be given by its fields (`token_options`). The command
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import UnknownColumn
+from ..notes import notes_of, with_notes
 from ._arguments import check
+from ._lacks import Need, lacks, limits, why_empty
 from .token_options import parameters_of, token_words, with_token_options
 
 if TYPE_CHECKING:
@@ -27,13 +29,22 @@ if TYPE_CHECKING:
 
 _PACKAGE = __name__.rpartition(".")[0]
 _VIEWS: dict[str, Callable[..., pa.Table]] = {}
+_NEEDS: dict[str, tuple[Need, ...]] = {}
 
 
-def view(name: str) -> Callable[[Callable[..., pa.Table]], Callable[..., pa.Table]]:
-    """Register a function as a view."""
+def view(
+    name: str, *, needs: tuple[Need, ...] = ()
+) -> Callable[[Callable[..., pa.Table]], Callable[..., pa.Table]]:
+    """Register a function as a view.
+
+    Args:
+        needs: what a trace may lack without which the view has nothing to say; where it does, the table has no
+            rows, and a note that says what is missing.
+    """
 
     def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
         _VIEWS[name] = with_token_options(function)
+        _NEEDS[name] = needs
         return _VIEWS[name]
 
     return register
@@ -74,7 +85,8 @@ def help_of(name: str) -> str:
 
 
 def run(trace: TraceRows, name: str, params: dict[str, Any]) -> pa.Table:
-    """Run a view. Where what it selects holds no token, the table has no rows, and a note that says why.
+    """Run a view. Where what it selects holds no token, or the trace lacks what it is about, the table has no rows,
+    and a note that says why.
 
     Raises:
         UnknownColumn: an unknown view, parameter or value of a column, or a parameter that is missing.
@@ -91,6 +103,12 @@ def run(trace: TraceRows, name: str, params: dict[str, Any]) -> pa.Table:
     if missing:
         raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
     check(name, params, {key for key, value in known.items() if value.default is None})
-    why = selects_nothing(trace, known, params)
+    name = name.replace("_", "-")
+    why = lacks(trace, name, _NEEDS[name]) or selects_nothing(trace, known, params)
     table = function(trace, **params)
+    if why is None and not table.num_rows:
+        why = why_empty(trace, name, _NEEDS[name], notes_of(table))
+    said = limits(trace, name)
+    if said:
+        table = with_notes(table, [*notes_of(table), *said])
     return table if why is None else without_rows(table, why)

@@ -88,7 +88,7 @@ def _known(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-@view("routing-entropy")
+@view("routing-entropy", needs=("languages",))
 def routing_entropy(
     trace: TraceRows,
     *,
@@ -115,7 +115,7 @@ def routing_entropy(
     )
 
 
-@view("routing-consistency")
+@view("routing-consistency", needs=("token_numbers", "languages"))
 def routing_consistency(
     trace: TraceRows,
     *,

@@ -27,7 +27,7 @@ USES = pa.schema(
 )
 
 
-@view("expert-contexts")
+@view("expert-contexts", needs=("events",))
 def expert_contexts(
     trace: TraceRows,
     *,

@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("expert-half-life")
+@view("expert-half-life", needs=("events",))
 def expert_half_life(
     trace: TraceRows,
     *,

@@ -10,12 +10,20 @@ import pyarrow as pa
 
 from ....kernels.counting import load_imbalance
 from ...read.arrays import sum_rows
-from ...read.selection import Groups
+from ...read.selection import Groups, group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ..registry import view
 
+_TAKEN = {
+    "layer", "stream", "expert", "tokens", "count", "share", "weight_sum", "probability_sum", "nan_tokens",
+    "mean_probability", "value", "chance", "mean_weight",
+}  # fmt: skip
+"""Columns of `load`, and of what `load_difference` adds to it."""
+_BALANCE = {
+    "layer", "stream", "tokens", "experts", "max_over_mean", "cv", "gini", "entropy", "entropy_normalised", "dead",
+}  # fmt: skip
 _SUMS = ("tokens", "nan_tokens", "count", "weight_sum", "probability_sum")
 
 
@@ -71,8 +79,9 @@ def counts_table(
 ) -> pa.Table:
     """See `Trace.counts`."""
     kinds = {"layer": pa.int32(), "stream": pa.string()}
-    if by is not None:
-        kinds[by] = pa.string()
+    shown = None if by is None else group_column(by, _TAKEN)
+    if shown is not None:
+        kinds[shown] = pa.string()
     kinds |= {"expert": pa.int32(), "tokens": pa.int64(), "count": pa.int64()}
     kinds |= {"weight_sum": pa.float64(), "probability_sum": pa.float64(), "nan_tokens": pa.int64()}
     pieces = []
@@ -86,8 +95,8 @@ def counts_table(
             "stream": pa.repeat(pa.scalar(spec.stream), rows),
             "expert": np.tile(np.arange(experts, dtype=np.int32), len(names)),
         }
-        if by is not None:
-            columns[by] = pa.array(names, pa.string()).take(
+        if shown is not None:
+            columns[shown] = pa.array(names, pa.string()).take(
                 pa.array(np.repeat(np.arange(len(names)), experts))
             )
         for name, values in sums.items():
@@ -111,7 +120,8 @@ def load(
     """How much each expert of each layer is used.
 
     Args:
-        by: a column of the prompts (language, group, ...) or a tag: one set of rows for each of its values.
+        by: a column of the prompts (language, group, ...) or a tag: one set of rows for each of its values, in a
+            column of its name, or `by:NAME` where the result has a column of that name already.
     Returns:
         layer, stream, [by], expert, tokens (that passed the router), count (of them that chose the expert),
         share = count / tokens (so the shares of a layer sum to k), weight_sum, mean_probability = mean of the
@@ -128,7 +138,7 @@ def load(
         summed = np.asarray(table["probability_sum"])
         mean = pa.array(np.divide(summed, valid, out=np.zeros(len(summed)), where=valid > 0))
     table = table.append_column("mean_probability", mean)
-    shown = ["layer", "stream", *([by] if by else []), "expert"]
+    shown = ["layer", "stream", *([group_column(by, _TAKEN)] if by is not None else []), "expert"]
     return table.select([*shown, "tokens", "count", "share", "weight_sum", "mean_probability"])
 
 
@@ -157,7 +167,7 @@ def load_balance(
         for i, name in enumerate(names):
             record: dict[str, Any] = {"layer": spec.layer, "stream": spec.stream}
             if by is not None:
-                record[by] = name
+                record[group_column(by, _BALANCE)] = name
             record |= {"tokens": int(passed[i]), "experts": spec.num_experts}
             records.append(record | load_imbalance(counts[i]))
     return pa.Table.from_pylist(records)

@@ -18,7 +18,7 @@ from ..registry import view
 LARGEST = 4096
 
 
-@view("co-activation")
+@view("co-activation", needs=("events",))
 def co_activation_view(
     trace: TraceRows,
     *,
@@ -58,7 +58,7 @@ def co_activation_view(
     )
 
 
-@view("transitions")
+@view("transitions", needs=("events",))
 def transitions_view(
     trace: TraceRows,
     *,

@@ -37,7 +37,7 @@ class TokenTally:
         self.sums[row, : len(tally)] += tally
 
 
-@view("expert-tokens")
+@view("expert-tokens", needs=("events", "token_ids"))
 def expert_tokens(
     trace: TraceRows,
     *,
@@ -122,7 +122,7 @@ def token_texts(trace: TraceRows, token_ids: np.ndarray) -> pa.Array:
     return pa.array([text.get(int(token)) for token in token_ids], pa.string())
 
 
-@view("prompt-tokens")
+@view("prompt-tokens", needs=("events",))
 def prompt_tokens(
     trace: TraceRows,
     *,

@@ -29,7 +29,7 @@ Cells = str | Sequence[tuple[int, int]]
 """`5:25,7:27`: layer and expert; or pairs of them."""
 
 
-@view("resonance-tokens")
+@view("resonance-tokens", needs=("events",))
 def resonance_tokens(
     trace: TraceRows,
     *,

@@ -36,7 +36,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("cache-hits")
+@view("cache-hits", needs=("events",))
 def cache_hits(
     trace: TraceRows,
     *,

@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("local-consistency")
+@view("local-consistency", needs=("events",))
 def local_consistency(
     trace: TraceRows,
     *,

@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("explained")
+@view("explained", needs=("events", "token_ids"))
 def explained_view(
     trace: TraceRows,
     *,

@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("expert-neighbours")
+@view("expert-neighbours", needs=("events",))
 def expert_neighbours(
     trace: TraceRows,
     *,

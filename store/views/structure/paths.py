@@ -49,7 +49,7 @@ _REPEATS = pa.schema(
 )
 
 
-@view("paths")
+@view("paths", needs=("events",))
 def paths(
     trace: TraceRows,
     *,
@@ -90,7 +90,7 @@ def paths(
     return with_notes(pa.Table.from_pylist(records, schema=_PATHS), [note, tokens.note()])
 
 
-@view("flows")
+@view("flows", needs=("events",))
 def flows(
     trace: TraceRows,
     *,
@@ -145,7 +145,7 @@ def _strongest(matrix: np.ndarray, layer: int, target: int, limit: int) -> list[
     return records
 
 
-@view("repeats")
+@view("repeats", needs=("events",))
 def repeats(
     trace: TraceRows,
     *,

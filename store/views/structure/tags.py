@@ -13,6 +13,7 @@ from ....kernels.structure import specialisation_spread, tag_information
 from ...errors import StoreError
 from ...notes import with_notes
 from ...read.arrays import sum_rows
+from ...read.selection import group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ..experts.contexts import check_expert
@@ -159,6 +160,9 @@ def expert_shares(
     spec = trace.router(layer, stream)
     names, group_P = groups_of(trace, by)
     sums = trace.rollup_arrays(layer, stream, tokens=tokens)
+    floats = [(name, pa.float64()) for name in ("share", "low", "high", "chance")]
+    own = [*floats, *((name, pa.int64()) for name in ("tokens", "count", "prompts"))]
+    shown = group_column(by, [name for name, _ in own])
     group_R, count_R = group_P[sums.prompt_index], sums.count[:, expert]
     records = []
     for number, name in enumerate(names):
@@ -171,7 +175,7 @@ def expert_shares(
         ends = {"low": float(found.low), "high": float(found.high)}
         records.append(
             {
-                by: name,
+                shown: name,
                 "share": float(found.point),
                 **{key: value if np.isfinite(value) else None for key, value in ends.items()},
                 "chance": spec.top_k and spec.top_k / spec.num_experts,
@@ -180,10 +184,8 @@ def expert_shares(
                 "prompts": int(of.sum()),
             }
         )
-    records.sort(key=lambda record: (-record["share"], record[by]))
-    floats = [(name, pa.float64()) for name in ("share", "low", "high", "chance")]
-    whole = [(name, pa.int64()) for name in ("tokens", "count", "prompts")]
-    schema = pa.schema([(by, pa.string()), *floats, *whole])
+    records.sort(key=lambda record: (-record["share"], record[shown]))
+    schema = pa.schema([(shown, pa.string()), *own])
     return with_notes(pa.Table.from_pylist(records, schema=schema), [tokens.note()])
 
 

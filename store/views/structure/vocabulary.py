@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@view("vocabulary")
+@view("vocabulary", needs=("events", "token_ids"))
 def vocabulary(
     trace: TraceRows,
     *,
@@ -72,7 +72,7 @@ def vocabulary(
     return _table(trace, spec, seen, chosen, [tokens.note()])
 
 
-@view("token-experts")
+@view("token-experts", needs=("events", "token_ids"))
 def token_experts(
     trace: TraceRows,
     *,
