@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .engine_options import engine_options, take_engine
 from .model_options import fitting, load, model_options, profile_in
 from .output import open_with_warnings
 from .progress import Meter
 
 if TYPE_CHECKING:
+    from ...tracer.prompts.prompt_set import PromptSet
     from ...tracer.run.trace import TraceSummary
 
 
@@ -31,6 +35,7 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.argument("prompts", type=click.Path(dir_okay=False))
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
 @model_options
+@engine_options
 @click.option(
     "--batch-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Padded tokens a batch."
 )
@@ -65,10 +70,12 @@ def trace_command(
     Example:
       moescope trace allenai/OLMoE-1B-7B-0924 prompts.csv --out my-trace
       moescope trace sample_data/model prompts.csv --out my-trace --max-new-tokens 32
+      moescope trace Qwen/Qwen3-235B-A22B prompts.csv --out my-trace --engine vllm --tensor-parallel 8
     """
     from ...store.write.writer import check_target
     from ...tracer.prompts.prompt_set import PromptSet
 
+    engine = take_engine(options)
     prompt_set = PromptSet.from_file(prompts)
     check_target(out, resume=options["resume"])
     profile = None if steer is None else profile_in(steer)
@@ -76,26 +83,61 @@ def trace_command(
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
         click.echo(f"{of}{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
-    loaded = load(model, options)
-    from ...tracer import trace_prompts
-
-    steering = None if profile is None else fitting(profile, steer, loaded.model)
-    with Meter() as meter:
-        try:
-            summary = trace_prompts(
-                loaded.model, loaded.tokenizer, prompt_set, out,
-                card=loaded.card, steering=steering, progress=meter.tell, **options,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            raise click.ClickException(
-                f"interrupted; what is committed stays in {out}, --resume goes on"
-            ) from None
+    summary = (
+        _trace_here(model, prompt_set, out, profile, steer, options)
+        if engine is None
+        else _trace_in_vllm(model, prompt_set, out, profile, options, engine)
+    )
     if summary.nan_tokens:
         open_with_warnings(out)  # says where
     if as_json:
         click.echo(json.dumps(summary.to_json()))
     else:
         _report(summary, out)
+
+
+def _trace_here(
+    model: str, prompts: PromptSet, out: str, profile: Any, path: str | None, options: dict[str, Any]
+) -> TraceSummary:
+    loaded = load(model, options)
+    from ...tracer import trace_prompts
+
+    steering = None if profile is None else fitting(profile, path, loaded.model)
+    with Meter() as meter, _resumable(out):
+        return trace_prompts(
+            loaded.model, loaded.tokenizer, prompts, out,
+            card=loaded.card, steering=steering, progress=meter.tell, **options,
+        )  # fmt: skip
+
+
+def _trace_in_vllm(
+    model: str, prompts: PromptSet, out: str, profile: Any, options: dict[str, Any], engine: dict[str, Any]
+) -> TraceSummary:
+    from ...tracer.engines.vllm.trace import trace_with_vllm
+
+    with Meter() as meter, _resumable(out):
+        summary = trace_with_vllm(
+            model, prompts, out, steering=profile, progress=meter.tell, **engine, **options
+        )
+    checked = (
+        f"{summary.steps_checked:,} of {summary.steps:,} steps were compared with what the experts received"
+    )
+    click.echo(checked, err=True)
+    if summary.recomputed:
+        click.echo(
+            f"{summary.recomputed:,} positions were computed again; the last computation is kept", err=True
+        )
+    return summary
+
+
+@contextmanager
+def _resumable(out: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"interrupted; what is committed stays in {out}, --resume goes on"
+        ) from None
 
 
 def _report(summary: TraceSummary, out: str) -> None:

@@ -37,7 +37,9 @@ def model_card(model: nn.Module, *, name: str | None = None) -> dict[str, Any]:
     config = getattr(model, "config", None)
     text = config.get_text_config() if config is not None else None
     config_json = (
-        json.dumps(_stable(config.to_dict()), sort_keys=True, default=str) if config is not None else "{}"
+        json.dumps(stable_config(config.to_dict()), sort_keys=True, default=str)
+        if config is not None
+        else "{}"
     )
     return {
         "name": name or getattr(model, "name_or_path", "") or type(model).__name__,
@@ -94,8 +96,8 @@ def _dtype_name(model: nn.Module) -> str | None:
     return None if parameter is None else str(parameter.dtype).removeprefix("torch.")
 
 
-def _stable(config: Any) -> Any:
+def stable_config(config: Any) -> Any:
     """A configuration without what depends on where and how it was loaded."""
     if isinstance(config, dict):
-        return {key: _stable(value) for key, value in config.items() if key not in _VOLATILE}
-    return [_stable(item) for item in config] if isinstance(config, list | tuple) else config
+        return {key: stable_config(value) for key, value in config.items() if key not in _VOLATILE}
+    return [stable_config(item) for item in config] if isinstance(config, list | tuple) else config

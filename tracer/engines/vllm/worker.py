@@ -1,0 +1,249 @@
+"""moescope's part inside a vLLM worker. vLLM loads it by name:
+
+    LLM(model, worker_extension_cls="moescope.tracer.engines.vllm.worker.RoutingWorker", enable_prefix_caching=False)
+
+Importing this module makes every worker set its taps as soon as its model is loaded, before anything is warmed up,
+compiled or captured in a CUDA graph. The methods are called by name through `collective_rpc`; what they return is
+plain, and a refusal is an answer (`refused`), so that its words reach the user.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from vllm.v1.worker.gpu_worker import Worker
+
+from ....store.schema import RouterSpec
+from ...errors import SteeringError
+from ...steering.read import read_rules
+from ...steering.rules import Rule
+from .checks import KernelCheck, contradictions, corrected, normalises, refused
+from .spool import Order, Rows, Spool
+from .steer import StepRequest, StepSteering, unsteerable
+from .step_watch import Step, watch
+from .taps import RouterTap, TapBuffers, all_rows
+
+REQUEST = "moescope"
+"""Entry of a request's `extra_args`: {"number": N, "rules": [...], "prompt_length": T}, as JSON."""
+
+
+def own_rows_of(rank: int) -> Any:
+    """Which of the rows that a router sees are those of this data-parallel rank."""
+
+    def own(count: int) -> slice:
+        from vllm.forward_context import get_forward_context
+
+        metadata = get_forward_context().dp_metadata
+        if metadata is None:
+            return all_rows(count)
+        counts = metadata.num_tokens_across_dp_cpu.tolist()
+        if count == counts[rank]:
+            return all_rows(count)
+        if count == sum(counts):  # all ranks' rows were gathered before the choice
+            return slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        raise RuntimeError(
+            f"a router saw {count} rows, this rank has {counts[rank]} of {sum(counts)}: which row is which is not known"
+        )
+
+    return own
+
+
+class Routing:
+    """Everything that moescope holds in one worker: taps, rows, steering."""
+
+    def __init__(self, worker: Any) -> None:
+        self.config = worker.vllm_config
+        model, runner = worker.model_runner.get_model(), worker.model_runner
+        self.layers = {name: m for name, m in model.named_modules() if isinstance(m, MoERunner)}
+        self.problems = self._problems(type(model).__name__)
+        self.specs = [] if self.problems else [_spec(name, layer) for name, layer in self.layers.items()]
+        self.routers = [layer.router for layer in self.layers.values()]
+        self.keeping = False
+        self.step_problem: str | None = None
+        self.requests: dict[str, dict[str, Any]] = {}
+        self.rules: dict[str, tuple[Rule, ...]] = {}
+        if not self.problems:
+            self._set_taps(worker)
+            watch(runner, self)
+
+    def _problems(self, architecture: str) -> list[str]:
+        parallel = self.config.parallel_config
+        hf_config = self.config.model_config.hf_text_config
+        if parallel.pipeline_parallel_size > 1:
+            return ["pipeline parallelism splits the layers over workers: use tensor parallelism"]
+        if getattr(parallel, "enable_dbo", False):
+            return ["dual batch overlap runs two half steps at once: start vLLM without enable_dbo"]
+        if not self.layers:
+            return [f"{architecture} has no Mixture-of-Experts layer that vLLM knows"]
+        found = [refused(name, layer, BaseRouter) for name, layer in self.layers.items()]
+        known = [text for text in found if text]
+        for name, layer in self.layers.items() if not known else ():
+            known += contradictions(hf_config, name, layer.router, architecture)
+        if not known and _latent_attention_on_cpu(self.config):
+            known = [
+                f"{architecture} has latent attention (MLA), which vLLM's CPU backend computes otherwise than the "
+                "checkpoint's own code after the first position: trace it without --engine vllm"
+            ]
+        return known
+
+    def _set_taps(self, worker: Any) -> None:
+        rows = self.config.scheduler_config.max_num_batched_tokens
+        self.buffers = TapBuffers(self.specs, rows, worker.device)
+        own = own_rows_of(self.config.parallel_config.data_parallel_rank)
+        for number, layer in enumerate(self.layers.values()):
+            RouterTap(self.buffers, number, own).stand_on(layer.router, layer.routed_experts)
+        self.check = KernelCheck(self.buffers, self.routers)
+        # What the experts' sum is multiplied by afterwards belongs to the gate weight.
+        scales = [
+            float(getattr(layer, "routed_scaling_factor", 1.0) or 1.0) for layer in self.layers.values()
+        ]
+        self.scale_L = torch.tensor(scales).reshape(-1, 1, 1)
+
+    def scheduled(self, output: Any) -> None:
+        """A step was planned: note the requests that are new in it."""
+        for new in output.scheduled_new_reqs:
+            asked = ((new.sampling_params and new.sampling_params.extra_args) or {}).get(REQUEST)
+            if asked and new.req_id not in self.requests:
+                self.requests[new.req_id] = known = json.loads(asked)
+                if known.get("rules"):
+                    self.rules[new.req_id] = read_rules(known["rules"])
+        for gone in output.finished_req_ids:
+            self.rules.pop(gone, None)
+            self.requests.pop(gone, None)
+
+    def before(self, step: Step) -> None:
+        self.check.begin_step()
+        self.buffers.begin_step()
+        self.buffers.steering = self._steering(step)
+
+    def _steering(self, step: Step) -> StepSteering | None:
+        asked = [
+            StepRequest(
+                rules, int(step.start[i]), int(step.start[i + 1]), self.requests[name]["prompt_length"]
+            )
+            for i, name in enumerate(step.requests)
+            if (rules := self.rules.get(name))
+        ]
+        if not asked:
+            return None
+        return StepSteering(
+            asked, step.positions[: step.rows], [normalises(router) for router in self.routers]
+        )
+
+    def after(self, step: Step) -> None:
+        if self.step_problem is None:
+            if step.rows > self.buffers.rows:
+                self.step_problem = (
+                    f"a step has {step.rows} rows, more than the {self.buffers.rows} that were planned"
+                )
+            else:
+                self.step_problem = self.check.problem(step.rows)
+        self.buffers.steering = None
+        if self.keeping and self.step_problem is None:
+            self._keep(step)
+
+    def _keep(self, step: Step) -> None:
+        rows, buffers = step.rows, self.buffers
+        number_R = [self.requests.get(name, {}).get("number", -1) for name in step.requests]
+        tokens = None if step.input_ids is None else step.input_ids[:rows]
+        self.spool.add(
+            Rows(
+                request_N=np.repeat(np.array(number_R, np.int64), np.diff(step.start)),
+                position_N=_on_host(step.positions[:rows]).numpy().astype(np.int64),
+                token_N=np.full(rows, -1) if tokens is None else _on_host(tokens).numpy().astype(np.int64),
+                ids_NLK=_on_host(buffers.ids_LNK[:, :rows]).transpose(0, 1),
+                weights_NLK=(_on_host(buffers.weights_LNK[:, :rows]) * self.scale_L).transpose(0, 1),
+                logits_NLE=_on_host(buffers.logits_LNE[:, :rows]).transpose(0, 1),
+            )
+        )
+
+
+def _latent_attention_on_cpu(config: Any) -> bool:
+    return bool(getattr(config.model_config, "use_mla", False)) and not torch.accelerator.is_available()
+
+
+def _on_host(values: torch.Tensor) -> torch.Tensor:
+    return values.clone() if values.device.type == "cpu" else values.cpu()
+
+
+def _spec(name: str, layer: Any) -> RouterSpec:
+    router = layer.router
+    custom = getattr(router, "custom_routing_function", None) is not None
+    return RouterSpec(
+        layer=int(layer.layer_id),
+        num_experts=int(router.global_num_experts),
+        top_k=int(router.top_k),
+        router=name,
+        experts=f"{name}.routed_experts",
+        scoring="none" if custom else str(getattr(router, "scoring_func", "softmax")),
+        found_by="vllm",
+    )
+
+
+class RoutingWorker:
+    """Mixed into vLLM's worker class; every method is called by its name on all workers."""
+
+    def moescope_begin(self, folder: str | None, capture: list[str]) -> dict[str, Any]:
+        """What this worker has; with a folder, rows are kept from now on and go to files there."""
+        routing: Routing = self._moescope  # type: ignore[attr-defined]
+        parallel = routing.config.parallel_config
+        from vllm.distributed.parallel_state import get_tp_group
+
+        writes = bool(get_tp_group().is_first_rank)
+        if folder is not None and writes and not routing.problems:
+            routing.spool = Spool(routing.specs, capture)
+            routing.folder, routing.keeping = Path(folder), True
+        return {
+            "refused": routing.problems[:1],
+            "routers": [spec.to_json() for spec in routing.specs],
+            "corrected": [corrected(router) for router in routing.routers],
+            "dtype": str(routing.config.model_config.dtype).removeprefix("torch."),
+            "writes": writes,
+            "data_rank": int(parallel.data_parallel_rank),
+            "runner": type(self.model_runner).__module__,  # type: ignore[attr-defined]
+        }
+
+    def moescope_write(self, number: int, classes: dict[str, list[int]]) -> dict[str, Any]:
+        """Order a file with the rows of finished requests; it appears when it is whole."""
+        routing: Routing = self._moescope  # type: ignore[attr-defined]
+        if routing.keeping and routing.step_problem is None:
+            rank = routing.config.parallel_config.data_parallel_rank
+            path = routing.folder / f"{number:06d}-{rank:03d}.npz"
+            routing.spool.add(Order(path, {int(key): np.array(value) for key, value in classes.items()}))
+        return self.moescope_state()
+
+    def moescope_state(self) -> dict[str, Any]:
+        """What has gone wrong since the beginning, and how many steps were compared with the experts' kernel."""
+        routing: Routing = self._moescope  # type: ignore[attr-defined]
+        problem, check = routing.step_problem, routing.check
+        if problem is None and routing.keeping and routing.spool.failure is not None:
+            problem = f"routing could not be kept: {routing.spool.failure}"
+        return {"problem": problem, "steps": check.steps, "checked": check.checked}
+
+    def moescope_unsteerable(self, rules: list[dict[str, Any]]) -> list[str]:
+        """What of these rules can't be had in this model."""
+        routing: Routing = self._moescope  # type: ignore[attr-defined]
+        try:
+            read = read_rules(rules)
+        except SteeringError as error:
+            return [str(error)]
+        return unsteerable(read, routing.specs, [corrected(router) for router in routing.routers])
+
+
+def _with_taps(load: Any) -> Any:
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, *args, **kwargs)
+        self._moescope = Routing(self)
+        return result
+
+    return load_model
+
+
+if not hasattr(Worker, "_moescope_taps"):
+    Worker.load_model, Worker._moescope_taps = _with_taps(Worker.load_model), True
