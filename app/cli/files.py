@@ -16,7 +16,7 @@ from .output import Lines, open_with_warnings
 EXPORTS = ("duckdb", "parquet", "csv", "jsonl")
 
 
-def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+def whole_numbers(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
     if value is None:
         return None
     parts = [part.strip() for part in value.split(",")]
@@ -75,7 +75,7 @@ def export_command(trace: str, form: str, out: Path, exact: bool, as_json: bool)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
 @click.option("--experts", type=click.IntRange(1), help=OPTIONS["experts"])
-@click.option("--layers", metavar="3,4,5", callback=_numbers, help=OPTIONS["layers"])
+@click.option("--layers", metavar="3,4,5", callback=whole_numbers, help=OPTIONS["layers"])
 @click.option("--top-k", type=click.IntRange(1), help=OPTIONS["top_k"])
 @click.option("--num-layers", type=click.IntRange(1), help=OPTIONS["num_layers"])
 @click.option("--labels", metavar="COLUMN=A,B", multiple=True, callback=_labels, help=OPTIONS["labels"])
@@ -88,7 +88,7 @@ def import_command(
 
     given = {name: value for name, value in options.items() if value is not None}
     if tokenizer is not None:
-        given["token_text"] = _token_text(tokenizer)
+        given["token_text"] = token_text(tokenizer)
     unknown = [name for name in given if name not in parameters(form)]
     if unknown:
         name = "tokenizer" if unknown[0] == "token_text" else unknown[0].replace("_", "-")
@@ -103,7 +103,7 @@ def import_command(
         click.echo(f"note: {note}", err=True)
 
 
-def _token_text(tokenizer: str) -> Any:
+def token_text(tokenizer: str) -> Any:
     from transformers import AutoTokenizer
 
     # Without it transformers asks whether to run the folder's own code, and a "y" on stdin runs it.

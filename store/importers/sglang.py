@@ -137,6 +137,8 @@ def _response(where: str, name: str, row: dict[str, Any], num_layers: int, top_k
     texts = request_texts(row, _USED, where)
     if isinstance(row.get("text"), str):
         texts["generated"] = storable(row["text"], f"{where}, text")
+    if "prompt" in texts:  # an answer calls its own words `text`
+        texts["text"] = texts.pop("prompt")
     given = meta.get("id")
     start = first_routed(len(ids), len(prompt_ids) + len(generated_ids), {**row, **meta}, where)
     return Request(

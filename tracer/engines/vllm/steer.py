@@ -20,7 +20,7 @@ from ...steering.at_logits import LogitState
 from ...steering.at_selection import apply_selection, emptied
 from ...steering.check import effective
 from ...steering.rules import Rule
-from ...steering.span import Span
+from ...steering.span import PositionSpan
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class StepSteering:
         return torch.stack([_padded(rows_T, count) for _, rows_T in self._rows]).any(0)
 
 
-def _rows_of(request: StepRequest, span: Span, position_T: Tensor) -> Tensor:
+def _rows_of(request: StepRequest, span: PositionSpan, position_T: Tensor) -> Tensor:
     """(T,) bool: the request's rows that lie in a span."""
     row_T = torch.arange(len(position_T), device=position_T.device)
     rows_T = (row_T >= request.first) & (row_T < request.stop) & (position_T >= span.start)
