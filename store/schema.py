@@ -9,7 +9,7 @@ Shape legend: N token rows at one router, P prompts, E experts, K experts used p
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,52 @@ CAPTURES: tuple[Capture, ...] = (
     "ids", "weights", "probability", "entropy", "logits", "output_norm", "similarity",
 )  # fmt: skip
 DEFAULT_CAPTURE: tuple[Capture, ...] = ("ids", "weights")
+
+
+class RouterKey(NamedTuple):
+    """Which router of a model. Where only layers of one stream are meant, a layer alone names it."""
+
+    stream: str
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """In JSON: its layer, after its stream where that is not the decoder (`vision.3`)."""
+        return str(self.layer) if self.stream == "decoder" else f"{self.stream}.{self.layer}"
+
+    def __str__(self) -> str:
+        return f"layer {self.layer} ({self.stream})"
+
+
+class Cell(NamedTuple):
+    """One expert of one router: a cell of a routing map."""
+
+    stream: str
+    layer: int
+    expert: int
+
+    @property
+    def router(self) -> RouterKey:
+        return RouterKey(self.stream, self.layer)
+
+    def __str__(self) -> str:
+        """As in an address: `decoder.3.17`."""
+        return f"{self.stream}.{self.layer}.{self.expert}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cell | None:
+        """The cell that `str` wrote, or None."""
+        parts = text.rsplit(".", 2)
+        if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+            return None
+        return cls(parts[0], int(parts[1]), int(parts[2]))
+
+
+class LayerExpert(NamedTuple):
+    """A cell where the stream is known: of a ranking, a box on the map of one stream."""
+
+    layer: int
+    expert: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +97,10 @@ class RouterSpec:
     found_by: str = ""
     """Which mechanism or adapter found it."""
 
+    @property
+    def key(self) -> RouterKey:
+        return RouterKey(self.stream, self.layer)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -60,8 +110,19 @@ class RouterSpec:
         return cls(**{name: value for name, value in data.items() if name in known})
 
 
+class OfRouter:
+    """What has the layer and the stream of a router."""
+
+    layer: int
+    stream: str
+
+    @property
+    def key(self) -> RouterKey:
+        return RouterKey(self.stream, self.layer)
+
+
 @dataclass(kw_only=True)
-class RouterEvents:
+class RouterEvents(OfRouter):
     """The events of one router in one part, as arrays; rows sorted by (prompt, position)."""
 
     layer: int
@@ -85,7 +146,7 @@ ROLLUP_KEYS = ("layer", "stream", "phase", "special", "completion")
 
 
 @dataclass(kw_only=True)
-class RouterSums:
+class RouterSums(OfRouter):
     """Per-prompt sums at one router that need the full probabilities, from the tracer; one row per
     (prompt, phase, special, completion) that has tokens. Counts and weight sums are the store's own work."""
 
@@ -108,7 +169,7 @@ class RouterSums:
 
 
 @dataclass(kw_only=True)
-class RouterCounts:
+class RouterCounts(OfRouter):
     """Counts of a router of which no single events are known (an engine's statistics)."""
 
     layer: int

@@ -137,7 +137,7 @@ def _try_off_and_on(model: nn.Module, inputs: dict[str, Tensor], specs: Sequence
     for spec in specs:
         ids = routing.ids(spec.layer, spec.stream)
         uses = torch.bincount(ids[ids >= 0].flatten().long().cpu(), minlength=spec.num_experts)
-        most[spec.layer, spec.stream], least[spec.layer, spec.stream] = int(uses.argmax()), int(uses.argmin())
+        most[spec.key], least[spec.key] = int(uses.argmax()), int(uses.argmin())
     problems = []
     for rule, expert_of, wrong in (
         ("off", most, lambda chosen: chosen.any() and "was chosen though off"),
@@ -145,13 +145,13 @@ def _try_off_and_on(model: nn.Module, inputs: dict[str, Tensor], specs: Sequence
     ):
         rules = [
             {"rule": rule, "layers": [spec.layer], "stream": spec.stream,
-             "experts": [expert_of[spec.layer, spec.stream]]}
+             "experts": [expert_of[spec.key]]}
             for spec in specs
         ]  # fmt: skip
         with Steering(rules).applied(model), record_routing(model) as steered:
             model(**inputs)
         for spec in specs:
-            expert = expert_of[spec.layer, spec.stream]
+            expert = expert_of[spec.key]
             chosen = (steered.ids(spec.layer, spec.stream) == expert).any(-1)
             if what := wrong(chosen):
                 problems.append(f"layer {spec.layer}, stream {spec.stream!r}: expert {expert} {what}")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ...store.schema import LayerExpert
 from .look import Width, finish
 from .theme import LIGHT, Theme
 from .thresholds import Threshold
@@ -19,8 +20,6 @@ LARGEST_LOG = 16.0
 HEIGHT = 280
 FEW = 2_000
 """Up to so many points are drawn large."""
-Cell = tuple[int, int]
-"""(layer, expert)."""
 
 
 def _data(table: pa.Table) -> pd.DataFrame:
@@ -119,7 +118,7 @@ def by_layer(
 def two_scores(
     first: pa.Table,
     second: pa.Table,
-    tops: tuple[Set[Cell], Set[Cell]],
+    tops: tuple[Set[LayerExpert], Set[LayerExpert]],
     names: tuple[str, str],
     *,
     theme: Theme = LIGHT,
@@ -133,7 +132,7 @@ def two_scores(
         names: the contrasts in words.
     """
     data = matched(first, second)
-    cells = list(zip(data["layer"], data["expert"], strict=True))
+    cells = list(map(LayerExpert, data["layer"], data["expert"]))
     kinds = {(True, True): "both", (True, False): "first only", (False, True): "second only"}
     data["in top"] = [kinds.get((cell in tops[0], cell in tops[1]), "neither") for cell in cells]
     data["place"] = [f"layer {layer}, expert {expert}" for layer, expert in cells]
@@ -174,12 +173,12 @@ def matched(first: pa.Table, second: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "expert", "score", "other"])
 
 
-def _scores(table: pa.Table) -> Mapping[Cell, float]:
-    cells = zip(table["layer"].to_pylist(), table["expert"].to_pylist(), strict=True)
+def _scores(table: pa.Table) -> Mapping[LayerExpert, float]:
+    cells = map(LayerExpert, table["layer"].to_pylist(), table["expert"].to_pylist())
     return dict(zip(cells, table["score"].to_pylist(), strict=True))
 
 
-def top_toward(table: pa.Table, top: int) -> set[Cell]:
+def top_toward(table: pa.Table, top: int) -> set[LayerExpert]:
     """The cells of the `top` largest scores, towards the target."""
     rows = sorted(_scores(table).items(), key=lambda item: -item[1])
     return {cell for cell, _ in rows[:top]}

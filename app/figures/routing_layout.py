@@ -13,11 +13,10 @@ import altair as alt
 import numpy as np
 import pyarrow as pa
 
+from ...store.schema import RouterKey
 from .look import depth_title
 
 Sort = Literal["id", "load"]
-Router = tuple[str, int]
-"""(stream, layer)."""
 
 ROW_PIXELS = (7.0, 30.0)
 MAP_PIXELS = 540
@@ -31,7 +30,7 @@ INPUT_SIDE_STREAMS = {"vision": 0, "audio": 1, "encoder": 2}
 class Layout:
     """Every cell's place."""
 
-    routers: list[Router]
+    routers: list[RouterKey]
     """By row, from the bottom of the picture to its top."""
     row_C: np.ndarray
     rank_C: np.ndarray
@@ -61,7 +60,7 @@ def lay_out(table: pa.Table, value: str, *, sort: Sort = "id", reverse: bool = F
         table: columns layer, expert, `value`, and optionally stream; one row a cell.
     """
     routers_C = routers_of(table)
-    routers = sorted(set(routers_C), key=lambda r: (INPUT_SIDE_STREAMS.get(r[0], 9), r[0], r[1]))
+    routers = sorted(set(routers_C), key=lambda r: (INPUT_SIDE_STREAMS.get(r.stream, 9), *r))
     if reverse:
         routers.reverse()
     row_of = {router: row for row, router in enumerate(routers)}
@@ -75,11 +74,11 @@ def lay_out(table: pa.Table, value: str, *, sort: Sort = "id", reverse: bool = F
     )  # fmt: skip
 
 
-def routers_of(table: pa.Table) -> list[Router]:
-    """(stream, layer) of every row; the stream is `decoder` where the table has no such column."""
+def routers_of(table: pa.Table) -> list[RouterKey]:
+    """The router of every row; the stream is `decoder` where the table has no such column."""
     layers = table["layer"].to_pylist()
     streams = table["stream"].to_pylist() if "stream" in table.column_names else ["decoder"] * len(layers)
-    return list(zip(streams, layers, strict=True))
+    return list(map(RouterKey, streams, layers))
 
 
 def _rank_by_value(row_C: np.ndarray, expert_C: np.ndarray, value_C: np.ndarray) -> np.ndarray:

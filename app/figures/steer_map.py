@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
+from ...store.schema import Cell
 from .look import Width
 from .routing_layout import lay_out
 from .routing_map import routing_map
@@ -18,7 +19,7 @@ SIGNS = {"off": "✕", "on": "✓", "zero": "○", "low": "–", "up": "▲", "d
 
 def switchboard_map(
     table: pa.Table,
-    states: Mapping[tuple[str, int, int], str],
+    states: Mapping[Cell, str],
     *,
     label: str,
     theme: Theme = LIGHT,
@@ -30,7 +31,7 @@ def switchboard_map(
 
     Args:
         table: stream, layer, expert, value (null: not recorded), as the board shows them.
-        states: (stream, layer, expert) → a key of SIGNS; cells that the table lacks are left out.
+        states: cell → a key of SIGNS; cells that the table lacks are left out.
     """
     chart = routing_map(
         table, "value", theme=theme, label=label, diverging=diverging, value_format=value_format, width=width
@@ -38,9 +39,9 @@ def switchboard_map(
     layout = lay_out(table, "value")
     row_of = {router: row for row, router in enumerate(layout.routers)}
     places = [
-        {"x": expert, "y": row_of[stream, layer], "sign": SIGNS[state], "fill": state == "on"}
-        for (stream, layer, expert), state in states.items()
-        if (stream, layer) in row_of
+        {"x": cell.expert, "y": row_of[cell.router], "sign": SIGNS[state], "fill": state == "on"}
+        for cell, state in states.items()
+        if cell.router in row_of
     ]
     if not places:
         return chart

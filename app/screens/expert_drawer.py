@@ -5,12 +5,11 @@ It answers three questions about one expert: whose tokens it takes, which tokens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 import streamlit as st
 
 from ...store.arrow import pc
+from ...store.schema import Cell, LayerExpert
 from ...store.views.experts.load_difference import with_measure
 from ..figures.bars import share_bars
 from ..sentences import load as sentences
@@ -21,26 +20,6 @@ from ..text import words
 from ..text.literal import context_html, visible
 
 CONTEXTS = 12
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One expert of one router."""
-
-    stream: str
-    layer: int
-    expert: int
-
-    def __str__(self) -> str:
-        return f"{self.stream}.{self.layer}.{self.expert}"
-
-    @classmethod
-    def parse(cls, text: str) -> Cell | None:
-        """The cell of `stream.layer.expert` as in the URL, or None."""
-        parts = text.rsplit(".", 2)
-        if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-            return None
-        return cls(parts[0], int(parts[1]), int(parts[2]))
 
 
 def chosen() -> Cell | None:
@@ -67,7 +46,7 @@ def close() -> None:
 
 def draw(frame: Frame, cell: Cell) -> None:
     """Draw the drawer of a cell."""
-    spec = next((r for r in frame.trace.routers if (r.stream, r.layer) == (cell.stream, cell.layer)), None)
+    spec = next((r for r in frame.trace.routers if r.key == cell.router), None)
     with st.container(key="drawer"):
         title = f"Layer {cell.layer}, expert {cell.expert}"
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -89,7 +68,7 @@ def draw(frame: Frame, cell: Cell) -> None:
 
 
 def _switch_off(cell: Cell) -> None:
-    rules = profiles.rules_by_layer("off", [(cell.layer, cell.expert)], stream=cell.stream)
+    rules = profiles.rules_by_layer("off", [LayerExpert(cell.layer, cell.expert)], stream=cell.stream)
     made = profiles.profile(f"layer {cell.layer}, expert {cell.expert} off", "", rules)
     travel.to("steer", profile=profiles.in_address(made))
 

@@ -110,7 +110,7 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
 
 
 def _shape(trace: Trace) -> dict[tuple[str, int], int]:
-    return {(router.stream, router.layer): router.num_experts for router in trace.routers}
+    return {router.key: router.num_experts for router in trace.routers}
 
 
 def _map(

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from ...store import RouterSpec
+from ...store.schema import Cell, RouterKey, RouterSpec
 from ...tracer.steering.kind import Mark, Place
 from ...tracer.steering.rules import KINDS, Rule, is_neutral
 from ...tracer.steering.span import PositionSpan
 
-Cell = tuple[str, int, int]
-"""(stream, layer, expert)."""
 State = Mark
 Rules = tuple[Rule, ...]
 
@@ -44,16 +42,16 @@ def _act(rule: Rule, spec: RouterSpec, found: dict[Cell, State]) -> None:
         named = set(range(spec.num_experts)) - set(named)
     state = rule.kind.mark(rule.amount_in(spec.layer) or 0.0)
     for expert in named:
-        cell = (spec.stream, spec.layer, expert)
+        cell = Cell(spec.stream, spec.layer, expert)
         # A masked expert is not chosen, whatever a later rule does to its logit or its weight.
         if expert < spec.num_experts and (found.get(cell) != "off" or state in ("off", "on")):
             found[cell] = state
 
 
-def layer_rules(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[tuple[str, int], list[str]]:
+def layer_rules(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[RouterKey, list[str]]:
     """Names of the rules on whole layers that act in each (stream, layer)."""
     return {
-        (spec.stream, spec.layer): names
+        spec.key: names
         for spec in routers
         if (
             names := [
@@ -107,16 +105,14 @@ def erase(
     return tuple(result)
 
 
-def _without(
-    rule: Rule, wanted: dict[tuple[str, int], set[int]], routers: Sequence[RouterSpec]
-) -> list[Rule]:
+def _without(rule: Rule, wanted: dict[RouterKey, set[int]], routers: Sequence[RouterSpec]) -> list[Rule]:
     """A rule without some cells: itself where it has none of them, else one rule a layer."""
     pieces, touched = [], False
     for spec in routers:
         if not rule.acts_in(spec.layer, spec.stream):
             continue
         named = set(range(spec.num_experts)) if rule.experts is None else set(rule.experts)
-        gone = named & wanted.get((spec.stream, spec.layer), set())
+        gone = named & wanted.get(spec.key, set())
         touched |= bool(gone)
         if left := sorted(named - gone):
             pieces.append(replace(rule, stream=spec.stream, layers=(spec.layer,), experts=tuple(left)))
@@ -148,10 +144,10 @@ def _alike(a: Rule, b: Rule) -> bool:
     return (a.rule, a.amount, a.span, dict(a.options)) == (b.rule, b.amount, b.span, dict(b.options))
 
 
-def _by_layer(cells: Iterable[Cell]) -> dict[tuple[str, int], set[int]]:
-    found: dict[tuple[str, int], set[int]] = {}
-    for stream, layer, expert in cells:
-        found.setdefault((stream, layer), set()).add(expert)
+def _by_layer(cells: Iterable[Cell]) -> dict[RouterKey, set[int]]:
+    found: dict[RouterKey, set[int]] = {}
+    for cell in cells:
+        found.setdefault(cell.router, set()).add(cell.expert)
     return dict(sorted(found.items()))
 
 

@@ -8,17 +8,15 @@ from typing import Any
 
 import streamlit as st
 
+from ...store.schema import LayerExpert
 from ..shell import travel
 from ..shell.frame import Frame
 from ..text import words
 from . import profiles
 
-Cell = tuple[int, int]
-"""(layer, expert)."""
-
 
 def offer(
-    frame: Frame, name: str, rule: str, cells: Iterable[Cell], *, key: str, **amounts: Any
+    frame: Frame, name: str, rule: str, cells: Iterable[LayerExpert], *, key: str, **amounts: Any
 ) -> dict[str, Any]:
     """Draw the two buttons for a profile of one rule over some cells; returns the profile."""
     chosen = sorted(set(cells))
@@ -40,7 +38,7 @@ def offer(
     return made
 
 
-def listed(cells: Iterable[Cell], *, most: int = 12) -> str:
+def listed(cells: Iterable[LayerExpert], *, most: int = 12) -> str:
     """`layer 2: 5, 7; layer 3: 1`."""
     of: dict[int, list[int]] = {}
     for layer, expert in sorted(set(cells)):

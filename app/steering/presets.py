@@ -8,20 +8,20 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from ...store import RouterSpec
 from ...store.arrow import pc
+from ...store.schema import Cell, LayerExpert, RouterKey, RouterSpec
 from ...tracer.steering.read import read_rules
 from ...tracer.steering.rules import Rule
-from .edit import Cell, Rules
+from .edit import Rules
 from .profiles import rules_by_layer
 
 
 def on_cells(rule: str, cells: Iterable[Cell], amount: float | None) -> Rules:
     """One rule a layer for a set of cells."""
     amounts = {} if amount is None else {"amount": amount}
-    of_stream: dict[str, list[tuple[int, int]]] = {}
+    of_stream: dict[str, list[LayerExpert]] = {}
     for stream, layer, expert in cells:
-        of_stream.setdefault(stream, []).append((layer, expert))
+        of_stream.setdefault(stream, []).append(LayerExpert(layer, expert))
     made = [
         one
         for stream, where in of_stream.items()
@@ -54,9 +54,9 @@ def busiest(load: pa.Table, number: int) -> list[Cell]:
     """The `number` experts of each router that are chosen most often; of equal ones those with lower ids."""
     keys = [("stream", "ascending"), ("layer", "ascending"), ("count", "descending"), ("expert", "ascending")]
     order = pc.sort_indices(load, sort_keys=keys)
-    found: dict[tuple[str, int], list[Cell]] = {}
+    found: dict[RouterKey, list[Cell]] = {}
     for cell in _cells(load.take(order)):
-        found.setdefault(cell[:2], []).append(cell)
+        found.setdefault(cell.router, []).append(cell)
     return [cell for cells in found.values() for cell in cells[:number]]
 
 
@@ -64,11 +64,11 @@ def random_control(rules: Sequence[Rule], routers: Sequence[RouterSpec], seed: i
     """The same rules on as many experts of the same layers, drawn at random without the experts that the rules
     name in that layer where enough others are left. Rules that name no experts stay as they are."""
     draw = random.Random(seed)
-    named: dict[tuple[str, int], set[int]] = {}
+    named: dict[RouterKey, set[int]] = {}
     for spec in routers:
         for rule in rules:
             if rule.kind.experts and rule.experts is not None and rule.acts_in(spec.layer, spec.stream):
-                named.setdefault((spec.stream, spec.layer), set()).update(rule.experts)
+                named.setdefault(spec.key, set()).update(rule.experts)
     result: list[Rule] = []
     for rule in rules:
         if not rule.kind.experts or rule.experts is None:
@@ -76,7 +76,7 @@ def random_control(rules: Sequence[Rule], routers: Sequence[RouterSpec], seed: i
             continue
         for spec in routers:
             if rule.acts_in(spec.layer, spec.stream):
-                result.append(_drawn(rule, spec, named[spec.stream, spec.layer], draw))
+                result.append(_drawn(rule, spec, named[spec.key], draw))
     return tuple(result)
 
 
@@ -90,4 +90,4 @@ def _drawn(rule: Rule, spec: RouterSpec, named: set[int], draw: random.Random) -
 
 def _cells(table: pa.Table) -> list[Cell]:
     columns = (table[name].to_pylist() for name in ("stream", "layer", "expert"))
-    return list(dict.fromkeys(zip(*columns, strict=True)))
+    return list(dict.fromkeys(map(Cell, *columns)))

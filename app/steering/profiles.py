@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...store.schema import LayerExpert
 from ..text.literal import safe_name
 
 PROFILE_VERSION = 1
@@ -28,7 +29,7 @@ def profile(name: str, model: Any, rules: Iterable[Mapping[str, Any]]) -> dict[s
 
 
 def rules_by_layer(
-    rule: str, cells: Iterable[tuple[int, int]], *, stream: str = "decoder", **amounts: Any
+    rule: str, cells: Iterable[LayerExpert], *, stream: str = "decoder", **amounts: Any
 ) -> list[dict[str, Any]]:
     """One rule a layer for a set of (layer, expert) cells, layers and experts in order."""
     experts_of: dict[int, set[int]] = {}

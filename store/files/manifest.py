@@ -163,7 +163,7 @@ class Manifest(Mapping[str, Any]):
             raise ValueError(f"weight_type is {manifest.weight_type!r}")
         if not set(manifest.capture) <= set(CAPTURES):
             raise ValueError(f"capture names something unknown: {manifest.capture}")
-        keys = [(spec.layer, spec.stream) for spec in manifest.routers]
+        keys = [spec.key for spec in manifest.routers]
         if len(set(keys)) < len(keys):
             raise ValueError("two routers have the same layer and stream")
         return manifest

@@ -39,7 +39,7 @@ class PartBuilder:
 
     def __init__(self, routers: Sequence[RouterSpec], capture: Sequence[str], weight_type: str):
         self.routers = list(routers)
-        self._number = {(spec.layer, spec.stream): i for i, spec in enumerate(self.routers)}
+        self._number = {spec.key: i for i, spec in enumerate(self.routers)}
         self._schema = events_schema(routers, capture)
         self._expert_type = expert_type(routers).to_pandas_dtype()
         self._weight_type = np.dtype(weight_type)
@@ -118,11 +118,11 @@ class PartBuilder:
     def _by_router(self, rows: Sequence[PerRouter]) -> dict[int, PerRouter]:
         found: dict[int, PerRouter] = {}
         for router in rows:
-            key = (router.layer, router.stream)
+            key = router.key
             if key not in self._number:
-                raise BadPart(f"layer {key[0]} ({key[1]}): the trace has no such router")
+                raise BadPart(f"{key}: the trace has no such router")
             if self._number[key] in found:
-                raise BadPart(f"layer {key[0]} ({key[1]}): handed in twice in one part")
+                raise BadPart(f"{key}: handed in twice in one part")
             found[self._number[key]] = router
         return found
 

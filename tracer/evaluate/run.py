@@ -164,7 +164,7 @@ def evaluate_steps(
     return Evaluation(
         prompt_ids=[prompt.id for prompt in prompts],
         groups=_groups(prompts),
-        routers=live.keys,
+        routers=[(spec.layer, spec.stream) for spec in live.routers],
         base=base_outcome,
         variants=outcomes,
         kinds={name: kind for name, (kind, _) in variants.items()},

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...store.schema import RouterKey
 from ..steering.profile import Steering
-from .live_model import Key, LiveModel
+from .live_model import LiveModel
 
 Side = Literal["base", "steered"]
 SIDES: tuple[Side, Side] = ("base", "steered")
@@ -29,7 +30,7 @@ class PromptPass(NamedTuple):
 
     logits_BPV: Tensor
     """Of the last P positions; the last of them predicts the first new token."""
-    experts: dict[Key, Tensor]
+    experts: dict[RouterKey, Tensor]
     """By router: (B, S, K) as executed, in descending gate weight, -1 for an empty slot."""
 
 
@@ -38,7 +39,7 @@ class Step(NamedTuple):
 
     logprobs_BV: Tensor
     """Log-probabilities, float32 on the CPU."""
-    experts: dict[Key, list[list[int]]]
+    experts: dict[RouterKey, list[list[int]]]
     """By router: for each sequence the experts at its last token, without empty slots."""
     prompt: PromptPass | None = None
     """Of the first step, where more than its last position is kept."""

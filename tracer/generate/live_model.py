@@ -15,21 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...store.schema import RouterSpec
+from ...store.schema import RouterKey, RouterSpec
 from ..hooks.record import attach
 from ..models.input_device import input_device
 from ..routers.find import traced_routers
 from ..steering.profile import PerSequence, Steering
-
-Key = tuple[int, str]
-"""(layer, stream) of a router."""
-
-
-def key_name(key: Key) -> str:
-    """A router in JSON: its layer, after its stream where that is not the decoder."""
-    layer, stream = key
-    return str(layer) if stream == "decoder" else f"{stream}.{layer}"
-
 
 Wish = tuple[tuple[Steering | None, ...], bool, tuple[int, ...] | None]
 """Steerings, whether one holds for all sequences, and prompt lengths."""
@@ -50,7 +40,7 @@ class LiveModel:
     def __init__(self, model: Any, routers: Sequence[RouterSpec] | None = None) -> None:
         self.model = model
         self.routers = list(routers) if routers is not None else traced_routers(model, None)
-        self._routed: dict[Key, Tensor] = {}
+        self._routed: dict[RouterKey, Tensor] = {}
         self._in_force: Wish | None = None
         self._stack = ExitStack()
         self._stack.enter_context(attach(model, self, routers=self.routers))
@@ -61,12 +51,12 @@ class LiveModel:
         return input_device(self.model)
 
     @property
-    def keys(self) -> list[Key]:
-        return [(spec.layer, spec.stream) for spec in self.routers]
+    def keys(self) -> list[RouterKey]:
+        return [spec.key for spec in self.routers]
 
     def routed(self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Any, logits_TE: Any) -> None:
         """Called by the hooks on every router."""
-        self._routed[spec.layer, spec.stream] = expert_ids_TK
+        self._routed[spec.key] = expert_ids_TK
 
     @torch.inference_mode()
     def forward(
@@ -76,7 +66,7 @@ class LiveModel:
         same: bool = False,
         prompt_lengths: Sequence[int] | None = None,
         **inputs: Any,
-    ) -> tuple[Any, dict[Key, Tensor]]:
+    ) -> tuple[Any, dict[RouterKey, Tensor]]:
         """One forward pass.
 
         Args:

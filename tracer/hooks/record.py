@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ...store.schema import RouterSpec
+from ...store.schema import RouterKey, RouterSpec
 from ..errors import CaptureError
 from ..routers.find import find_sites
 from ..routers.scoring import router_probabilities
@@ -78,16 +78,16 @@ class Routing:
 
     def __init__(self) -> None:
         self.routers: list[RouterSpec] = []
-        self._calls: dict[tuple[int, str], list[tuple[Tensor, Tensor | None, Tensor | None]]] = {}
+        self._calls: dict[RouterKey, list[tuple[Tensor, Tensor | None, Tensor | None]]] = {}
 
     def routed(
         self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
     ) -> None:
-        self._calls.setdefault((spec.layer, spec.stream), []).append((expert_ids_TK, weights_TK, logits_TE))
+        self._calls.setdefault(spec.key, []).append((expert_ids_TK, weights_TK, logits_TE))
 
     def called(self, layer: int, stream: str = "decoder") -> bool:
         """Whether anything passed that router; a text-only batch leaves vision routers alone."""
-        return (layer, stream) in self._calls
+        return RouterKey(stream, layer) in self._calls
 
     def ids(self, layer: int, stream: str = "decoder") -> Tensor:
         """Chosen experts (T, K) in descending gate weight, int64; -1 is an empty slot.
@@ -112,14 +112,14 @@ class Routing:
 
     def _spec(self, layer: int, stream: str) -> RouterSpec:
         for spec in self.routers:
-            if (spec.layer, spec.stream) == (layer, stream):
+            if spec.key == (stream, layer):
                 return spec
         known = ", ".join(f"{spec.layer} ({spec.stream})" for spec in self.routers)
         raise KeyError(f"no router in layer {layer}, stream {stream!r}; there are routers in layers {known}")
 
     def _column(self, layer: int, stream: str, column: int) -> Tensor | None:
         spec = self._spec(layer, stream)
-        calls = self._calls.get((layer, stream))
+        calls = self._calls.get(RouterKey(stream, layer))
         if calls is None:
             raise CaptureError(f"nothing was routed at {spec.router}: no forward pass ran through it")
         values = [value for call in calls if (value := call[column]) is not None]

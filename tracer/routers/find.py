@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from ...store.schema import RouterSpec
+from ...store.schema import RouterKey, RouterSpec
 from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouterError
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
 from .declare import SYNTAX, declared_for
@@ -174,9 +174,9 @@ def _site(
 
 def _named_apart(sites: list[Site]) -> list[Site]:
     """Streams that are unique within a layer: further routers of a stream get the name of a module too."""
-    groups: dict[tuple[int, str], list[Site]] = {}
+    groups: dict[RouterKey, list[Site]] = {}
     for site in sites:
-        groups.setdefault((site.spec.layer, site.spec.stream), []).append(site)
+        groups.setdefault(site.spec.key, []).append(site)
     for group in groups.values():
         paths = [site.spec.router.split(".") for site in group]
         differing = [parts for parts in zip(*paths, strict=False) if len(set(parts)) == len(group)]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...store.schema import RouterSpec
+from ...store.schema import RouterKey, RouterSpec
 from ..errors import CaptureError
 from ..hooks.outputs import OUTPUTS
 from ..tokens.batches import Batch
-from .captured_batch import CapturedBatch, Key, Stored, prompt_segments
+from .captured_batch import CapturedBatch, Stored, prompt_segments
 from .decode_steps import DecodeSteps, ExpertOutputs, Routed, moved
 from .device_buffers import DeviceBuffers
 from .segment_sums import SegmentRows, Sums, score
@@ -57,7 +57,7 @@ class Capture:
         stop_ids: Sequence[int] = (),
     ) -> None:
         self.routers = list(routers)
-        self._keys = {(spec.layer, spec.stream) for spec in self.routers}
+        self._keys = {spec.key for spec in self.routers}
         self._capture = set(capture)
         self._buffers = DeviceBuffers(capture, torch.float16 if weight_type == "float16" else torch.float32)
         self._steps = DecodeSteps(self._buffers, special_ids, stop_ids)
@@ -74,8 +74,8 @@ class Capture:
     def begin(self, batch: Batch) -> None:
         """Make ready for a batch; whatever an earlier, failed one left is forgotten."""
         self._batch = batch
-        self._called: dict[Key, Routed] = {}
-        self._outputs: dict[Key, ExpertOutputs] = {}
+        self._called: dict[RouterKey, Routed] = {}
+        self._outputs: dict[RouterKey, ExpertOutputs] = {}
         self._prefill: list[Stored] = []
         self._sums: list[tuple[list[RouterSpec], Sums]] = []
         self._steps.clear()
@@ -85,7 +85,7 @@ class Capture:
     def routed(
         self, spec: RouterSpec, expert_ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None
     ) -> None:
-        key = (spec.layer, spec.stream)
+        key = spec.key
         if self._batch is None or key not in self._keys:
             return
         if key in self._called:
@@ -101,7 +101,7 @@ class Capture:
 
     def put_out(self, spec: RouterSpec, norms_TK: Tensor | None, similarity_T: Tensor | None) -> None:
         """What the experts of the last decision put out, for the captures of `OUTPUTS`."""
-        key = (spec.layer, spec.stream)
+        key = spec.key
         if self._batch is None or key not in self._called:
             return
         self._outputs[key] = (norms_TK, similarity_T)
@@ -147,11 +147,11 @@ class Capture:
         if self.routers and not self._called:
             raise CaptureError(UNSEEN)
         for spec in self.routers:
-            if (spec.layer, spec.stream) not in self._called:
+            if spec.key not in self._called:
                 raise CaptureError(
                     f"{spec.experts or spec.router} took no routing decision in a forward pass"
                 )
-            if self._capture & set(OUTPUTS) and (spec.layer, spec.stream) not in self._outputs:
+            if self._capture & set(OUTPUTS) and spec.key not in self._outputs:
                 raise CaptureError(f"{spec.experts} did not run after a routing decision")
 
     def _store_prompt(self, routed: Routed) -> None:

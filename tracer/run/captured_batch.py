@@ -15,8 +15,6 @@ from ...store.schema import RouterSpec
 from ..tokens.batches import Batch
 from .arena import HostArena, Slot
 
-Key = tuple[int, str]
-
 CLASSES = 4
 """Of prompt tokens: special + 2 · completion."""
 

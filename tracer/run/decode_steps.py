@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...store.schema import RouterSpec
+from ...store.schema import RouterKey, RouterSpec
 from ..errors import CaptureError
 from .arena import Slot
-from .captured_batch import Key, Stored
+from .captured_batch import Stored
 from .device_buffers import DeviceBuffers
 from .segment_sums import RunningSums, Sums, score
 
@@ -52,7 +52,7 @@ class DecodeSteps:
         self.special: list[Slot] = []
         self.running: Tensor | None = None
         """(B,) bool: which sequences run; None while the prompts do."""
-        self._sums: dict[tuple[Key, ...], tuple[list[RouterSpec], RunningSums]] = {}
+        self._sums: dict[tuple[RouterKey, ...], tuple[list[RouterSpec], RunningSums]] = {}
 
     def begin(self, sequences: int) -> None:
         """The prompts are over: every sequence runs."""
@@ -66,7 +66,7 @@ class DecodeSteps:
     def sums(self) -> list[tuple[list[RouterSpec], Sums]]:
         return [(specs, running.sums) for specs, running in self._sums.values()]
 
-    def add(self, fed_B: Tensor, called: Iterable[Routed], outputs: dict[Key, ExpertOutputs]) -> None:
+    def add(self, fed_B: Tensor, called: Iterable[Routed], outputs: dict[RouterKey, ExpertOutputs]) -> None:
         """Store a step: the tokens that it fed, what each router decided, and what experts put out."""
         assert self.running is not None
         if self.running.device != fed_B.device:
@@ -89,7 +89,9 @@ class DecodeSteps:
             self._ids_on[device] = (moved(self._stop_ids, device), moved(self._special_ids, device))
         return self._ids_on[device]
 
-    def _store(self, group: list[Routed], segment_B: Tensor, outputs: dict[Key, ExpertOutputs]) -> Stored:
+    def _store(
+        self, group: list[Routed], segment_B: Tensor, outputs: dict[RouterKey, ExpertOutputs]
+    ) -> Stored:
         specs = [routed[0] for routed in group]
         ids_GBK, weights_GBK, logits_GBE = (_stacked([routed[i] for routed in group]) for i in (1, 2, 3))
         assert ids_GBK is not None
@@ -99,14 +101,14 @@ class DecodeSteps:
             )
         scores = None if logits_GBE is None else score(logits_GBE, specs[0].scoring)
         if scores is not None:
-            keys = tuple((spec.layer, spec.stream) for spec in specs)
+            keys = tuple(spec.key for spec in specs)
             if keys not in self._sums:
                 shape = (len(specs), 2 * len(segment_B), scores.probability_GNE.shape[-1])
                 self._sums[keys] = specs, RunningSums(*shape, ids_GBK.device)
             self._sums[keys][1].add(scores, segment_B.to(ids_GBK.device))
         stored = self._buffers.store(specs, ids_GBK, weights_GBK, logits_GBE, scores, None)
         if outputs:
-            put_out = [outputs[spec.layer, spec.stream] for spec in specs]
+            put_out = [outputs[spec.key] for spec in specs]
             self._buffers.store_outputs(
                 stored, [_stacked([output[i] for output in put_out]) for i in (0, 1)], None
             )

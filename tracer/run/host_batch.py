@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...store.schema import RouterKey
 from ..prompts.prompt import Prompt
-from .captured_batch import CLASSES, CapturedBatch, Key, Stored, prompt_segments
+from .captured_batch import CLASSES, CapturedBatch, Stored, prompt_segments
 
 _SUMS = ("probability_sum", "entropy_sum", "nan_tokens")
 
@@ -34,9 +35,9 @@ class HostBatch:
     results: list[PromptResult]
     tokens: dict[str, np.ndarray]
     """sequence, position, token_id, decode, special, completion; each (T,)."""
-    events: dict[Key, dict[str, np.ndarray]]
+    events: dict[RouterKey, dict[str, np.ndarray]]
     """By router: ids (T, K), weights (T, K), and extras."""
-    sums: dict[Key, list[dict[str, np.ndarray]]]
+    sums: dict[RouterKey, list[dict[str, np.ndarray]]]
     """By router: for each phase the sums (R, ...) with their segments' columns."""
 
     @property
@@ -87,18 +88,16 @@ def _generated_tokens(captured: CapturedBatch) -> dict[str, np.ndarray]:
     }
 
 
-def _by_router(captured: CapturedBatch, stored: list[Stored]) -> dict[Key, dict[str, np.ndarray]]:
-    found: dict[Key, dict[str, np.ndarray]] = {}
+def _by_router(captured: CapturedBatch, stored: list[Stored]) -> dict[RouterKey, dict[str, np.ndarray]]:
+    found: dict[RouterKey, dict[str, np.ndarray]] = {}
     for group in stored:
         arrays = {name: captured.array(group, name) for name in group.slots}
         for number, spec in enumerate(group.routers):
-            found[spec.layer, spec.stream] = {
-                name: values[number] for name, values in arrays.items() if values is not None
-            }
+            found[spec.key] = {name: values[number] for name, values in arrays.items() if values is not None}
     return found
 
 
-def _steps_by_router(captured: CapturedBatch, alive_S: np.ndarray) -> dict[Key, dict[str, np.ndarray]]:
+def _steps_by_router(captured: CapturedBatch, alive_S: np.ndarray) -> dict[RouterKey, dict[str, np.ndarray]]:
     """Rows of all decode steps end to end, without those of sequences that had ended."""
     steps = [_by_router(captured, step) for step in captured.steps]
     return {
@@ -113,7 +112,7 @@ def _joined(
     return {name: np.concatenate([prefill[name], decode[name]])[order] for name in prefill}
 
 
-def _sums_by_router(captured: CapturedBatch) -> dict[Key, list[dict[str, np.ndarray]]]:
+def _sums_by_router(captured: CapturedBatch) -> dict[RouterKey, list[dict[str, np.ndarray]]]:
     """Sums with the columns of their segments; segments without tokens are left out."""
     code_R, _ = prompt_segments(captured.batch)
     of_phase: dict[str, tuple[np.ndarray, ...]] = {
@@ -121,7 +120,7 @@ def _sums_by_router(captured: CapturedBatch) -> dict[Key, list[dict[str, np.ndar
     }
     if captured.steps:
         of_phase["decode"] = _decode_segments(captured)
-    found: dict[Key, list[dict[str, np.ndarray]]] = {}
+    found: dict[RouterKey, list[dict[str, np.ndarray]]] = {}
     for stored in captured.sums:
         phase = next(iter(stored.slots)).split()[0]
         sequence, special, completion, *kept = of_phase[phase]
@@ -131,7 +130,7 @@ def _sums_by_router(captured: CapturedBatch) -> dict[Key, list[dict[str, np.ndar
             rows = {name: values[number][keep] for name, values in arrays.items() if values is not None}
             rows |= {"sequence": sequence[keep], "special": special[keep], "completion": completion[keep]}
             rows["decode"] = np.full(len(rows["sequence"]), phase == "decode")
-            found.setdefault((spec.layer, spec.stream), []).append(rows)
+            found.setdefault(spec.key, []).append(rows)
     return found
 
 

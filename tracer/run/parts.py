@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...store.schema import PROMPTS, TOKENS, Part, RouterEvents, RouterSpec, RouterSums
+from ...store.schema import PROMPTS, TOKENS, Part, RouterEvents, RouterKey, RouterSpec, RouterSums
 from ..errors import CaptureError
 from ..tokens.token_text import TokenTexts
-from .captured_batch import Key
 from .host_batch import HostBatch, PromptResult
 
 _PHASES = np.array(["prefill", "decode"], dtype=object)
@@ -69,7 +68,7 @@ class PartCollector:
             for name in batches[0].tokens
         }
         row_N = row_N[order]
-        keys = [(spec.layer, spec.stream) for spec in self._routers]
+        keys = [spec.key for spec in self._routers]
         return Part(
             prompts=prompts_table([results[i] for i in by_number]),
             tokens=self._tokens_table(row_N, columns),
@@ -93,7 +92,12 @@ class PartCollector:
         return pa.table([pa.array(arrays[name]) for name in TOKENS.names], schema=TOKENS)
 
     def _events(
-        self, key: Key, batches: list[HostBatch], order: np.ndarray, row_N: np.ndarray, position_N: np.ndarray
+        self,
+        key: RouterKey,
+        batches: list[HostBatch],
+        order: np.ndarray,
+        row_N: np.ndarray,
+        position_N: np.ndarray,
     ) -> RouterEvents:
         names = batches[0].events[key]
         columns = {
@@ -108,8 +112,8 @@ class PartCollector:
         }
         rest = {name: values for name, values in columns.items() if name not in chosen}
         return RouterEvents(
-            layer=key[0],
-            stream=key[1],
+            layer=key.layer,
+            stream=key.stream,
             prompt=row_N,
             position=position_N,
             experts=experts,
@@ -139,15 +143,15 @@ def prompts_table(results: list[PromptResult]) -> pa.Table:
 
 
 def _part_sums(
-    key: Key, batches: list[HostBatch], row_of: np.ndarray, first: np.ndarray
+    key: RouterKey, batches: list[HostBatch], row_of: np.ndarray, first: np.ndarray
 ) -> RouterSums | None:
     if any(key not in batch.sums for batch in batches):
         return None
     rows = [(start, sums) for start, batch in zip(first, batches, strict=False) for sums in batch.sums[key]]
     joined: dict[str, Any] = {name: np.concatenate([sums[name] for _, sums in rows]) for name in rows[0][1]}
     return RouterSums(
-        layer=key[0],
-        stream=key[1],
+        layer=key.layer,
+        stream=key.stream,
         prompt=row_of[np.concatenate([start + sums["sequence"] for start, sums in rows])],
         phase=joined["decode"].astype(np.uint8),
         special=joined["special"],
@@ -182,11 +186,9 @@ def _slots(values_NK: np.ndarray, slots: np.ndarray | None) -> np.ndarray:
     return values_NK if slots is None else values_NK[slots]
 
 
-def _check_finite(key: Key, weights: np.ndarray | None) -> None:
+def _check_finite(key: RouterKey, weights: np.ndarray | None) -> None:
     """A float16 infinity is a gate weight that did not fit."""
     if weights is None or weights.dtype != np.float16:
         return
     if ((weights.view(np.uint16) & 0x7FFF) == 0x7C00).any():
-        raise CaptureError(
-            f"layer {key[0]} ({key[1]}): a gate weight does not fit float16; trace with float32 weights"
-        )
+        raise CaptureError(f"{key}: a gate weight does not fit float16; trace with float32 weights")

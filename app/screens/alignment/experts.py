@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.arrow import pc
+from ....store.schema import LayerExpert
 from ...figures import specialised as figures
 from ...figures.routing_map import Hover, routing_map
 from ...sentences import alignment
@@ -81,17 +82,17 @@ def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> 
 
 def strongest(frame: Frame, experts: pa.Table) -> pa.Table:
     """Every cell of the map with its largest difference, its kind, and the languages; 0 where there is none."""
-    found: dict[tuple[int, int], dict[str, Any]] = {}
+    found: dict[LayerExpert, dict[str, Any]] = {}
     for row in experts.to_pylist():
         cell = found.setdefault(
-            (row["layer"], row["expert"]), {"delta": 0.0, "kind": row["kind"], "names": []}
+            LayerExpert(row["layer"], row["expert"]), {"delta": 0.0, "kind": row["kind"], "names": []}
         )
         cell["delta"] = max(cell["delta"], row["delta"])
         cell["names"].append("the task" if row["language"] is None else words.language_name(row["language"]))
     rows = []
     for router in frame.routers():
         for expert in range(router.num_experts):
-            cell = found.get((router.layer, expert), {"delta": 0.0, "kind": "none", "names": []})
+            cell = found.get(LayerExpert(router.layer, expert), {"delta": 0.0, "kind": "none", "names": []})
             languages = words.listing(cell["names"], most=6) if cell["names"] else "no language"
             rows.append(
                 {"layer": router.layer, "stream": router.stream, "expert": expert, "delta": cell["delta"],
@@ -126,11 +127,11 @@ def _promote(frame: Frame, experts: pa.Table, window: tuple[int, int], pivot: st
     messages.say(chosen + hint)
 
 
-def promoted(experts: pa.Table, window: tuple[int, int]) -> tuple[set[tuple[int, int]], bool]:
+def promoted(experts: pa.Table, window: tuple[int, int]) -> tuple[set[LayerExpert], bool]:
     """The cells to promote in a window of layers, and whether they are the task's."""
     rows = experts.to_pylist()
     in_task = [row for row in rows if row["language"] is None]
     low, high = window
-    return {(row["layer"], row["expert"]) for row in in_task or rows if low <= row["layer"] <= high}, bool(
-        in_task
-    )
+    return {
+        LayerExpert(row["layer"], row["expert"]) for row in in_task or rows if low <= row["layer"] <= high
+    }, bool(in_task)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.notes import notes_of
+from ....store.schema import LayerExpert
 from ...figures import resonance as figures
 from ...figures.routing_layout import lay_out
 from ...figures.routing_map import Hover, routing_map
@@ -65,7 +66,7 @@ def threshold(measure: str) -> Threshold:
 
 def draw(
     frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, Any], limit: Threshold
-) -> list[figures.Cell]:
+) -> list[LayerExpert]:
     """Draw the scan and the two figures beneath it; returns the cells in a box that was dragged."""
     measure = params["measure"]
     a, b = contrast.names
@@ -103,14 +104,14 @@ def boxed(chart: alt.LayerChart, dragging: bool) -> alt.LayerChart:
     return chart
 
 
-def in_box(table: pa.Table, points: list[dict[str, Any]]) -> list[figures.Cell]:
+def in_box(table: pa.Table, points: list[dict[str, Any]]) -> list[LayerExpert]:
     """The cells that a dragged box touches: ranges of `x` (expert) and `y` (row) in cell units."""
     if not points or not table.num_rows:
         return []
     (left, right), (low, high) = (sorted(points[0][axis]) for axis in ("x", "y"))
     layout = lay_out(table, "score")
     return sorted(
-        (layout.routers[row][1], int(expert))
+        LayerExpert(layout.routers[row].layer, int(expert))
         for row, expert in zip(layout.row_C, layout.expert_C, strict=True)
         if left < expert + 0.5 and expert - 0.5 < right and low < row + 0.5 and row - 0.5 < high
     )

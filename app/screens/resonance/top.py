@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ....store.schema import LayerExpert
 from ....tracer.steering.rules import KINDS
-from ...figures.resonance import Cell
 from ...figures.thresholds import Threshold, survivors
 from ...shell import messages, show
 from ...shell.frame import Frame
@@ -45,7 +45,7 @@ def draw(
     contrast: Contrast,
     params: dict[str, Any],
     limit: Threshold,
-    boxed: list[Cell],
+    boxed: list[LayerExpert],
 ) -> None:
     """Draw the table and the steering beneath it; `boxed` are cells that were selected on the map."""
     top = params["among"]
@@ -81,7 +81,7 @@ def token_lists(frame: Frame, rows: pa.Table, params: dict[str, Any]) -> list[st
     cells = list(zip(rows["layer"].to_pylist(), rows["expert"].to_pylist(), strict=True))
     asked = {name: value for name, value in params.items() if name not in ("layers", "among", "ranking")}
     found = frame.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
-    of: dict[Cell, list[str]] = {}
+    of: dict[LayerExpert, list[str]] = {}
     for row in found.to_pylist():
         text = visible(row["token"]) if row["token"] is not None else f"id {row['token_id']}"
         of.setdefault((row["layer"], row["expert"]), []).append(
@@ -96,7 +96,7 @@ def _steering(
     contrast: Contrast,
     params: dict[str, Any],
     limit: Threshold,
-    chosen: list[Cell],
+    chosen: list[LayerExpert],
 ) -> None:
     st.subheader("To steering", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -127,9 +127,9 @@ def _steering(
     messages.say(f"{rule}: {KINDS[rule].summary}. {which}: {offer.listed(cells)}.")
 
 
-def strongest(table: pa.Table, limit: Threshold | None, top: int, toward_rest: bool) -> list[Cell]:
+def strongest(table: pa.Table, limit: Threshold | None, top: int, toward_rest: bool) -> list[LayerExpert]:
     """The `top` cells of largest score in one direction, of those that stand out (all where None)."""
     rows = (table if limit is None else survivors(table, limit)).to_pylist()
     sign = -1 if toward_rest else 1
     rows = sorted((row for row in rows if sign * row["score"] > 0), key=lambda row: -sign * row["score"])
-    return [(row["layer"], row["expert"]) for row in rows[:top]]
+    return [LayerExpert(row["layer"], row["expert"]) for row in rows[:top]]

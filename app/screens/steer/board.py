@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from ....store import RouterSpec
+from ....store.schema import RouterSpec
 from ....store.views.experts.load_difference import with_measure
 from ....tracer.steering.check import problems_with
 from ....tracer.steering.rules import KINDS, Rule
@@ -17,7 +17,7 @@ from ...figures.steer_map import switchboard_map
 from ...sentences import answers as sentences_steering
 from ...shell import messages, show
 from ...shell.frame import Frame
-from ...steering.edit import Cell, cycle, layer_rules, made_at, paint
+from ...steering.edit import cycle, layer_rules, made_at, paint
 from ...steering.edit import states as states_of
 from ...text import words
 from . import contrast, forms, switchboard
@@ -161,10 +161,8 @@ def load(frame: Frame) -> switchboard.Underlay:
 
 
 def _edit(frame: Frame) -> None:
-    known = {(r.stream, r.layer): r.num_experts for r in frame.trace.routers}
-    cells: list[Cell] = [
-        cell for cell in switchboard.edited(BOARD) if cell[2] < known.get((cell[0], cell[1]), 0)
-    ]
+    known = {router.key: router.num_experts for router in frame.trace.routers}
+    cells = [cell for cell in switchboard.edited(BOARD) if cell.expert < known.get(cell.router, 0)]
     if not cells:
         return
     routers, chosen = frame.trace.routers, brush()

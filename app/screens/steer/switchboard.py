@@ -18,11 +18,12 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.components.v2 import component
 
+from ....store.schema import Cell, RouterKey
 from ....tracer.steering.kind import Mark
 from ... import ASSETS
 from ...figures.routing_layout import lay_out
 from ...figures.theme import Theme
-from ...steering.edit import Cell, State
+from ...steering.edit import State
 
 STATES: tuple[State, ...] = get_args(Mark)
 
@@ -41,7 +42,7 @@ class Underlay:
 def switchboard(
     under: Underlay,
     states: Mapping[Cell, State],
-    rules_of_layer: Mapping[tuple[str, int], list[str]],
+    rules_of_layer: Mapping[RouterKey, list[str]],
     *,
     theme: Theme,
     key: str,
@@ -57,7 +58,7 @@ def switchboard(
 def edited(key: str) -> list[Cell]:
     """The cells of the click or box that this run is about."""
     event = (st.session_state.get(key) or {}).get("edit") or {}
-    return [(str(stream), int(layer), int(expert)) for stream, layer, expert in event.get("cells", [])]
+    return [Cell(str(stream), int(layer), int(expert)) for stream, layer, expert in event.get("cells", [])]
 
 
 @st.cache_resource(show_spinner=False)
@@ -72,7 +73,7 @@ def _component():
 def payload(
     under: Underlay,
     states: Mapping[Cell, State],
-    rules_of_layer: Mapping[tuple[str, int], list[str]],
+    rules_of_layer: Mapping[RouterKey, list[str]],
     theme: Theme,
 ) -> dict[str, Any]:
     """What the browser needs: rows from the input upwards, values and states row after row."""
@@ -85,17 +86,17 @@ def payload(
     value_C[starts[layout.row_C] + layout.expert_C] = layout.value_C
     state_C = np.zeros(len(value_C), np.uint8)
     row_of = {router: row for row, router in enumerate(layout.routers)}
-    for (stream, layer, expert), state in states.items():
-        row = row_of.get((stream, layer))
-        if row is not None and expert < widths[row]:
-            state_C[starts[row] + expert] = STATES.index(state) + 1
+    for cell, state in states.items():
+        row = row_of.get(cell.router)
+        if row is not None and cell.expert < widths[row]:
+            state_C[starts[row] + cell.expert] = STATES.index(state) + 1
     known = np.abs(value_C[np.isfinite(value_C)])
     return {
         "name": f"Switchboard: {len(states)} cells are steered",
         "rows": [
-            {"stream": stream, "layer": layer, "label": label_of[stream, layer], "experts": int(widths[row]),
-             "start": int(starts[row]), "rules": rules_of_layer.get((stream, layer), [])}
-            for (stream, layer), row in row_of.items()
+            {"stream": key.stream, "layer": key.layer, "label": label_of[key], "experts": int(widths[row]),
+             "start": int(starts[row]), "rules": rules_of_layer.get(key, [])}
+            for key, row in row_of.items()
         ],
         "values": _packed(value_C),
         "states": _packed(state_C),

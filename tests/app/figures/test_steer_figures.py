@@ -13,9 +13,10 @@ from moescope.app.screens.steer.switchboard import STATES, Underlay, payload
 from moescope.app.sentences import evaluation
 from moescope.app.sentences.answers import board, strip
 from moescope.app.steering.answers import SIDES, Answers, Side
-from moescope.app.steering.edit import Cell, State
+from moescope.app.steering.edit import State
 from moescope.app.steering.history import Draft
 from moescope.store import RouterSpec
+from moescope.store.schema import Cell, RouterKey
 
 ROUTERS = [RouterSpec(layer=layer, num_experts=3, top_k=1, router=f"r{layer}") for layer in (2, 5)]
 
@@ -53,12 +54,12 @@ def load() -> pa.Table:
 
 
 def test_the_board_says_what_its_experts_take_of_the_routing_in_their_layers():
-    said = board({("decoder", 2, 0): "off"}, load())
+    said = board({Cell("decoder", 2, 0): "off"}, load())
     assert said == (
         "1 of 6 experts is steered: 1 off. In its layer it takes 60\u202f% of the recorded routing; "
         "even routing would give 33.3\u202f%."
     )
-    said = board({("decoder", 2, 0): "off", ("decoder", 5, 2): "on"}, load())
+    said = board({Cell("decoder", 2, 0): "off", Cell("decoder", 5, 2): "on"}, load())
     assert "2 of 6 experts are steered: 1 off and 1 on. In their 2 layers they take 30\u202f%" in said
     assert board({}, load()) == "No single expert of 6 is steered."
 
@@ -154,7 +155,7 @@ def test_of_a_long_prompt_the_last_tokens_are_drawn():
 
 
 def test_the_exported_board_has_a_sign_on_every_steered_cell_that_it_shows():
-    states = {("decoder", 5, 1): "on", ("decoder", 2, 0): "off", ("decoder", 9, 0): "off"}
+    states = {Cell("decoder", 5, 1): "on", Cell("decoder", 2, 0): "off", Cell("decoder", 9, 0): "off"}
     chart = switchboard_map(load(), states, label="share").to_dict()
     signs = chart["datasets"][chart["layer"][-1]["data"]["name"]]
     assert [(sign["x"], sign["y"], sign["sign"]) for sign in signs] == [
@@ -169,8 +170,12 @@ def test_the_browser_gets_values_and_states_row_after_row_from_the_input():
     import numpy as np
 
     table = load().select(["stream", "layer", "expert", "value"])
-    states: dict[Cell, State] = {("decoder", 5, 2): "up", ("decoder", 2, 1): "off", ("decoder", 5, 99): "off"}
-    data = payload(Underlay(table=table, label="share"), states, {("decoder", 5): ["top_k"]}, LIGHT)
+    states: dict[Cell, State] = {
+        Cell("decoder", 5, 2): "up",
+        Cell("decoder", 2, 1): "off",
+        Cell("decoder", 5, 99): "off",
+    }
+    data = payload(Underlay(table=table, label="share"), states, {RouterKey("decoder", 5): ["top_k"]}, LIGHT)
     assert [(row["layer"], row["start"], row["experts"], row["rules"]) for row in data["rows"]] == [
         (2, 0, 3, []), (5, 3, 3, ["top_k"]),
     ]  # fmt: skip

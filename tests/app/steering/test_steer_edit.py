@@ -14,6 +14,7 @@ from moescope.app.steering.history import Draft, History
 from moescope.app.steering.presets import busiest, on_cells, random_control, specialised_for, top_of
 from moescope.app.steering.rule_words import answer_html, differing, rule_group
 from moescope.store import RouterSpec
+from moescope.store.schema import Cell
 from moescope.tracer.errors import SteeringError
 from moescope.tracer.steering.read import read_rules
 from moescope.tracer.steering.rules import Rule
@@ -22,7 +23,7 @@ ROUTERS = [
     RouterSpec(layer=layer, num_experts=experts, top_k=2, router=f"layers.{layer}.gate")
     for layer, experts in ((1, 4), (3, 4), (4, 6))
 ]
-CELLS = [("decoder", spec.layer, expert) for spec in ROUTERS for expert in range(spec.num_experts)]
+CELLS = [Cell("decoder", spec.layer, expert) for spec in ROUTERS for expert in range(spec.num_experts)]
 
 
 def rules(*values: dict) -> tuple[Rule, ...]:
@@ -30,7 +31,7 @@ def rules(*values: dict) -> tuple[Rule, ...]:
 
 
 def test_a_click_goes_from_neutral_to_off_to_on_and_back():
-    cell = ("decoder", 3, 2)
+    cell = Cell("decoder", 3, 2)
     seen: list[tuple[Rule, ...]] = [()]
     for _ in range(3):
         seen.append(cycle(seen[-1], [cell], ROUTERS))
@@ -75,17 +76,17 @@ def test_the_board_shows_what_every_cell_was_last_set_to(steps):
 
 def test_an_edit_takes_a_loaded_rule_apart_only_where_it_touches_it():
     loaded = rules({"rule": "off", "layers": "all", "experts": [0, 1]}, {"rule": "temperature", "amount": 2})
-    assert erase(loaded, [("decoder", 3, 2)], ROUTERS) == loaded
-    after = erase(loaded, [("decoder", 3, 1)], ROUTERS)
-    assert states(after, ROUTERS).keys() == states(loaded, ROUTERS).keys() - {("decoder", 3, 1)}
+    assert erase(loaded, [Cell("decoder", 3, 2)], ROUTERS) == loaded
+    after = erase(loaded, [Cell("decoder", 3, 1)], ROUTERS)
+    assert states(after, ROUTERS).keys() == states(loaded, ROUTERS).keys() - {Cell("decoder", 3, 1)}
     assert after[-1] == loaded[-1]
 
 
 def test_keep_only_masks_the_others_and_a_later_on_wins():
     kept = rules({"rule": "keep_only", "layers": [1], "experts": [0, 3]})
-    assert states(kept, ROUTERS) == {("decoder", 1, 1): "off", ("decoder", 1, 2): "off"}
-    forced = cycle(kept, [("decoder", 1, 1)], ROUTERS)
-    assert states(forced, ROUTERS)[("decoder", 1, 1)] == "on"
+    assert states(kept, ROUTERS) == {Cell("decoder", 1, 1): "off", Cell("decoder", 1, 2): "off"}
+    forced = cycle(kept, [Cell("decoder", 1, 1)], ROUTERS)
+    assert states(forced, ROUTERS)[Cell("decoder", 1, 1)] == "on"
     assert forced[0] == kept[0]
 
 
@@ -100,7 +101,7 @@ def test_keep_only_masks_the_others_and_a_later_on_wins():
 )  # fmt: skip
 def test_soft_rules_show_their_direction_and_neutral_ones_nothing(rule: dict, state: str | None):
     found = states(rules(rule | {"layers": [4], "experts": [5]}), ROUTERS)
-    assert found == ({("decoder", 4, 5): state} if state else {})
+    assert found == ({Cell("decoder", 4, 5): state} if state else {})
 
 
 def test_rules_on_whole_layers_are_named_by_layer():
@@ -194,14 +195,21 @@ def test_presets_take_the_cells_that_the_views_rank(make_table):
     scan = make_table(
         layer=[1, 3, 1, 4], expert=[0, 1, 2, 5], score=[0.1, 0.4, -0.9, 0.3], q=[0.01, 0.2, 0.01, 0.04]
     )
-    assert top_of(scan, 2, q=0.05) == [("decoder", 4, 5), ("decoder", 1, 0)]
-    assert top_of(scan, 1, q=None) == [("decoder", 3, 1)]
+    assert top_of(scan, 2, q=0.05) == [Cell("decoder", 4, 5), Cell("decoder", 1, 0)]
+    assert top_of(scan, 1, q=None) == [Cell("decoder", 3, 1)]
     experts = make_table(layer=[1, 3, 3], expert=[0, 1, 1], language=["ja", None, "ja"])
-    assert specialised_for(experts, "ja") == [("decoder", 1, 0), ("decoder", 3, 1)]
-    assert specialised_for(experts, None) == [("decoder", 3, 1)]
+    assert specialised_for(experts, "ja") == [Cell("decoder", 1, 0), Cell("decoder", 3, 1)]
+    assert specialised_for(experts, None) == [Cell("decoder", 3, 1)]
     load = make_table(layer=[1, 1, 1, 3, 3], expert=[0, 1, 2, 0, 1], count=[5, 9, 5, 1, 2])
-    assert busiest(load, 2) == [("decoder", 1, 1), ("decoder", 1, 0), ("decoder", 3, 1), ("decoder", 3, 0)]
-    assert [rule.to_json() for rule in on_cells("scale", [("decoder", 3, 1), ("decoder", 1, 2)], 0.5)] == [
+    assert busiest(load, 2) == [
+        Cell("decoder", 1, 1),
+        Cell("decoder", 1, 0),
+        Cell("decoder", 3, 1),
+        Cell("decoder", 3, 0),
+    ]
+    assert [
+        rule.to_json() for rule in on_cells("scale", [Cell("decoder", 3, 1), Cell("decoder", 1, 2)], 0.5)
+    ] == [
         {"rule": "scale", "layers": [1], "experts": [2], "amount": 0.5},
         {"rule": "scale", "layers": [3], "experts": [1], "amount": 0.5},
     ]

@@ -119,7 +119,7 @@ def test_a_neutral_profile_changes_nothing(client):
     neutral = {"rules": [{"rule": "bias", "layers": "all", "experts": [1], "amount": 0.0}]}
     *events, _ = client.generate(PROMPT, steering=neutral, compare=True, max_new_tokens=16)
     assert tokens_of(events, "base") == tokens_of(events, "steered")
-    assert {event["kl"] for event in events} == {0.0}
+    assert max(abs(event["kl"]) for event in events) < 1e-6  # both stand at other places of one batch
     assert not any(event["changed"] for event in events)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from ...evaluate.forced_passes import divergence
 from ...generate.detokenise import TextStream
 from ...generate.lanes import SIDES, Lane, Side, Step, finite
-from ...generate.live_model import key_name
 from ...generate.sampling import Sampler
 from ..engine.engine import Event, Steps
 from ..engine.served import Served
@@ -129,14 +128,14 @@ def _choose(served: Served, writer: Writer, step: Step, request: dict[str, Any],
         "token": served.token_texts([token])[0],
         "text": text,
         "logprob": finite(float(logprobs_V[token])),
-        "experts": {key_name(key): rows[writer.row] for key, rows in step.experts.items()},
+        "experts": {key.name: rows[writer.row] for key, rows in step.experts.items()},
         "kl": None,
     }
     if compare:
         kl = float(divergence(step.logprobs_BV[:1], step.logprobs_BV[1:])[0])
         writer.kl.append(kl)
         event["kl"] = finite(kl)
-        event["changed"] = [key_name(key) for key, (a, b) in step.experts.items() if set(a) != set(b)]
+        event["changed"] = [key.name for key, (a, b) in step.experts.items() if set(a) != set(b)]
     if request["candidates"]:
         event["candidates"] = _candidates(served, step, int(request["candidates"]), compare, writer.side)
     return event

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....store.schema import RouterKey
 from ...evaluate.forced_passes import divergence, sets_differ
 from ...generate.lanes import SIDES, PromptPass, finite
-from ...generate.live_model import Key, key_name
 from ...steering.check import effective
 from ...steering.profile import Steering
 from ..engine.served import Served
@@ -102,13 +102,13 @@ def _predictions(logprobs_2NV: Tensor, own: list[int], candidates: int, texts: _
     return events
 
 
-def _routing(experts: dict[Key, Tensor], same_until: int) -> Callable[[int], Event]:
+def _routing(experts: dict[RouterKey, Tensor], same_until: int) -> Callable[[int], Event]:
     """Position → the experts of both models there, and the routers whose sets differ."""
     experts = {key: ids_2SK.clone() for key, ids_2SK in experts.items()}
     for ids_2SK in experts.values():
         ids_2SK[1, :same_until] = ids_2SK[0, :same_until]
-    chosen = {key_name(key): ids_2SK.tolist() for key, ids_2SK in experts.items()}
-    differ = {key_name(key): sets_differ(*ids_2SK).tolist() for key, ids_2SK in experts.items()}
+    chosen = {key.name: ids_2SK.tolist() for key, ids_2SK in experts.items()}
+    differ = {key.name: sets_differ(*ids_2SK).tolist() for key, ids_2SK in experts.items()}
 
     def at(position: int) -> Event:
         of_sides = {

@@ -13,7 +13,6 @@ from ...evaluate.forced_passes import ForcedPasses, Pass, Work, make_work
 from ...evaluate.run import batch_cells
 from ...evaluate.tally import Scored, Tally, scored_sequences
 from ...generate.batch import pad_token_id
-from ...generate.live_model import key_name
 from ...models.forward import max_length
 from ...prompts.prompt import Prompt
 from ...prompts.prompt_set import PromptSet
@@ -97,7 +96,7 @@ def _passes(
 
 def _positions(served: Served, work: Work, result: Pass, compare: bool) -> Iterator[Event]:
     """For each sequence of a batch, the numbers of its scored tokens."""
-    names = [key_name(key) for key in served.live.keys]
+    names = [key.name for key in served.live.keys]
     for row, sequence in enumerate(work.batch.encoded):
         mine = np.flatnonzero(work.sequence_N == row)
         ids = sequence.ids[work.position_N[mine]].tolist()
