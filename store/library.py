@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ class TraceSummary:
     """Damaged parts, one line each."""
     sample: bool = False
     """Whether it came with moescope."""
+    fingerprint: str = ""
+    """Of model weights and prompts: 8 digits that a link carries, so that it never shows another trace of that name."""
 
 
 def default_library() -> Path:
@@ -104,7 +108,17 @@ def summarise(url: str | os.PathLike[str], *, sample: bool = False) -> TraceSumm
         bytes=sum(file.bytes for entry in trace.parts for file in entry.files.values()),
         problems=[str(problem) for problem in trace.problems],
         sample=sample,
+        fingerprint=fingerprint(trace),
     )
+
+
+def fingerprint(trace: Trace) -> str:
+    """8 hexadecimal digits of what was traced: weights, configuration, prompts, steering. Equal for the same recording
+    wherever it lies; it does not change while a trace grows."""
+    manifest = trace.manifest
+    parts = [manifest.model.get(name) for name in ("weights_fingerprint", "config_hash", "name")]
+    parts += [manifest.prompt_set.get("fingerprint"), manifest.steering, manifest.created]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def model_name(trace: Trace) -> str:

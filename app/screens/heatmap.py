@@ -38,9 +38,12 @@ class Side:
 def page(frame: Frame) -> None:
     """Draw the page."""
     st.title("Heatmap", anchor=False)
+    missing = {name: why for name in MEASURES if (why := _not_recorded(frame, name))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        recorded = [name for name in MEASURES if name not in missing]
+        link_check.look("measure", recorded, what="the measure")
         measure = st.segmented_control(
-            "Colour", list(MEASURES), default="share", key="measure", bind="query-params", required=True,
+            "Colour", recorded, default="share", key="measure", bind="query-params", required=True,
             format_func=lambda name: MEASURES[name].label, help=_explained(),
         ) or "share"  # fmt: skip
         kinds = [ONE, DIFFERENCE, SIDE_BY_SIDE] if frame.tags() else [ONE] + [DIFFERENCE] * bool(frame.second)
@@ -52,6 +55,9 @@ def page(frame: Frame) -> None:
             format_func={"id": "by id", "load": "largest first"}.__getitem__,
         ) or "id"  # fmt: skip
         down = st.toggle("input at the top", key="down", bind="query-params")
+    link_check.tell("measure")
+    if missing:
+        messages.say(" ".join(missing.values()))
     look = {"sort": sort, "reverse": down}
     if kind == DIFFERENCE:
         _difference(frame, measure, look)
@@ -214,6 +220,26 @@ def _with_chance(frame: Frame, label: str, measure: str) -> str:
     chances = {frame.chance(router.layer) for router in frame.routers()}
     chance = chances.pop() if len(chances) == 1 else None
     return f"{label} (even routing: {words.percent(chance)})" if measure == "share" and chance else label
+
+
+RECORDED = {
+    "weight": ("weight_sum", "gate weights"),
+    "probability": ("mean_probability", "router probabilities"),
+}
+"""Measure → the column of the `load` view that it needs, and what a trace without it lacks."""
+
+
+def _not_recorded(frame: Frame, measure: str) -> str:
+    """Why a measure cannot be shown; empty where it can. With a second trace both must have it."""
+    if measure not in RECORDED:
+        return ""
+    column, what = RECORDED[measure]
+    for second, name in ((False, frame.name), (True, frame.second_name)):
+        if name is not None:
+            table = frame.view("load", second=second)
+            if table.num_rows and table[column].null_count == table.num_rows:
+                return f"{name} holds no {what}: the {MEASURES[measure].label} cannot be shown."
+    return ""
 
 
 def _explained() -> str:

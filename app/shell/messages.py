@@ -11,11 +11,13 @@ import logging
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import streamlit as st
 
 from ...store import StoreError, errors
 from ...store.trace import Trace
+from ...tracer.jobs.jobs import SUFFIX, Job
 from ..text import words
 from ..text.nan_notice import nan_notice
 from . import sources
@@ -124,14 +126,44 @@ def banners(trace: Trace, url: str) -> None:
 
 def _partial(trace: Trace, url: str) -> None:
     running = trace.state == "running"
-    prompts = words.amount(trace.num_prompts, "prompt")
     with st.container(horizontal=True, vertical_alignment="center", key="partial"):
         if running:
-            note("partial", f"Still being traced. This is the picture of the first {prompts}.")
+            note("partial", f"Still being traced. This is the picture of {_held(trace)}.")
         else:
-            note("partial", f"Unfinished trace. It stopped after {prompts}; trace again with --resume.")
+            note("partial", f"Unfinished trace: it holds {_held(trace)}.")
+            _resume(trace, url)
         if running or sources.changed(url):
             st.button("Refresh", on_click=sources.refresh, args=(url,), key="refresh")
+
+
+def _held(trace: Trace) -> str:
+    """How many of the prompts an unfinished trace holds, and which: `120 of 1,100 prompts, a random sample of ...`."""
+    total = trace.manifest.prompt_set.get("prompts")
+    of = f"{words.count(trace.num_prompts)} of {words.amount(total, 'prompt')}" if total else (
+        words.amount(trace.num_prompts, "prompt")
+    )  # fmt: skip
+    if trace.manifest.settings.get("batch_order") == "shuffled":
+        return f"{of}, in batches drawn at random (seed 0)"
+    return f"{of}, not a fair sample: within a stretch of the prompt set the longest come first"
+
+
+def _resume(trace: Trace, url: str) -> None:
+    job = Job(Path(url).absolute().with_name(Path(url).name + SUFFIX)) if "://" not in url else None
+    if job is not None and (job.folder / "job.json").exists():
+        st.button("Resume", key="resume", on_click=_retry, args=(job,))
+        return
+    model = trace.manifest.model.get("name", "MODEL")
+    with st.popover("How to resume", key="how-to-resume"):
+        st.code(f"moescope trace {model} PROMPTS --out {url} --resume", language="bash", wrap_lines=True)
+
+
+def _retry(job: Job) -> None:
+    try:
+        job.retry()
+    except (OSError, ValueError) as error:
+        st.toast(words.label(f"It could not be resumed: {error}"), icon=":material/error:")
+        return
+    st.toast("The trace goes on; the Library shows how far it is.", icon=":material/play_arrow:")
 
 
 def note(kind: str, text: str) -> None:

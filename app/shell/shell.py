@@ -28,13 +28,15 @@ class Screen:
     """A Material symbol."""
     needs_trace: bool = True
     """Whether `page(frame)` can do without a frame (it then gets None)."""
+    compares: bool = False
+    """Whether the page does something with a second trace."""
     needs_prompts: bool = True
     """Whether the page is about the prompts of the trace, and has nothing to show where no part can be read."""
 
 
 PAGES = (
     Screen(name="library", title="Library", icon="inventory_2", needs_trace=False, needs_prompts=False),
-    Screen(name="heatmap", title="Heatmap", icon="grid_on"),
+    Screen(name="heatmap", title="Heatmap", icon="grid_on", compares=True),
     Screen(name="tokens", title="Tokens", icon="format_ink_highlighter"),
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
@@ -70,7 +72,9 @@ def run() -> None:
     theme_watch.watch(theme)
     st.session_state["frame"] = None
     with messages.guarded("The chosen trace can't be shown"):
-        st.session_state["frame"] = topbar.draw()
+        st.session_state["frame"] = topbar.draw(
+            compares=any(screen.compares for screen in PAGES if screen.title == chosen.title)
+        )
     chosen.run()
     link_check.settle()
 

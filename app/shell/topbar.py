@@ -14,12 +14,17 @@ from . import address, link_check, messages, sources
 from .frame import TOKEN_KINDS, Frame, current_theme
 
 FIXED = ("language", "group")
-ASKED = "trace of the link"
-"""Key of the name in a link that no trace has."""
+PRINT = "of"
+"""Parameter of the address: the fingerprint of the trace that a link was made on."""
+SHOWN = "trace of the link"
+"""Key of the name that a link asked for and that is being shown."""
 
 
-def draw() -> Frame | None:
-    """Draw the bar; None where no trace can be opened.
+def draw(*, compares: bool = True) -> Frame | None:
+    """Draw the bar; None where no trace can be opened. A link to a trace that is not here ends the run.
+
+    Args:
+        compares: whether the page does something with a second trace; else its box is not drawn.
 
     Raises:
         StoreError: the chosen trace can't be read.
@@ -28,8 +33,9 @@ def draw() -> Frame | None:
     if not known:
         return None
     asked = st.query_params.get("trace")
+    if asked is not None:
+        _stop_at_a_strange_link(asked, known)
     if asked not in known and st.session_state.get("trace") not in known:
-        st.session_state[ASKED] = asked
         # Streamlit keeps a widget's default out of the URL; a link must name its trace all the same.
         st.session_state["trace"] = next(iter(known))
     with st.container(key="topbar", horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -39,24 +45,23 @@ def draw() -> Frame | None:
         )  # fmt: skip
         name = name or next(iter(known))
         others = [other for other in known if other != name]
-        second = link_check.selectbox(
-            "Compared with", others, key="vs", what="the trace", index=None, placeholder="nothing",
-            disabled=not others, width=170,
-        )  # fmt: skip
+        second = None
+        if compares and others:
+            second = link_check.selectbox("Compared with", others, key="vs", what="the trace", index=None,
+                                          placeholder="nothing", width=170)  # fmt: skip
+        else:
+            link_check.look("vs", others, what="the trace")
         trace = sources.get(known[name].url)
         where, tokens = _filter(trace)
         layers, stream = _layers(trace)
         _facts(trace)
-    if missing := st.session_state.get(ASKED):
-        messages.note(
-            "error", f"The link names a trace “{missing}” that cannot be opened here. This is “{name}”."
-        )
     link_check.tell("vs", "tokens", "layers", "stream", *FIXED, "tag.")
     numbers = sorted({router.layer for router in trace.routers})
     narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
     address.complete(
         {
             "trace": name,
+            PRINT: known[name].fingerprint,
             "vs": second,
             "tokens": tokens if tokens != "all" else None,
             "layers": narrowed,
@@ -69,6 +74,37 @@ def draw() -> Frame | None:
         second=sources.get(second_url) if second_url else None, where=where, tokens=tokens, layers=layers,
         stream=stream, theme=current_theme(),
     )  # fmt: skip
+
+
+def _stop_at_a_strange_link(asked: str, known: Mapping[str, TraceSummary]) -> None:
+    """Where a link names a trace that is not here, or another recording of that name: say so, and show nothing else."""
+    if asked in known and asked in (st.session_state.get(SHOWN), st.session_state.get("trace")):
+        return
+    wanted = st.query_params.get(PRINT)
+    if asked in known and wanted in (None, "", known[asked].fingerprint):
+        st.session_state[SHOWN] = asked
+        return
+    same = [name for name, summary in known.items() if wanted and summary.fingerprint == wanted]
+    mark = f" (fingerprint {wanted})" if wanted else ""
+    there = ""
+    if asked in known:
+        there = f"The trace of that name here is another recording (fingerprint {known[asked].fingerprint}). "
+    messages.card(
+        f"The link shows the trace “{asked}”{mark}, which is not here",
+        f"{there}Nothing else is shown in its place.",
+        todo=f"It is here as “{same[0]}”." if same else "Ask for the trace's folder and open it in the Library.",
+        kind="error",
+    )  # fmt: skip
+    for name in dict.fromkeys([*same[:1], next(iter(known))]):
+        st.button(words.label(f"Open “{name}”"), key=f"instead-{name}", on_click=_instead, args=(name,))
+    st.stop()
+
+
+def _instead(name: str) -> None:
+    st.session_state["trace"] = name
+    st.session_state[SHOWN] = name
+    st.query_params["trace"] = name
+    st.query_params.pop(PRINT, None)
 
 
 def tag_key(column: str) -> str:
@@ -149,7 +185,8 @@ def _facts(trace: Trace) -> None:
 
 def _keep_valid() -> None:
     """Drop what the newly chosen trace does not have from filter and window."""
-    st.session_state.pop(ASKED, None)
+    st.session_state[SHOWN] = st.session_state.get("trace")
+    st.query_params.pop(PRINT, None)
     link_check.forget()
     summary: TraceSummary | None = sources.summaries().get(st.session_state["trace"])
     if summary is None or summary.error:

@@ -140,6 +140,17 @@ class Job:
         while time.monotonic() < until and not self.status().ended:
             time.sleep(0.05)
 
+    def retry(self) -> Job:
+        """Start it again with what was asked; a trace that holds committed parts goes on where they end.
+
+        Raises:
+            FileExistsError: it still runs.
+        """
+        asked = self.asked
+        options = {name: value for name, value in asked["options"].items() if name != "resume"}
+        resume = (self.out / "trace.json").exists()
+        return start_trace(asked["model"], asked["prompts"], asked["out"], **options, resume=resume)
+
     def forget(self) -> None:
         """Remove the job's folder, not its trace. Raises RuntimeError while it runs."""
         if not self.status().ended:

@@ -25,7 +25,7 @@ from ..models.card import active_parameters, model_card
 from ..models.forward import evaluating, max_length
 from ..prompts.prompt_set import PromptSet
 from ..routers.find import traced_routers
-from ..tokens.batches import plan_batches
+from ..tokens.batches import plan_batches, shuffled
 from ..tokens.encode import Encoder
 from ..tokens.token_text import TokenTexts
 from .batch_runner import BatchRunner
@@ -91,6 +91,7 @@ def trace_prompts(
     card = dict(card or model_card(model))
     card["active_parameters"] = active_parameters(model, specs)
     settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
+    settings["batch_order"] = "shuffled"
     settings |= sampling.to_json() if max_new_tokens else {"max_new_tokens": 0}
     sink = Capture(
         specs,
@@ -122,7 +123,7 @@ def trace_prompts(
         steered=steering is not None,
         ahead=ahead,
     )
-    plan = plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens)
+    plan = shuffled(plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens))
     with writer, evaluating(model):
         done = writer.committed_prompts
         todo = [left for batch in plan if len(left := _without(batch, chosen, done))]

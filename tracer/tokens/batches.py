@@ -67,6 +67,13 @@ def plan_batches(
     return plan
 
 
+def shuffled(plan: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """The batches in an order that depends on their number and the seed alone: what an unfinished trace holds is then
+    a fair sample of the prompt set, not its beginning or its longest prompts. A resumed run forms the same order."""
+    order = np.random.default_rng(seed).permutation(len(plan))
+    return [plan[number] for number in order]
+
+
 def _windows(costs: np.ndarray, budget: int) -> list[tuple[int, int]]:
     """Consecutive prompts of about `budget` tokens."""
     if not len(costs):

@@ -78,6 +78,10 @@ def _ended(job: Job, status: Status) -> None:
                     args=("heatmap",),
                     kwargs={"trace": name},
                 )
+            if status.state != "complete":
+                resumable = name in sources.summaries()
+                st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=job.retry,
+                          help="With the same model, prompts and settings.")  # fmt: skip
             st.button("Dismiss", key=f"dismiss-{name}", on_click=job.forget)
 
 

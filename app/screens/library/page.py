@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import streamlit as st
 
-from ....store import StoreError
+from ....store import StoreError, library_edit
 from ....store.library import TraceSummary
 from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.frame import Frame
 from ...shell.show import side_by_side
 from ...text import words
-from . import jobs_panel, new_trace
+from . import jobs_panel, manage, new_trace
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
@@ -45,6 +46,7 @@ def page(frame: Frame | None) -> None:
             f"Traces are kept in {sources.library()}.",
             todo="Trace a model below, or open a trace folder.",
         )
+    manage.draw_bin()
     left, right = side_by_side([3, 2], key="new")
     with left:
         new_trace.draw(sources.library())
@@ -53,7 +55,10 @@ def page(frame: Frame | None) -> None:
 
 
 def _table(known: dict[str, TraceSummary]) -> None:
-    rows = pa.Table.from_pylist([_row(name, summary) for name, summary in known.items()])
+    tags = library_edit.tags_of(sources.library())
+    rows = pa.Table.from_pylist([_row(name, summary, tags) for name, summary in known.items()])
+    if not tags:
+        rows = rows.drop_columns(["tags"])
     chosen = show.table(
         rows,
         name="library",
@@ -68,10 +73,11 @@ def _table(known: dict[str, TraceSummary]) -> None:
         _details(name, known[name])
 
 
-def _row(name: str, summary: TraceSummary) -> dict[str, Any]:
+def _row(name: str, summary: TraceSummary, tags: dict[str, list[str]]) -> dict[str, Any]:
     across = f"{summary.layers} × {summary.experts}"
     return {
         "trace": name,
+        "tags": tags.get(Path(summary.url).name, []),
         "model": summary.model,
         "state": "cannot be opened" if summary.error else _state(summary),
         "prompts": None if summary.error else summary.prompts,
@@ -126,6 +132,8 @@ def _details(name: str, summary: TraceSummary) -> None:
             "versions": manifest.versions,
         }
         messages.say(_overview(summary))
+        if not summary.sample and Path(summary.url).parent == sources.library():
+            manage.draw(Path(summary.url).name)
         with st.expander("Model, prompts, settings"):
             st.json({key: value for key, value in facts.items() if value}, expanded=2)
         with st.expander(words.amount(len(trace.routers), "router")):

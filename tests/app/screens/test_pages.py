@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import moescope.app
 from moescope.app.screens.library.page import WHERE_NARROW
 from moescope.app.shell import theme_watch
 from moescope.app.shell.shell import PAGES
+from moescope.store import list_traces
+from moescope.store.importers import run
 
 MAIN = Path(moescope.app.__file__).parent / "main.py"
 RUN_SECONDS = 60
@@ -73,8 +77,9 @@ def test_a_link_to_a_trace_that_is_not_here_says_so(hand_library, monkeypatch):
     app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
     app.query_params["trace"] = "<b>gone</b>"
     text = well(app.run())
-    assert "names a trace “&lt;b&gt;gone&lt;/b&gt;” that cannot be opened here" in text
-    assert "cannot be opened here" not in well(start(hand_library, monkeypatch, "heatmap", trace="hand"))
+    assert "“&lt;b&gt;gone&lt;/b&gt;”, which is not here" in text
+    assert "Layer" not in text
+    assert "which is not here" not in well(start(hand_library, monkeypatch, "heatmap", trace="hand"))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +208,9 @@ def test_a_steered_trace_has_its_banner_everywhere(hand_library, monkeypatch):
 
 
 def test_an_unfinished_trace_is_marked(hand_library, monkeypatch):
-    assert "Unfinished trace." in well(start(hand_library, monkeypatch, "heatmap", trace="hand-unfinished"))
+    assert "Unfinished trace: it holds" in well(
+        start(hand_library, monkeypatch, "heatmap", trace="hand-unfinished")
+    )
 
 
 def test_prompt_text_reaches_the_page_only_escaped(hand_library, monkeypatch):
@@ -310,3 +317,40 @@ def test_traces_of_different_routers_are_not_subtracted_without_a_word(hand_libr
     assert warning not in well(app)
     app = start(hand_library, monkeypatch, "heatmap", trace="hand", vs="sample", show="difference")
     assert warning in well(app)
+
+
+def test_a_link_to_another_recording_of_that_name_stops(hand_library, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    app.query_params["trace"], app.query_params["of"] = "hand", "0badc0de"
+    text = well(app.run())
+    assert "fingerprint 0badc0de" in text
+    assert "another recording" in text
+    assert not app.title
+
+
+def test_a_link_with_the_right_fingerprint_opens(hand_library, monkeypatch):
+    (summary,) = [found for found in list_traces(hand_library) if found.name == "hand"]
+    assert "which is not here" not in well(
+        start(hand_library, monkeypatch, "heatmap", trace="hand", of=summary.fingerprint)
+    )
+
+
+def test_a_measure_that_the_trace_lacks_is_not_offered_and_says_why(tmp_path, monkeypatch):
+    events = tmp_path / "events.csv"
+    events.write_text("sequence,step,layer,expert\na,0,0,1\na,1,0,2\nb,0,0,1\n")
+    run("neutral", events, tmp_path / "library" / "bare", experts=4)
+    app = start(tmp_path / "library", monkeypatch, "heatmap", trace="bare", measure="weight")
+    assert "bare holds no gate weights" in well(app)
+
+
+def test_an_unfinished_trace_says_which_prompts_it_holds(hand_library, monkeypatch, tmp_path):
+    library = tmp_path / "library"
+    shutil.copytree(hand_library, library)
+    manifest = library / "hand" / "trace.json"
+    data = json.loads(manifest.read_text())
+    data["state"] = "partial"
+    data.pop("checksum", None)
+    manifest.write_text(json.dumps(data))
+    assert "not a fair sample" in well(start(library, monkeypatch, "heatmap", trace="hand"))
