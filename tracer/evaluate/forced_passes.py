@@ -43,10 +43,7 @@ class Work:
     @property
     def prompt_lengths(self) -> list[int]:
         """Tokens of each sequence before its completion, for rules on prompts or on what follows them."""
-        return [
-            int(np.argmax(sequence.completion)) if sequence.completion.any() else len(sequence)
-            for sequence in self.batch.encoded
-        ]
+        return [sequence.prompt_length for sequence in self.batch.encoded]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,11 @@ def write_texts(
     for start in range(0, len(prompts), BATCH):
         numbers = order[start : start + BATCH]
         ids = [prompts[i].ids.tolist() for i in numbers]
-        lane = Lane(live, ids, [steering] * len(ids), pad_id=pad_token_id(tokenizer))
+        completes = any(prompts[i].completion.any() for i in numbers)
+        lane = Lane(
+            live, ids, [steering] * len(ids), pad_id=pad_token_id(tokenizer),
+            prompt_lengths=[prompts[i].prompt_length for i in numbers] if completes else None,
+        )  # fmt: skip
         new_NB: list[list[int]] = []
         while len(new_NB) < max_new_tokens and not _all_ended(new_NB, stop_ids):
             step = lane.step()

@@ -52,6 +52,7 @@ class Lane:
         prompts: token ids of each sequence; shorter ones are padded on the left.
         steerings: one for each sequence.
         keep: of how many of the prompts' last positions the first step keeps the logits.
+        prompt_lengths: tokens of each that rules for the prompt act on; all of them if left out.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class Lane:
         pad_id: int = 0,
         *,
         keep: int = 1,
+        prompt_lengths: Sequence[int] | None = None,
     ) -> None:
         self._live = live
         self._steerings = list(steerings)
         self._wanted = keep
+        self._prompt_lengths = prompt_lengths
         self._accepts = inspect.signature(live.model.forward).parameters
         width = max(map(len, prompts))
         rows = [[pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
@@ -86,7 +89,9 @@ class Lane:
     def step(self) -> Step:
         """Run what was fed last (at first the prompts), and say what may come next."""
         same = len(self._steerings) == 1
-        output, routed = self._live.forward(self._steerings, same=same, **self._inputs())
+        output, routed = self._live.forward(
+            self._steerings, same=same, prompt_lengths=self._prompt_lengths, **self._inputs()
+        )
         self._keep(output)
         logits_BV = output.logits[:, -1].float()
         if bool(torch.isnan(logits_BV).any()):

@@ -17,6 +17,7 @@ from ..generate.batch import Sampling, generate_batch, pad_token_id, stop_token_
 from ..hooks.selfcheck import examined
 from ..models.input_device import input_device
 from ..prompts.prompt import Prompt
+from ..steering.profile import Applied
 from ..tokens.batches import Batch, collate
 from ..tokens.choices import choice_logprobs, picked
 from ..tokens.encode import Encoded, Encoder
@@ -37,7 +38,7 @@ class BatchRunner:
     Args:
         batch_tokens: padded tokens in a batch of choices.
         routers: what was given to `attach`.
-        steered: whether a steering is applied meanwhile.
+        steered: whether a steering is applied meanwhile; it is then given as `steering`.
         ahead: sequences by prompt number that are tokenised already; taken out as they run.
     """
 
@@ -66,6 +67,8 @@ class BatchRunner:
         self._answered: list[bool] = []
         self._routers = routers
         self._steered = steered
+        self.steering: Applied | None = None
+        """Told of each pass where its prompts end."""
         self._ahead = ahead or {}
         self._checked = False
         self._may_end = not steered and not _is_watched(model)
@@ -117,6 +120,7 @@ class BatchRunner:
         generating = self._sampling.max_new_tokens > 0
         batch = collate(encoded, pad_id=self._pad_id, side="left" if generating else "right")
         results = [PromptResult(prompt, number) for number, prompt in prompts]
+        self._split(encoded)
         self._sink.begin(batch)
         with self._first_checked():
             if generating:
@@ -128,6 +132,12 @@ class BatchRunner:
         for number, _ in prompts:
             self._ahead.pop(number, None)
         return captured, results
+
+    def _split(self, encoded: Sequence[Encoded]) -> None:
+        """Completions and choices follow the prompt, though they are read in one pass with it."""
+        if self.steering is not None:
+            completes = any(sequence.completion.any() for sequence in encoded)
+            self.steering.split([one.prompt_length for one in encoded] if completes else None)
 
     @contextmanager
     def _first_checked(self) -> Iterator[None]:
@@ -170,7 +180,12 @@ class BatchRunner:
     def _choose(self, results: list[PromptResult]) -> None:
         prompts = [result.prompt for result in results]
         scored = choice_logprobs(
-            self._model, self._encoder, prompts, pad_id=self._pad_id, batch_tokens=self._batch_tokens
+            self._model,
+            self._encoder,
+            prompts,
+            pad_id=self._pad_id,
+            batch_tokens=self._batch_tokens,
+            before=self._split,
         )
         for result, logprobs in zip(results, scored, strict=True):
             if logprobs is None:

@@ -130,10 +130,12 @@ def trace_prompts(
         meter = Meter(todo, lengths, progress)
         collector = PartCollector(specs, TokenTexts(tokenizer))
         with (
-            attach(model, outputs or sink, routers=routers, steering=steering),
+            steering.applied(model, routers=routers) if steering is not None else nullcontext() as applied,
+            attach(model, outputs or sink, routers=routers),
             outputs.attached() if outputs is not None else nullcontext(),
             PartWriter(writer, collector, part_events=part_events) as parts,
         ):
+            runner.steering = applied
             for batch in todo:
                 for captured, results in runner.run([(int(i), chosen[int(i)]) for i in batch]):
                     parts.add(captured, results)

@@ -164,6 +164,11 @@ class Applied:
             chosen = None if everywhere else tuple(other is steering for other in steerings)
             self._steer(steering.rules, chosen)
 
+    def split(self, prompt_lengths: Lengths) -> None:
+        """From the next forward pass on, count so many tokens of each sequence as its prompt."""
+        for row_map in self._row_maps.values():
+            row_map.prompt_lengths = prompt_lengths
+
     def _unfit(self, steering: Steering) -> list[str]:
         unfit = [site.spec for site in self._sites if not site.proportional]
         return [

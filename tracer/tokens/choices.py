@@ -6,7 +6,7 @@ highest sum is the model's answer. A token that holds both text and choice count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,19 @@ from .encode import Encoded, Encoder
 
 @torch.inference_mode()
 def choice_logprobs(
-    model: Any, encoder: Encoder, prompts: Sequence[Prompt], *, pad_id: int, batch_tokens: int = 8192
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    *,
+    pad_id: int,
+    batch_tokens: int = 8192,
+    before: Callable[[Sequence[Encoded]], None] = lambda encoded: None,
 ) -> list[list[float] | None]:
-    """Log-likelihood (nats) of every choice of every prompt; None for a prompt without choices."""
+    """Log-likelihood (nats) of every choice of every prompt; None for a prompt without choices.
+
+    Args:
+        before: told of the sequences of each pass before it runs.
+    """
     sequences: list[Encoded] = []
     owner: list[int] = []
     for number, prompt in enumerate(prompts):
@@ -37,6 +47,7 @@ def choice_logprobs(
     lengths = np.asarray([len(sequence) for sequence in sequences])
     for chosen in plan_batches(lengths, batch_tokens):
         batch = collate([sequences[i] for i in chosen], pad_id=pad_id)
+        before(batch.encoded)
         scores[chosen] = _completion_logprobs(model, batch)
     for number, value in zip(owner, scores.tolist(), strict=True):
         own = results[number]

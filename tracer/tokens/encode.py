@@ -38,6 +38,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the completion (all, where there is none): what rules for the prompt's span act on."""
+        return int(np.argmax(self.completion)) if self.completion.any() else len(self)
+
 
 @dataclass(frozen=True)
 class _Source:

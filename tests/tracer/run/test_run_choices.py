@@ -9,6 +9,10 @@ from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.store import open_trace
 from moescope.tracer import PromptSet, Steering, trace_prompts
+from moescope.tracer.evaluate.forced_passes import ForcedPasses, make_work
+from moescope.tracer.evaluate.tally import Tally, scored_sequences
+from moescope.tracer.generate.live_model import LiveModel
+from moescope.tracer.tokens.encode import Encoder
 
 ROWS = [
     {"id": "a", "text": "2 + 2 = ", "choices": ["3", "four", "5"], "answer": 1},
@@ -68,3 +72,31 @@ def test_a_steering_changes_the_scores_too(tmp_path):
     steered = open_trace(tmp_path / "steered")
     assert steered.manifest.steering is not None
     assert not {0, 1, 2} & {expert for row in steered.events()["experts"].to_pylist() for expert in row}
+
+
+@pytest.mark.parametrize("span", ["prompt", "generation"])
+def test_spans_mean_the_same_in_a_trace_and_in_an_evaluation(tmp_path, span):
+    """Choices and completions follow the prompt, though one pass reads them with it."""
+    model, tokenizer = tiny_olmoe(), character_tokenizer()
+    steering = Steering([{"rule": "keep_only", "layers": "all", "experts": [0, 1, 2], "span": span}])
+    rows = [
+        {"id": "a", "text": "Choose it", "choices": [" now", " Bananas"], "answer": 0},
+        {"id": "b", "text": "Click the", "completion": " button there"},
+        {"id": "c", "text": "Nothing follows"},
+    ]
+    prompts = PromptSet.from_rows(rows)
+    trace_prompts(model, tokenizer, prompts, tmp_path / "t", steering=steering)
+    trace = open_trace(tmp_path / "t")
+    steered = trace.prompts()["choice_logprobs"].to_pylist()[0]
+    with LiveModel(model) as live:
+        sequences = scored_sequences(list(prompts), Encoder(tokenizer), tokenizer)
+        work = make_work([one.encoded for one in sequences], 0)
+        tally = Tally(sequences, len(live.keys))
+        tally.add(np.arange(len(sequences)), work, ForcedPasses(live).alone(work, steering).result)
+    assert steered == pytest.approx(tally.choice_logprobs(3)[0], abs=1e-4)
+    for name, length in {"a": 10, "b": 10, "c": 16}.items():  # with the start token
+        kept = {True: True, False: True}
+        for row in trace.events(prompt_id=name).to_pylist():
+            kept[(row["position"] < length) == (span == "prompt")] &= max(row["experts"]) <= 2
+        assert kept[True]
+        assert not kept[False] or (name != "b" and span == "prompt")
