@@ -158,3 +158,76 @@ def expand_command(template: Path, out: Path) -> None:
     prompts = expand_file(template)
     write_prompts(prompts, out)
     click.echo(f"{len(prompts):,} prompts → {out}")
+
+
+_DELIMITER = click.option(
+    "--delimiter", metavar="MARK", help="Of a table, where it is not the usual one: ';'"
+)
+_ENCODING = click.option(
+    "--encoding", metavar="NAME", help="Of the text, where it is not UTF-8: cp1252, utf-16, ..."
+)
+
+
+@prompts_command.command("look")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@_DELIMITER
+@_ENCODING
+@click.option("--json", "as_json", is_flag=True, help="All that was found out, as JSON on stdout.")
+def look_command(path: Path, as_json: bool, **options: str | None) -> None:
+    """Say what a prompt file seems to be: format, encoding, delimiter, columns, first prompts.
+
+    \b
+    Example:
+      moescope prompts look export.csv
+    """
+    from ...tracer.prompts.look import look_at
+
+    found = look_at(path, **options)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    columns = ", ".join(f"{column!r} ({role})" for column, role in found.roles.items())
+    facts = {
+        "format": found.format,
+        "encoding": found.encoding,
+        "delimiter": found.delimiter and repr(found.delimiter),
+    }
+    facts |= {
+        "layout": found.layout,
+        "columns": columns,
+        "prompts": found.prompts,
+        "can't be read": found.problem,
+    }
+    for name, value in facts.items():
+        if value not in (None, ""):
+            click.echo(f"{name:>13}  {value}")
+    for note in found.notes:
+        click.echo(f"         note  {note}")
+    for prompt in found.first:
+        click.echo(f"       prompt  {json.dumps(prompt, ensure_ascii=False)[:200]}")
+    if found.options and found.problem is None:
+        given = " ".join(f"--{name} {value!r}" for name, value in found.options.items())
+        click.echo(f"\nmoescope prompts convert {path} --out prompts.jsonl {given}")
+
+
+@prompts_command.command("convert")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="A CSV, TSV, JSONL or Parquet prompt set.")  # fmt: skip
+@_DELIMITER
+@_ENCODING
+def convert_command(path: Path, out: Path, delimiter: str | None, encoding: str | None) -> None:
+    """Write a prompt file anew, in UTF-8 and with moescope's own columns.
+
+    \b
+    Example:
+      moescope prompts convert export.csv --out prompts.jsonl --delimiter ';' --encoding cp1252
+    """
+    from ...tracer.prompts.prompt_set import PromptSet
+    from ...tracer.prompts.write import write_prompts
+
+    prompts = PromptSet.from_file(path, delimiter=delimiter, encoding=encoding or "utf-8")
+    write_prompts(prompts, out)
+    for note in prompts.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{amount(len(prompts), 'prompt')} → {out}")

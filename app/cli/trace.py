@@ -77,6 +77,8 @@ def trace_command(
 
     engine = take_engine(options)
     prompt_set = PromptSet.from_file(prompts)
+    for note in prompt_set.notes:
+        click.echo(f"note: {prompts}: {note}", err=True)
     check_target(out, resume=options["resume"])
     profile = None if steer is None else profile_in(steer)
     count = len(prompt_set.limit(options["limit"]))

@@ -1,9 +1,9 @@
 """CSV and TSV by their own definitions, and what a file's first lines say of its delimiter.
 
 CSV (RFC 4180): cells may stand in quotation marks and then hold delimiters and line ends. TSV (IANA
-text/tab-separated-values): a cell ends at a tab, a row at a line end, and a quotation mark is a character like
-any other: a row that is cut by CSV's rules would swallow its neighbours. In both a row ends at CR, LF or CRLF
-only; U+2028, U+0085 and form feeds are text.
+text/tab-separated-values): a cell ends at a tab, a row at a line end, and a quotation mark is a character like any
+other, unless every name of the header stands in them; by CSV's rules a row would swallow its neighbours. In both
+a row ends at CR, LF or CRLF only: U+2028, U+0085 and form feeds are text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ def records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         RowError: quotation marks that don't fit (CSV only).
     """
-    return _tab_separated(text) if delimiter == "\t" else _quoted(text, delimiter)
+    literal = delimiter == "\t" and not _quoted_header(text)
+    return _tab_separated(text) if literal else _quoted(text, delimiter)
+
+
+def _quoted_header(text: str) -> bool:
+    """Whether every name in the first line stands in quotation marks: no column is called that, so the file was
+    written by CSV's rules with tabs."""
+    first = _LINE_END.split(text, maxsplit=1)[0].split("\t")
+    return all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first)
 
 
 def _tab_separated(text: str) -> Iterator[tuple[int, list[str]]]:

@@ -36,7 +36,7 @@ class Limits:
     """Bytes of one row group as it declares them."""
 
 
-PROMPTS = Limits(rows=2_000_000, values=100_000_000, decoded=2 << 30, group=1 << 30)
+PROMPTS = Limits(rows=2_000_000, values=100_000_000, decoded=1 << 29, group=1 << 29)
 ROUTING = Limits(rows=200_000_000, values=4_000_000_000, decoded=64 << 30, group=2 << 30)
 
 

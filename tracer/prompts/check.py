@@ -9,7 +9,7 @@ from typing import Any
 
 from .prompt import Prompt, PromptSetError
 
-ALIASES = {"text": ("text", "prompt", "input"), "id": ("id", "prompt_id")}
+ALIASES = {"text": ("text", "prompt", "input"), "id": ("id", "prompt_id"), "answer": ("answer", "answerKey")}
 LABELS = ("language", "group", "parallel_id")
 LONGEST_LANGUAGE = 64
 """Languages may be called by any name; what is longer is some other column."""
@@ -41,6 +41,8 @@ class _Row:
         self.cells = {column: value for column, value in plain.items() if not _missing(value)}
         self.columns = list(cells)
         self.used: set[str] = set()
+        self.labels: list[str] = []
+        """Of the choices, where the file gives any: A, B, C, ..."""
 
     def fail(self, column: str, reason: str) -> PromptSetError:
         return PromptSetError(f"{self.name}, {self.place}, column {column!r}: {reason}")
@@ -97,6 +99,8 @@ class _Row:
             hint = ""
             if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t,"):
                 hint = "; is the delimiter right?"
+            elif any(len(name) > 30 or name.strip().count(" ") > 2 for name in self.columns):
+                hint = "; is there a header line?"
             raise PromptSetError(f"{self.name}, {self.place}: no column 'text' (columns: {found:.200}){hint}")
         text = self.string("text")
         if text is None and messages:
@@ -144,6 +148,8 @@ class _Row:
             return None
         if isinstance(value, str):
             value = self.json(column, value) if value.lstrip().startswith("[") else value.split("|")
+        if isinstance(value, Mapping):
+            self.labels, value = _labelled(value)
         if not isinstance(value, list | tuple) or not all(_is_choice(choice) for choice in value):
             raise self.fail(column, "must be a list of texts, or texts separated by '|'")
         choices = tuple(self.clean(column, str(choice)) for choice in value)
@@ -163,11 +169,15 @@ class _Row:
             return None
         if choices is None:
             raise self.fail(column, "there is an answer but there are no choices")
+        if value in self.labels:
+            return self.labels.index(value)
         if value.lstrip("+-").isdecimal() and value.isascii():
             if len(value) > 9 or not 0 <= int(value) < len(choices):
                 raise self.fail(column, f"{value:.20} is not an index of {len(choices)} choices (from 0)")
             return int(value)
         stripped = [choice.strip() for choice in choices]
+        if value not in stripped and len(value) == 1 and 0 <= "ABCDEFGHIJ".find(value) < len(choices):
+            return "ABCDEFGHIJ".index(value)
         if stripped.count(value) != 1:
             raise self.fail(column, f"{value!r:.60} is neither an index (from 0) nor one of the choices")
         return stripped.index(value)
@@ -176,6 +186,8 @@ class _Row:
         column = self.column("messages")
         value = self.cells.get(column)
         if value is None or value == "":
+            column, value = self.chat_in_text()
+        if value is None:
             return None
         if isinstance(value, str):
             value = self.json(column, value)
@@ -183,12 +195,37 @@ class _Row:
             raise self.fail(column, "must be a list of messages")
         return tuple(self._message(column, number, item) for number, item in enumerate(value, 1))
 
+    def chat_in_text(self) -> tuple[str, Any]:
+        """A text column that holds a list of messages, as the files of trainers do."""
+        column = self.column("text")
+        value = self.cells.get(column)
+        if not isinstance(value, list | tuple) or not value or not isinstance(value[0], Mapping):
+            return column, None
+        del self.cells[column]
+        return column, value
+
     def _message(self, column: str, number: int, item: Any) -> tuple[str, str]:
         role = item.get("role") if isinstance(item, Mapping) else None
         content = item.get("content") if isinstance(item, Mapping) else None
+        if isinstance(content, list | tuple):
+            content = self._joined(column, number, content)
         if not (isinstance(role, str) and role.strip() and isinstance(content, str)):
             raise self.fail(column, f"message {number} needs a role and a content, both text")
         return self.clean(column, role), self.clean(column, content)
+
+    def _joined(self, column: str, number: int, parts: list[Any] | tuple[Any, ...]) -> str:
+        """The text of a message in parts; images, sound and the like are refused by name."""
+        texts = []
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind not in ("text", "input_text", "output_text"):
+                raise self.fail(
+                    column, f"message {number} has a part of type {str(kind)[:30]!r}: only text can be traced"
+                )
+            if not isinstance(part.get("text"), str):
+                raise self.fail(column, f"message {number} has a text part without text")
+            texts.append(part["text"])
+        return "\n".join(texts)
 
     def json(self, column: str, text: str) -> Any:
         try:
@@ -226,6 +263,13 @@ def _plain(value: Any) -> Any:
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _labelled(value: Mapping[str, Any]) -> tuple[list[str], Any]:
+    """Labels and texts of choices that come as {text: [...], label: [...]}."""
+    texts, labels = value.get("text"), value.get("label")
+    same = isinstance(texts, list) and isinstance(labels, list) and len(labels) == len(texts)
+    return ([str(label) for label in labels] if same else []), texts
 
 
 def _is_choice(value: Any) -> bool:

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .check import check_rows
+from .layouts import Layouts
 from .prompt import Prompt
 from .read import cells_of_objects, read_rows
 
@@ -27,6 +28,8 @@ class PromptSet(Sequence[Prompt]):
     prompts: tuple[Prompt, ...]
     name: str = "prompts"
     """File name, or whatever the maker called it."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the reader took for what, to be told to the user."""
 
     @classmethod
     def of(cls, prompts: PromptSet | str | os.PathLike[str] | Iterable[Mapping[str, Any] | str]) -> PromptSet:
@@ -38,16 +41,25 @@ class PromptSet(Sequence[Prompt]):
         return cls.from_rows(prompts)
 
     @classmethod
-    def from_file(cls, path: str | Path, *, format: str | None = None) -> PromptSet:
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        format: str | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+    ) -> PromptSet:
         """Reads CSV, TSV, JSON, JSONL, Parquet or plain text (one prompt a line).
 
         Args:
             format: `csv`, `tsv`, `json`, `jsonl`, `parquet` or `txt`; taken from the file's name if left out.
+            delimiter: of a table; a comma for `csv`, a tab for `tsv` if left out. `look.look_at` finds it out.
+            encoding: of text; other than UTF-8 only on request.
         Raises:
             PromptSetError: with the file, row and column of the first thing that is wrong.
         """
         path = Path(path)
-        return cls.from_cells(read_rows(path, format), name=path.name)
+        return cls.from_cells(read_rows(path, format, delimiter, encoding), name=path.name)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any] | str], *, name: str = "rows") -> PromptSet:
@@ -57,7 +69,9 @@ class PromptSet(Sequence[Prompt]):
     @classmethod
     def from_cells(cls, rows: Iterable[tuple[str, Mapping[str, Any]]], *, name: str) -> PromptSet:
         """Checks rows of (place in the file, cells by column) and makes the prompts."""
-        return cls(tuple(check_rows(rows, name)), name)
+        layouts = Layouts(name)
+        prompts = tuple(check_rows(layouts.rows(rows), name))
+        return cls(prompts, name, layouts.notes)
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +92,7 @@ class PromptSet(Sequence[Prompt]):
 
     def limit(self, count: int | None) -> PromptSet:
         """The first `count` prompts; all of them for None."""
-        return self if count is None else PromptSet(self.prompts[:count], self.name)
+        return self if count is None else PromptSet(self.prompts[:count], self.name, self.notes)
 
     def __len__(self) -> int:
         return len(self.prompts)

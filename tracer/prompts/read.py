@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...store.foreign.delimited import RowError, delimiter_hint, records
+from ...store.foreign.parquet import PROMPTS, UNREADABLE, TooMuch, column_names, rows_within
 from .prompt import PromptSetError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -28,7 +28,9 @@ _OTHER_ENCODINGS = (
 )  # fmt: skip
 
 
-def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, format: str | None = None, delimiter: str | None = None, encoding: str = "utf-8"
+) -> Iterator[Row]:
     """Yields the rows of a prompt file in order.
 
     Raises:
@@ -46,14 +48,16 @@ def read_rows(path: Path, format: str | None = None) -> Iterator[Row]:
         raise PromptSetError(f"{path}: cannot be read: {error.strerror or error}") from None
     if kind == "parquet":
         return _parquet_rows(data, path.name)
-    text = _utf8(data, path.name, _DELIMITERS.get(kind))
+    delimiter = delimiter or _DELIMITERS.get(kind)
+    text = decoded(data, path.name, delimiter, encoding)
     if kind == "txt":
         return _text_rows(text, path.name)
     if kind == "json":
         return cells_of_objects(_json_objects(text, path.name), path.name)
     if kind == "jsonl":
         return _jsonl_rows(text, path.name)
-    return _table_rows(text, path.name, _DELIMITERS[kind])
+    assert delimiter is not None
+    return _table_rows(text, path.name, delimiter)
 
 
 def cells_of_objects(objects: Iterable[Any], name: str) -> Iterator[Row]:
@@ -79,7 +83,13 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _utf8(data: bytes, name: str, delimiter: str | None) -> str:
+def decoded(data: bytes, name: str, delimiter: str | None = None, encoding: str = "utf-8") -> str:
+    """Text of a file. Raises PromptSetError that names the place of the first byte that is not text."""
+    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        try:
+            return data.decode(encoding).removeprefix("\ufeff")
+        except (UnicodeDecodeError, LookupError) as error:
+            raise PromptSetError(f"{name}: can't be read as {encoding}: {error}") from None
     for bom, encoding in _OTHER_ENCODINGS:
         if data.startswith(bom):
             raise PromptSetError(f"{name}: is {encoding} encoded; save it as UTF-8")
@@ -101,8 +111,10 @@ def _utf8(data: bytes, name: str, delimiter: str | None) -> str:
 
 def _cell_at_end(text: str, name: str, delimiter: str, line: int) -> str:
     """Row and column of the cell in which a part of a table ends."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    (_, header), *rows = _records(reader, name)
+    try:
+        (_, header), *rows = records(text, delimiter)
+    except RowError:
+        return f"line {line}"
     if not rows:
         return f"header (line {line}), column {len(header)}"
     number = len(rows[-1][1])
@@ -128,7 +140,11 @@ def _parse_json(text: str, where: str) -> Any:
         return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if error.lineno > 1 or "line" not in where else ""
-        raise PromptSetError(f"{where}{place}, character {error.colno}: not JSON: {error.msg}") from None
+        lines = "line" not in where and error.msg == "Extra data"
+        hint = ": a file of one object a line is called .jsonl" if lines else ""
+        raise PromptSetError(
+            f"{where}{place}, character {error.colno}: not JSON: {error.msg}{hint}"
+        ) from None
     except RecursionError:
         raise PromptSetError(f"{where}: nested too deeply") from None
     except PromptSetError:
@@ -164,15 +180,20 @@ def _jsonl_rows(text: str, name: str) -> Iterator[Row]:
 
 
 def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records = _records(reader, name)
+    rows = _records(text, name, delimiter)
     try:
-        header = [column.strip() for column in next(records)[1]]
+        header = [column.strip() for column in next(rows)[1]]
     except StopIteration:
         raise PromptSetError(f"{name}: the file is empty") from None
     _check_header(header, name)
+    hint = delimiter_hint(text, delimiter)
+    if hint and len(header) == 1:
+        raise PromptSetError(
+            f"{name}, row 1 (line 2): no column 'text' (columns: {header[0]!r:.100}); is the delimiter right? "
+            f"{hint[2:].capitalize()}"
+        )
     blank: str | None = None
-    for number, (line, record) in enumerate(records, 1):
+    for number, (line, record) in enumerate(rows, 1):
         place = f"row {number} (line {line})"
         if not record:
             blank = blank or place
@@ -180,7 +201,7 @@ def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:
         if blank or not any(cell.strip() for cell in record):  # only at the end is a blank line no mistake
             raise PromptSetError(f"{name}, {blank or place}: empty row")
         if len(record) != len(header):
-            raise PromptSetError(f"{name}, {place}: {_ragged(len(record), header)}")
+            raise PromptSetError(f"{name}, {place}: {_ragged(len(record), header)}{hint}")
         yield place, dict(zip(header, record, strict=True))
 
 
@@ -193,48 +214,39 @@ def _ragged(cells: int, header: list[str]) -> str:
     return f"has {cells} columns, the header has {len(header)}: {odd}"
 
 
-def _records(reader: Any, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line where the record starts, cells); long prompts are allowed while this reader runs."""
-    for number in itertools.count():
-        start = reader.line_num + 1
-        limit = csv.field_size_limit(2**31 - 1)
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            place = f"row {number} (line {start})" if number else f"header (line {start})"
-            raise PromptSetError(f"{name}, {place}: {error}") from None
-        finally:
-            csv.field_size_limit(limit)
-        yield start, record
+def _records(text: str, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    number = 0
+    try:
+        for line, cells in records(text, delimiter):
+            yield line, cells
+            number += 1
+    except RowError as error:
+        place = f"row {number} (line {error.line})" if number else f"header (line {error.line})"
+        raise PromptSetError(f"{name}, {place}: {error}") from None
 
 
 def _check_header(header: list[str], name: str) -> None:
     for number, column in enumerate(header, 1):
         if not column:
-            raise PromptSetError(f"{name}, header: column {number} has no name")
+            index = " (pandas writes its index like this: to_csv(..., index=False))" if number == 1 else ""
+            raise PromptSetError(f"{name}, header: column {number} has no name{index}")
         if header.count(column) > 1:
             raise PromptSetError(f"{name}, header: column {column!r} stands there twice")
 
 
 def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-        columns = table.column_names
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PromptSetError(f"{name}: not a readable Parquet file: {reason}") from None
-    _check_header(columns, name)
     number = 0
-    for batch in table.to_batches():
-        try:
-            rows = batch.to_pylist()
-        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
-            raise PromptSetError(f"{name}, rows from {number + 1}: unreadable cell: {error}") from None
-        for row in rows:
-            number += 1
-            yield f"row {number}", row
+    try:
+        _check_header(column_names(io.BytesIO(data)), name)
+        for rows in rows_within(io.BytesIO(data), len(data), PROMPTS):
+            for row in rows:
+                number += 1
+                yield f"row {number}", row
+    except PromptSetError:
+        raise
+    except TooMuch as error:
+        raise PromptSetError(f"{name}: {error}") from None
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        where = f", rows from {number + 1}: unreadable cell" if number else ": not a readable Parquet file"
+        raise PromptSetError(f"{name}{where}: {reason}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .prompt import Prompt, PromptSetError
 from .prompt_set import PromptSet
@@ -45,10 +45,21 @@ def _cells(prompt: Prompt) -> dict[str, Any]:
 
 def _write_table(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_as_text(row.get(name)) for name in columns])
+        table = [columns, *([_as_text(row.get(name)) for name in columns] for row in rows)]
+        if path.suffix.lower() == ".tsv":
+            _write_tsv(file, table)
+        else:
+            csv.writer(file).writerows(table)
+
+
+def _write_tsv(file: TextIO, table: list[list[Any]]) -> None:
+    """TSV has no quotation marks. Where a cell holds what ends one, all are quoted, the header too: that is how the
+    reader knows."""
+    odd = any(mark in str(cell) for row in table for cell in row for mark in "\t\r\n")
+    if odd or all(len(name) > 1 and name[0] == name[-1] == '"' for name in table[0]):
+        csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL).writerows(table)
+    else:
+        file.writelines("\t".join("" if c is None else str(c) for c in row) + "\n" for row in table)
 
 
 def _as_text(value: Any) -> Any:
