@@ -7,6 +7,7 @@ docs/methods/agreement.md.
 
 from .gates import gate_distance, selection_margin
 from .layers import compounding, first_flip_layer, persistence
+from .loads import load_correlation
 from .sets import exchange, first_flipped, flipped, overlap_chance, set_counts, set_overlap
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "first_flipped",
     "flipped",
     "gate_distance",
+    "load_correlation",
     "overlap_chance",
     "persistence",
     "selection_margin",

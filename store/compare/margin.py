@@ -1,0 +1,111 @@
+"""Whether flips happen where the choice was close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...kernels.agreement import selection_margin, set_overlap
+from ..errors import UnknownColumn
+from ..notes import with_notes
+from ..read.token_filter import ALL_TOKENS, TokenFilter
+from ..read.trace_parts import retry_without_damaged_part
+from ..trace import Trace
+from .by_layer import RESAMPLES, ends, mean_over_prompts
+from .layers import shared_layers
+from .pairs import Pairs
+from .token_rows import key_of
+
+TENTHS = 10
+_EXPLAINED = 0.999
+_SCHEMA = pa.schema(
+    [("layer", pa.int32()), ("stream", pa.string()), ("decile", pa.int32()), ("tokens", pa.int64())]
+    + [
+        (name, pa.float64())
+        for name in ("margin_from", "margin_to", "flip_rate", "flip_rate_low", "flip_rate_high")
+    ]
+)
+
+
+def agreement_margin(
+    pairs: Pairs,
+    *,
+    layers: str | None = None,
+    stream: str = "decoder",
+    tokens: TokenFilter = ALL_TOKENS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pa.Table:
+    """Flip rate by how close A's choice was: deciles of the selection margin of each layer.
+
+    Args:
+        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
+        resamples, seed: of the bootstrap over prompts.
+    Returns:
+        layer, stream, decile (1: the smallest margins), tokens, margin_from, margin_to (k-th largest router logit minus
+        the next), flip_rate with its 95 % interval over prompts. A note names layers where the captured logits do
+        not explain the choice (a correction bias, groups of experts).
+    Raises:
+        UnknownColumn: A has no logits: trace it with --capture ids,weights,logits.
+    """
+    if "logits" not in pairs.a.manifest.capture:
+        raise UnknownColumn(
+            "A has no router logits, so nothing is known of how close its choices were: trace it with "
+            "--capture ids,weights,logits"
+        )
+    wanted_N, rows, unexplained = pairs.wanted(tokens), [], []
+    for layer in shared_layers(pairs, layers, stream):
+        found = pairs.compared(layer, stream)
+        if found.spec.top_k is None or found.spec.top_k >= found.spec.num_experts:
+            continue
+        margin_N, explained = _margins(pairs, layer, stream, found.pair_N)
+        if explained < _EXPLAINED:
+            unexplained.append(layer)
+        kept = wanted_N[found.pair_N] & ~np.isnan(margin_N)
+        for row in _tenths(margin_N[kept], found.flipped_N[kept], found.prompt_N[kept], resamples, seed):
+            rows.append({"layer": layer, "stream": stream} | row)
+    notes = [tokens.note()]
+    if unexplained:
+        notes.append(
+            f"In layers {', '.join(map(str, unexplained))} the largest logits are not always the experts chosen (a "
+            "bias or groups of experts take part): the margin there is not that of the choice."
+        )
+    return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), notes)
+
+
+def _margins(pairs: Pairs, layer: int, stream: str, pair_N: np.ndarray) -> tuple[np.ndarray, float]:
+    """A's margin for each of these pairs, and the share of A's events whose experts have the largest logits."""
+    k = pairs.a.router(layer, stream).top_k
+    assert k is not None
+
+    @retry_without_damaged_part
+    def read(trace: Trace) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        pieces = []
+        for batch in trace.iter_router(layer, stream, columns=("experts", "logits")):
+            logits = batch.columns["logits"]
+            largest = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+            explained = set_overlap(batch.padded(), largest) == 1
+            key = key_of(batch.prompt_index, batch.position_N)
+            pieces.append((key, selection_margin(logits, k), explained))
+        return pieces
+
+    key, margin, explained = (np.concatenate(values) for values in zip(*read(pairs.a), strict=True))
+    at = np.searchsorted(key, pairs.tokens_a.key_N[pairs.row_a[pair_N]])
+    return margin[np.minimum(at, len(key) - 1)], float(explained.mean())
+
+
+def _tenths(
+    margin_N: np.ndarray, flipped_N: np.ndarray, prompt_N: np.ndarray, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    rows = []
+    order = np.argsort(margin_N, kind="stable")
+    for number, chosen in enumerate(np.array_split(order, TENTHS), 1):
+        if not len(chosen):
+            continue
+        prompt = np.unique(prompt_N[chosen], return_inverse=True)[1]
+        found = mean_over_prompts(flipped_N[chosen], prompt, int(prompt.max()) + 1, resamples, seed)
+        ends_of = {"margin_from": float(margin_N[chosen[0]]), "margin_to": float(margin_N[chosen[-1]])}
+        rows.append({"decile": number, "tokens": len(chosen)} | ends_of | ends("flip_rate", found))
+    return rows

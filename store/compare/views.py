@@ -1,0 +1,71 @@
+"""The named views of a comparison."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import UnknownColumn
+from ..notes import notes_of, with_notes
+from ..views._arguments import check
+from ..views.token_options import parameters_of, with_token_options
+from .by_layer import agreement
+from .experts import agreement_experts
+from .margin import agreement_margin
+from .pairs import Pairs
+from .prompts import agreement_of_prompt, agreement_prompts
+from .sequences import agreement_sequences
+from .tokens import agreement_tokens
+
+VIEWS: dict[str, Callable[..., pa.Table]] = {
+    "agreement": with_token_options(agreement),
+    "agreement-tokens": with_token_options(agreement_tokens),
+    "agreement-margin": with_token_options(agreement_margin),
+    "agreement-experts": with_token_options(agreement_experts),
+    "agreement-prompts": with_token_options(agreement_prompts),
+    "agreement-of-prompt": agreement_of_prompt,
+    "agreement-sequences": agreement_sequences,
+}
+
+
+def names() -> list[str]:
+    """Names of all views of a comparison."""
+    return list(VIEWS)
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Parameters of a view by name, without the pairs. Raises UnknownColumn."""
+    return {key: value for key, value in parameters_of(_get(name)).items() if key != "pairs"}
+
+
+def help_of(name: str) -> str:
+    """The docstring of a view."""
+    return inspect.getdoc(inspect.unwrap(_get(name))) or ""
+
+
+def run(pairs: Pairs, name: str, params: dict[str, Any]) -> pa.Table:
+    """Run a view; the notes of the pairing go before its own.
+
+    Raises:
+        UnknownColumn: an unknown view, parameter or value.
+        BadArgument: a number that the view does not take.
+    """
+    function, known = _get(name), parameters(name)
+    if unknown := sorted(set(params) - set(known)):
+        raise UnknownColumn(f"view {name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}")
+    missing = [key for key, value in known.items() if value.default is value.empty and key not in params]
+    if missing:
+        raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
+    check(name, params, {key for key, value in known.items() if value.default is None})
+    table = function(pairs, **params)
+    return with_notes(table, [*pairs.notes(), *notes_of(table)])
+
+
+def _get(name: str) -> Callable[..., pa.Table]:
+    name = name.replace("_", "-")
+    if name not in VIEWS:
+        raise UnknownColumn(f"there is no view {name!r} of a comparison; there are: {', '.join(VIEWS)}")
+    return VIEWS[name]
