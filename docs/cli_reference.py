@@ -14,7 +14,8 @@ HEAD = """# The command line
 
 Made from the commands' own help by `docs/cli_reference.py`; a test fails when it is out of date.
 
-Exit codes: 0 done, 1 failed (one line on stderr says why; `MOESCOPE_DEBUG=1` shows the traceback), 2 usage.
+Exit codes: 0 done, 1 failed (one line on stderr says why; `MOESCOPE_DEBUG=1` shows the traceback), 2 usage,
+3 (`compare --fail-above` only) more flips than allowed.
 A `TRACE` is a folder or a URL such as `s3://bucket/trace`.
 
 """

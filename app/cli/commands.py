@@ -1,6 +1,7 @@
 """The `moescope` command: a thin layer over the same calls that notebooks use.
 
-Exit codes: 0 done, 1 failed (one line on stderr says why; MOESCOPE_DEBUG=1 shows the traceback), 2 usage.
+Exit codes: 0 done, 1 failed (one line on stderr says why; MOESCOPE_DEBUG=1 shows the traceback), 2 usage,
+3 more flips than `compare --fail-above` allows.
 Heavy libraries are imported by the command that needs them, so that `--help` answers at once.
 """
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "view": ("look", "A named view of a trace as a table."),
     "sql": ("look", "One read-only SELECT over a trace."),
     "attach": ("attach", "Make a trace from a running vLLM or SGLang server."),
+    "compare": ("compare", "How far the routing of two traces agrees, token by token."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
     "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),
@@ -74,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
-        cli.main(args=None if argv is None else list(argv), prog_name="moescope", standalone_mode=False)
+        code = cli.main(
+            args=None if argv is None else list(argv), prog_name="moescope", standalone_mode=False
+        )
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.UsageError as error:
@@ -93,7 +97,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _failed(error.message)
     except Exception as error:  # noqa: BLE001 - the last stop before the user
         return _failed(reason(error), 2 if _is_usage(error) else 1)
-    return 0
+    # Of a command that ends with a code of its own, click gives that code.
+    return code if isinstance(code, int) else 0
 
 
 def reason(error: Exception) -> str:

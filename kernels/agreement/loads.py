@@ -29,7 +29,7 @@ def load_correlation(
     draws = resample(len(a_PE), check_size(resamples, "resamples"), seed)
     rho_B = np.concatenate([_spearman(times_BP @ a_PE, times_BP @ b_PE) for times_BP in draws])
     low, high = percentile_bounds(rho_B[:, None], level, len(a_PE))[:, 0]
-    return Interval(point, low, high, np.int64(len(a_PE)), level)
+    return Interval(point, low, high, np.asarray(len(a_PE)), level)
 
 
 def _spearman(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:

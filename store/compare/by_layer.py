@@ -92,7 +92,8 @@ def means_over_prompts(
     found = bootstrap_interval(means_PM, weights=tokens_PM, resamples=resamples, seed=seed)
     columns = zip(found.point, found.low, found.high, found.units, strict=True)
     intervals = [Interval(point, low, high, units) for point, low, high, units in columns]
-    return [one if any_known else None for one, any_known in zip(intervals, known_NM.any(0), strict=True)]
+    some_M = np.atleast_1d(known_NM.any(axis=0))
+    return [one if some else None for one, some in zip(intervals, some_M, strict=True)]
 
 
 def mean_over_prompts(

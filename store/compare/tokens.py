@@ -22,7 +22,7 @@ _NAMES = (
     "after_earlier",
     "after_none",
 )
-_NO_PROOF = "Tokens that flip easily flip in many layers: a higher share after a flip is no proof that one causes the next."
+_NO_PROOF = "Tokens that flip easily flip in many layers: a higher share after a flip does not prove a cause."
 _SCHEMA = pa.schema(
     [("layer", pa.int32()), ("stream", pa.string()), ("tokens", pa.int64()), ("first_flips", pa.int64())]
     + [(name, pa.float64()) for name in _NAMES]

@@ -15,6 +15,7 @@ from ..views.token_options import parameters_of, with_token_options
 from .by_layer import agreement
 from .experts import agreement_experts
 from .margin import agreement_margin
+from .overall import agreement_overall
 from .pairs import Pairs
 from .prompts import agreement_of_prompt, agreement_prompts
 from .sequences import agreement_sequences
@@ -22,6 +23,7 @@ from .tokens import agreement_tokens
 
 VIEWS: dict[str, Callable[..., pa.Table]] = {
     "agreement": with_token_options(agreement),
+    "agreement-overall": with_token_options(agreement_overall),
     "agreement-tokens": with_token_options(agreement_tokens),
     "agreement-margin": with_token_options(agreement_margin),
     "agreement-experts": with_token_options(agreement_experts),

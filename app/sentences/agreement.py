@@ -1,0 +1,118 @@
+"""How far two routings agree, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ...store.noise import Variation
+from ..text import words
+
+
+def within(row: Mapping[str, Any], name: str) -> str:
+    """`12.5 % (11.1 % to 14 %)`."""
+    if row[f"{name}_low"] is None:
+        return words.percent(row[name])
+    return f"{words.percent(row[name])} ({words.percent(row[f'{name}_low'])} to {words.percent(row[f'{name}_high'])})"
+
+
+def headline(overall: Mapping[str, Any], name_a: str, name_b: str) -> str:
+    """The whole comparison in a sentence, from the row of `agreement-overall`."""
+    return (
+        f"{name_a} and {name_b} chose other experts in {within(overall, 'flip_rate')} of "
+        f"{words.amount(overall['decisions'], 'routing decision')} "
+        f"({words.amount(overall['tokens'], 'token')} × {words.amount(overall['layers'], 'layer')}); "
+        f"{within(overall, 'tokens_flipped')} of the tokens have another set of experts in at least one layer. "
+        f"In brackets: 95 % intervals over {words.amount(overall['prompts'], 'prompt')}."
+    )
+
+
+def by_layer(table: pa.Table) -> str:
+    """Where most flips are, and what the sets still share; from the view `agreement`."""
+    rows = table.to_pylist()
+    if not rows:
+        return "No token of both traces passed a router here."
+    most, least = (pick(rows, key=lambda row: row["flip_rate"]) for pick in (max, min))
+    if most["flip_rate"] == 0:
+        return f"No set of experts differs in {words.amount(len(rows), 'layer')}."
+    text = (
+        f"Most sets change in layer {most['layer']}: {within(most, 'flip_rate')}; fewest in layer {least['layer']}: "
+        f"{words.percent(least['flip_rate'])}. In layer {most['layer']} the two sides share "
+        f"{words.percent(most['overlap'])} of a token's experts; two even, independent choices would share "
+        f"{words.percent(most['chance'])}."
+    )
+    if most["gate_distance"] is not None:
+        text += f" {words.percent(most['gate_distance'])} of the gate weight lies elsewhere."
+    return text
+
+
+def through_layers(table: pa.Table) -> str:
+    """Where the first flip is, and whether a flip leads to the next; from the view `agreement-tokens`."""
+    rows = table.to_pylist()
+    if not rows or not any(row["first_flips"] for row in rows):
+        return "No token has a flip."
+    first = max(rows, key=lambda row: row["first_flips"])
+    text = (
+        f"The first flip of a token is most often in layer {first['layer']} ({words.percent(first['first_share'])} of "
+        "the tokens)."
+    )
+    known = [row for row in rows if row["after_earlier"] is not None and row["after_none"] is not None]
+    if known:
+        last = known[-1]
+        text += (
+            f" In layer {last['layer']}, {words.percent(last['after_earlier'])} of the tokens with an earlier flip "
+            f"flip too, and {words.percent(last['after_none'])} of those without."
+        )
+    return text
+
+
+def margins(table: pa.Table) -> str:
+    """Whether flips happen where the choice was close; from the view `agreement-margin` of one layer."""
+    rows = table.to_pylist()
+    if not rows:
+        return "No token's margin is known here."
+    first, last = rows[0], rows[-1]
+    return (
+        f"In layer {first['layer']}, {within(first, 'flip_rate')} of the tenth with the closest choices flip (margin "
+        f"up to {first['margin_to']:.3g}), and {within(last, 'flip_rate')} of the tenth with the clearest."
+    )
+
+
+def exchange(table: pa.Table) -> str:
+    """The most frequent exchange; from the view `agreement-experts` of one layer."""
+    if not table.num_rows:
+        return "No expert gave way to another."
+    row = table.slice(0, 1).to_pylist()[0]
+    return (
+        f"Most often expert {row['from_expert']} gave way to expert {row['to_expert']}: {row['count']:,.0f} times, "
+        f"{words.percent(row['share'])} of its {words.amount(row['uses'], 'use')} in layer {row['layer']}."
+    )
+
+
+CAUSES = {
+    "repeat": "repeating the run",
+    "batch": "another number of prompts a batch",
+    "threads": "another number of threads",
+    "attention": "another implementation of attention",
+    "dtype": "another precision",
+}
+
+
+def noise(floor: list[Variation], flip_rate: float | None) -> str:
+    """What rounding alone changes, beside what was found."""
+    if not floor:
+        return ""
+    parts = [f"{CAUSES.get(one.cause, one.cause)} {words.percent(one.set_share)}" for one in floor]
+    text = f"Of this model's decisions, the arithmetic alone changes by {words.listing(parts, most=9)}"
+    below = [
+        CAUSES.get(one.cause, one.cause)
+        for one in floor
+        if flip_rate is not None and flip_rate <= one.set_share
+    ]
+    return (
+        f"{text}; the difference here is no larger than that by {words.listing(below)}."
+        if below
+        else f"{text}."
+    )
