@@ -54,7 +54,7 @@ def compare_command(a: str, b: str, **options: Any) -> None:
       moescope compare trainer-trace engine-trace --fail-above 0.02
       moescope compare a b --by language --layers 3:6 --format csv
     """
-    from ...store.compare import pair_traces
+    from ...store.compare import pair_traces, view
     from ...store.notes import notes_of
 
     pairs = pair_traces(
@@ -65,7 +65,7 @@ def compare_command(a: str, b: str, **options: Any) -> None:
     )
     asked = {name: options[name] for name in ("layers", "stream", "resamples")}
     table = _table(pairs, options["view"], options["by"], asked)
-    overall = pairs.view("agreement-overall", **asked).to_pylist()
+    overall = view(pairs, "agreement-overall", **asked).to_pylist()
     if options["form"] or options["out"]:
         write_table(table, options["form"], options["out"])
     else:
@@ -76,17 +76,19 @@ def compare_command(a: str, b: str, **options: Any) -> None:
     _judge(overall, options["fail_above"])
 
 
-def _table(pairs: Pairs, view: str | None, by: str | None, asked: dict[str, Any]) -> Any:
-    name = f"agreement-{view}" if view else "agreement"
-    from ...store.compare.views import parameters
+def _table(pairs: Pairs, short: str | None, by: str | None, asked: dict[str, Any]) -> Any:
+    from ...store.compare.views import parameters, view
+
+    name = f"agreement-{short}" if short else "agreement"
 
     params = {key: value for key, value in asked.items() if key in parameters(name)}
     if by is not None and "by" not in parameters(name):
-        raise click.UsageError(f"--view {view} cannot be split; leave out --by")
-    return pairs.view(name, **params, **({"by": by} if by is not None else {}))
+        raise click.UsageError(f"--view {short} cannot be split; leave out --by")
+    return view(pairs, name, **params, **({"by": by} if by is not None else {}))
 
 
 def _print_words(pairs: Pairs, asked: dict[str, Any], overall: list[dict[str, Any]]) -> None:
+    from ...store.compare import view
     from ...store.compare.manifests import manifest_differences
     from ...store.noise import noise_between
     from ..sentences import agreement as sentences
@@ -98,8 +100,8 @@ def _print_words(pairs: Pairs, asked: dict[str, Any], overall: list[dict[str, An
     differs = manifest_differences(pairs.a, pairs.b)
     said = [
         sentences.headline(overall[0], "A", "B"),
-        sentences.by_layer(pairs.view("agreement", **asked)),
-        sentences.through_layers(pairs.view("agreement-tokens", **asked)),
+        sentences.by_layer(view(pairs, "agreement", **asked)),
+        sentences.through_layers(view(pairs, "agreement-tokens", **asked)),
         *([sentences.noise(floor, overall[0]["flip_rate"])] if floor else []),
         *unknown,
     ]

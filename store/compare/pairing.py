@@ -12,17 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from typing import Literal
 
 import numpy as np
 
 from ..errors import BadArgument
 from ..trace import Trace
-from .pairs import Pairs, Parting, parts_of
+from .pairs import Align, PairBy, Pairs, Parting, parts_of
 from .token_rows import UNKNOWN, TokenRows, token_rows
 
-PairBy = Literal["prompt_id", "parallel_id"]
-Align = Literal["ids", "realign", "characters"]
 PAIR_BY: tuple[PairBy, ...] = ("prompt_id", "parallel_id")
 ALIGN: tuple[Align, ...] = ("ids", "realign", "characters")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from ...kernels.agreement import first_flipped, flipped, gate_distance, set_overlap
 from ..errors import UnknownColumn
@@ -17,6 +16,9 @@ from ..read.trace_parts import retry_without_damaged_part
 from ..schema import RouterSpec
 from ..trace import Trace
 from .token_rows import TokenRows, key_of
+
+PairBy = Literal["prompt_id", "parallel_id"]
+Align = Literal["ids", "realign", "characters"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Pairs:
     """Reason → how many tokens or prompts were left out for it."""
     partings: list[Parting]
     """Prompts whose token ids part, with the position."""
-    pair_by: str = "prompt_id"
-    align: str = "ids"
+    pair_by: PairBy = "prompt_id"
+    align: Align = "ids"
     _kept: dict[tuple[int, str], Compared] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -188,28 +190,6 @@ class Pairs:
                 "Token ids were realigned: after the first difference each side has read another text."
             )
         return notes
-
-    def view(self, name: str, **params: Any) -> pa.Table:
-        """A named view of the comparison; `views.names()` lists them.
-
-        Raises:
-            UnknownColumn: no such view, parameter, layer, column or value.
-        """
-        from .views import run
-
-        while True:
-            state = parts_of(self.a, self.b)
-            table = run(self, name, params)
-            if parts_of(self.a, self.b) == state:
-                return table
-            self._pair_again()
-
-    def _pair_again(self) -> None:
-        """A part turned out to be damaged: rows are counted without it."""
-        from .pairing import pair_traces
-
-        again = pair_traces(self.a, self.b, pair_by=self.pair_by, align=self.align)  # pyright: ignore
-        vars(self).update(vars(again))
 
 
 def parts_of(a: Trace, b: Trace) -> tuple[list[str], list[str]]:

@@ -16,7 +16,8 @@ from .by_layer import agreement
 from .experts import agreement_experts
 from .margin import agreement_margin
 from .overall import agreement_overall
-from .pairs import Pairs
+from .pairing import pair_traces
+from .pairs import Pairs, parts_of
 from .prompts import agreement_of_prompt, agreement_prompts
 from .sequences import agreement_sequences
 from .tokens import agreement_tokens
@@ -48,22 +49,33 @@ def help_of(name: str) -> str:
     return inspect.getdoc(inspect.unwrap(_get(name))) or ""
 
 
-def run(pairs: Pairs, name: str, params: dict[str, Any]) -> pa.Table:
-    """Run a view; the notes of the pairing go before its own.
+def view(pairs: Pairs, name: str, **params: Any) -> pa.Table:
+    """A named view of a comparison; the notes of the pairing go before its own.
 
+    A part that turns out to be damaged meanwhile is left out: the traces are paired again without it.
     Raises:
-        UnknownColumn: an unknown view, parameter or value.
+        UnknownColumn: no such view, parameter, layer, column or value.
         BadArgument: a number that the view does not take.
     """
-    function, known = _get(name), parameters(name)
+    function = _get(name)
+    _check(name, params)
+    while True:
+        state = parts_of(pairs.a, pairs.b)
+        table = function(pairs, **params)
+        if parts_of(pairs.a, pairs.b) == state:
+            return with_notes(table, [*pairs.notes(), *notes_of(table)])
+        again = pair_traces(pairs.a, pairs.b, pair_by=pairs.pair_by, align=pairs.align)
+        vars(pairs).update(vars(again))
+
+
+def _check(name: str, params: dict[str, Any]) -> None:
+    known = parameters(name)
     if unknown := sorted(set(params) - set(known)):
         raise UnknownColumn(f"view {name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}")
     missing = [key for key, value in known.items() if value.default is value.empty and key not in params]
     if missing:
         raise UnknownColumn(f"view {name} needs {', '.join(missing)}")
     check(name, params, {key for key, value in known.items() if value.default is None})
-    table = function(pairs, **params)
-    return with_notes(table, [*pairs.notes(), *notes_of(table)])
 
 
 def _get(name: str) -> Callable[..., pa.Table]:

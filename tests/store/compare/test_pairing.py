@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from moescope.store import open_trace
-from moescope.store.compare import pair_traces
+from moescope.store.compare import pair_traces, view
 from moescope.store.compare.manifests import manifest_differences
 from moescope.store.errors import BadArgument
 from moescope.store.notes import notes_of
@@ -34,7 +34,7 @@ def test_from_the_first_other_token_on_nothing_pairs(tmp_path, plain):
     assert not [1 for prompt, _, _ in found if prompt == "p000007"]
     lost = pairs.unpaired["tokens from the first other token id on"]
     assert lost == plain.num_tokens - len(pairs)
-    table = {row["prompt_id"]: row for row in pairs.view("agreement-prompts").to_pylist()}
+    table = {row["prompt_id"]: row for row in view(pairs, "agreement-prompts").to_pylist()}
     assert (table["p000002"]["parts_at"], table["p000002"]["parts_in"]) == (4, "prefill")
     assert table["p000003"]["parts_at"] is None
     realigned = pair_traces(plain, b, align="realign")
@@ -55,7 +55,7 @@ def test_generated_tokens_pair_until_they_part(tmp_path):
         retoken({("p000001", 6): 4321})(part)
 
     pairs = pair_traces(write(tmp_path / "a", decode), write(tmp_path / "b", both))
-    row = next(r for r in pairs.view("agreement-prompts").to_pylist() if r["prompt_id"] == "p000001")
+    row = next(r for r in view(pairs, "agreement-prompts").to_pylist() if r["prompt_id"] == "p000001")
     assert (row["tokens"], row["parts_at"], row["parts_in"]) == (6, 6, "decode")
 
 
@@ -63,10 +63,10 @@ def test_missing_prompts_and_layers_are_told(tmp_path, plain):
     shorter = write(tmp_path / "b", plan=replace(PLAN, layers=2, prompts=10))
     pairs = pair_traces(plain, shorter)
     assert pairs.unpaired["prompts only in A"] == 14
-    notes = " ".join(notes_of(pairs.view("agreement", resamples=10)))
+    notes = " ".join(notes_of(view(pairs, "agreement", resamples=10)))
     assert "14 prompts only in A" in notes
     assert "layer 2 (decoder) is only in A" in notes
-    assert pairs.view("agreement", resamples=10)["layer"].to_pylist() == [0, 1]
+    assert view(pairs, "agreement", resamples=10)["layer"].to_pylist() == [0, 1]
 
 
 def test_other_numbers_of_experts_are_an_error_that_names_the_layer(tmp_path, plain):
@@ -89,7 +89,7 @@ def test_other_parts_and_other_orders_of_prompts_pair_all_the_same(tmp_path, pla
         out.finish()
     pairs = pair_traces(plain, open_trace(tmp_path / "b"))
     assert len(pairs) == plain.num_tokens
-    assert set(pairs.view("agreement", resamples=10)["flip_rate"].to_pylist()) == {0.0}
+    assert set(view(pairs, "agreement", resamples=10)["flip_rate"].to_pylist()) == {0.0}
 
 
 def test_varying_k_pairs_with_empty_slots(tmp_path, plain):
@@ -112,7 +112,7 @@ def test_perturbed_inputs_pair_by_parallel_id(tmp_path, plain):
     longer = write(tmp_path / "c", plan=replace(plan, tokens_per_prompt=20))
     pairs = pair_traces(a, longer, pair_by="parallel_id")
     assert pairs.unpaired["prompts with other positions (compared as sequences only)"] > 0
-    assert pairs.view("agreement-sequences", resamples=10)["prompts"].to_pylist() == [PLAN.prompts] * 3
+    assert view(pairs, "agreement-sequences", resamples=10)["prompts"].to_pylist() == [PLAN.prompts] * 3
 
 
 def test_two_tokenizers_pair_by_characters(tmp_path):
@@ -144,7 +144,7 @@ def test_a_damaged_part_leaves_its_prompts_out_and_says_so(tmp_path, plain):
     part.write_bytes(bytes(data))
     pairs = pair_traces(plain, open_trace(path))
     with pytest.warns(UserWarning, match="left out"):
-        table = pairs.view("agreement", resamples=10)
+        table = view(pairs, "agreement", resamples=10)
     assert pairs.b.problems
     assert any(note.startswith("Left out of B") for note in notes_of(table))
     assert any("prompts only in A" in note for note in notes_of(table))
@@ -152,7 +152,7 @@ def test_a_damaged_part_leaves_its_prompts_out_and_says_so(tmp_path, plain):
         plain, open_trace(shutil.copytree(plain.url.removeprefix("file://"), tmp_path / "copy"))
     )
     assert len(pairs) < len(whole)
-    left = {row["prompt_id"] for row in pairs.view("agreement-prompts").to_pylist()}
+    left = {row["prompt_id"] for row in view(pairs, "agreement-prompts").to_pylist()}
     assert left == set(pairs.b.prompts()["prompt_id"].to_pylist())
     assert 0 < len(left) < b.num_prompts == PLAN.prompts
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moescope.kernels.agreement import load_correlation
-from moescope.store.compare import pair_traces
+from moescope.store.compare import pair_traces, view
 from moescope.store.errors import BadArgument, UnknownColumn
 from moescope.store.notes import notes_of
 
@@ -40,7 +40,7 @@ def flips_of(events, layer):
 
 
 def test_agreement_equals_a_loop(pairs, events):
-    table = pairs.view("agreement", **FEW).to_pylist()
+    table = view(pairs, "agreement", **FEW).to_pylist()
     assert [row["layer"] for row in table] == [0, 1, 2]
     for row in table:
         mine = [pair for (_, _, layer), pair in events.items() if layer == row["layer"]]
@@ -66,16 +66,16 @@ def test_groups_and_filters_are_those_of_the_prompts(pairs, plain, events):
         zip(*(plain.prompts()[name].to_pylist() for name in ("prompt_id", "language")), strict=True)
     )
     found = {
-        row["language"]: row for row in pairs.view("agreement", by="language", layers="1", **FEW).to_pylist()
+        row["language"]: row for row in view(pairs, "agreement", by="language", layers="1", **FEW).to_pylist()
     }
     for name, row in found.items():
         mine = {key: pair for key, pair in events.items() if language[key[0]] == name}
         assert row["flip_rate"] == pytest.approx(np.mean(flips_of(mine, 1)))
-    one = pairs.view("agreement", layers="1", where={"language": ["de"]}, **FEW).to_pylist()
+    one = view(pairs, "agreement", layers="1", where={"language": ["de"]}, **FEW).to_pylist()
     assert one[0]["flip_rate"] == found["de"]["flip_rate"]
-    without = pairs.view("agreement", layers="0", special=False, **FEW)["tokens"][0].as_py()
+    without = view(pairs, "agreement", layers="0", special=False, **FEW)["tokens"][0].as_py()
     assert without == len(flips_of(events, 0)) - PLAN.prompts
-    phases = pairs.view("agreement", by="phase", layers="0", **FEW)["phase"].to_pylist()
+    phases = view(pairs, "agreement", by="phase", layers="0", **FEW)["phase"].to_pylist()
     assert phases == ["prefill"]
 
 
@@ -84,7 +84,7 @@ def test_flips_through_layers_equal_a_loop(pairs, events):
     for (prompt, position, layer), (a, b) in events.items():
         by_token[prompt, position][layer] = set(a[0]) != set(b[0])
     firsts = Counter(next((layer for layer in range(3) if flips[layer]), None) for flips in by_token.values())
-    table = pairs.view("agreement-tokens", **FEW).to_pylist()
+    table = view(pairs, "agreement-tokens", **FEW).to_pylist()
     assert [row["first_flips"] for row in table] == [firsts[layer] for layer in range(3)]
     assert table[-1]["so_far"] == pytest.approx(np.mean([any(flips.values()) for flips in by_token.values()]))
     after = [flips[2] for flips in by_token.values() if flips[1]]
@@ -103,21 +103,21 @@ def test_exchanges_equal_a_loop(pairs, events):
             for left in set(a[0]) - set(b[0]):
                 for came in new:
                     wanted[left, came] += 1 / len(new)
-    rows = pairs.view("agreement-experts", layers="2").to_pylist()
+    rows = view(pairs, "agreement-experts", layers="2").to_pylist()
     assert {(r["from_expert"], r["to_expert"]): r["count"] for r in rows} == pytest.approx(wanted)
     assert all(r["share"] == pytest.approx(r["count"] / uses[r["from_expert"]]) for r in rows)
     assert [r["count"] for r in rows] == sorted(wanted.values(), reverse=True)
 
 
 def test_prompts_come_by_flips_and_one_is_told_token_by_token(pairs, events):
-    rows = pairs.view("agreement-prompts").to_pylist()
+    rows = view(pairs, "agreement-prompts").to_pylist()
     flips = Counter()
     for (prompt, _, _), (a, b) in events.items():
         flips[prompt] += set(a[0]) != set(b[0])
     assert {row["prompt_id"]: row["flips"] for row in rows} == dict(flips)
     assert [row["flip_rate"] for row in rows] == sorted((row["flip_rate"] for row in rows), reverse=True)
     worst = rows[0]["prompt_id"]
-    for row in pairs.view("agreement-of-prompt", prompt_id=worst).to_pylist():
+    for row in view(pairs, "agreement-of-prompt", prompt_id=worst).to_pylist():
         a, b = events[worst, row["position"], row["layer"]]
         assert (row["experts_a"], row["experts_b"]) == (a[0], b[0])
         assert row["flipped"] == (set(a[0]) != set(b[0]))
@@ -125,21 +125,21 @@ def test_prompts_come_by_flips_and_one_is_told_token_by_token(pairs, events):
 
 def test_a_trace_agrees_with_itself(plain):
     same = pair_traces(plain, plain)
-    table = same.view("agreement", **FEW)
+    table = view(same, "agreement", **FEW)
     assert set(table["flip_rate"].to_pylist()) == set(table["gate_distance"].to_pylist()) == {0.0}
     assert table["load_correlation"].to_pylist() == pytest.approx([1.0] * 3)
     assert notes_of(table)[0] == "A and B are the same trace."
 
 
 def test_sequences_are_nearer_to_themselves_than_to_others(pairs):
-    for row in pairs.view("agreement-sequences", **FEW).to_pylist():
+    for row in view(pairs, "agreement-sequences", **FEW).to_pylist():
         assert row["prompts"] == PLAN.prompts
         assert row["distance_high"] < row["others_low"]
 
 
 def test_margins_need_logits_and_say_how_to_get_them(pairs):
     with pytest.raises(UnknownColumn, match="--capture ids,weights,logits"):
-        pairs.view("agreement-margin")
+        view(pairs, "agreement-margin")
 
 
 def test_small_margins_flip_first(tmp_path):
@@ -164,7 +164,7 @@ def test_small_margins_flip_first(tmp_path):
     capture = ["ids", "weights", "logits"]
     a = write(tmp_path / "a", with_logits, capture=capture)
     b = write(tmp_path / "b", perturbed, capture=capture)
-    table = pair_traces(a, b).view("agreement-margin", layers="0", **FEW)
+    table = view(pair_traces(a, b), "agreement-margin", layers="0", **FEW)
     rows = table.to_pylist()
     assert [row["decile"] for row in rows] == list(range(1, 11))
     assert all(one["margin_to"] <= two["margin_from"] for one, two in pairwise(rows))
@@ -181,12 +181,12 @@ def test_load_correlation_by_hand_and_where_nothing_varies():
 
 def test_what_is_asked_wrongly_is_refused(pairs):
     with pytest.raises(UnknownColumn, match="no view"):
-        pairs.view("load")
+        view(pairs, "load")
     with pytest.raises(UnknownColumn, match="no parameter 'colour'"):
-        pairs.view("agreement", colour=1)
+        view(pairs, "agreement", colour=1)
     with pytest.raises(UnknownColumn, match="needs prompt_id"):
-        pairs.view("agreement-of-prompt")
+        view(pairs, "agreement-of-prompt")
     with pytest.raises(UnknownColumn, match="no router"):
-        pairs.view("agreement", layers="9")
+        view(pairs, "agreement", layers="9")
     with pytest.raises(BadArgument, match="resamples"):
-        pairs.view("agreement", resamples=0)
+        view(pairs, "agreement", resamples=0)
