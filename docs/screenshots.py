@@ -28,6 +28,7 @@ PAGES = {
     "library": "/?trace=sample",
     "heatmap": "/heatmap?trace=sample",
     "tokens": "/tokens?trace=sample&prompt=udhr-01/en&beneath=ja",
+    "structure": "/structure?trace=sample&question=Paths",
     "alignment": "/alignment?trace=sample&lines=script",
     "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+%28ja%29",
     "data": "/data?trace=sample",

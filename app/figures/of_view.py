@@ -20,9 +20,14 @@ from ..sentences import alignment as alignment_words
 from ..sentences import half_life as half_life_words
 from ..sentences import load as load_words
 from ..sentences import resonance as resonance_words
+from ..sentences import structure as structure_words
 from . import alignment, half_life, specialised
 from .load import HOVER, MEASURES, difference_hover
 from .routing_map import Hover, routing_map
+from .structure import over_layers
+from .structure.cache_curve import cache_curves, pooled
+from .structure.load_course import drift_map
+from .structure.sankey import sankey_still
 from .theme import Theme
 from .thresholds import Threshold
 
@@ -122,12 +127,58 @@ FIGURES: Mapping[str, ViewFigure] = {
         draw=lambda table, theme: specialised.kinds_by_layer(_one_tau(table), theme=theme),
         say=lambda table: alignment_words.kinds(_one_tau(table), _one_tau(table)["tau"][0].as_py()),
     ),
+    "explained": ViewFigure(
+        title="Share of the first expert that a label explains, by layer",
+        draw=lambda table, theme: over_layers.explained_lines(table, theme=theme),
+        say=structure_words.explained,
+    ),
+    "local-consistency": ViewFigure(
+        title="Segment routing best performance (SRP) by layer",
+        draw=lambda table, theme: over_layers.consistency_lines(_one_phase(table), theme=theme),
+        say=lambda table: structure_words.consistency(_one_phase(table), _phase(table)),
+    ),
+    "cache-hits": ViewFigure(
+        title="Accesses that a cache of experts would serve, by its size",
+        draw=lambda table, theme: cache_curves(pooled(_one_phase(table)), theme=theme),
+        say=lambda table: structure_words.caches(pooled(_one_phase(table)), None),
+    ),
+    "repeats": ViewFigure(
+        title="Consecutive tokens with the same first expert, by layer",
+        draw=lambda table, theme: over_layers.repeat_lines(table, theme=theme),
+        say=structure_words.repeats,
+    ),
+    "tag-information": ViewFigure(
+        title="What a tag of the prompts says of their experts, by layer",
+        draw=lambda table, theme: over_layers.information_lines(table, theme=theme),
+        say=lambda table: structure_words.information(table, "tag"),
+    ),
+    "flows": ViewFigure(
+        title="Strongest flows of tokens between layers",
+        draw=lambda table, theme: sankey_still(table, theme=theme),
+        say=structure_words.flows,
+    ),
+    "load-drift": ViewFigure(
+        title="Load over the course of the run, by layer",
+        draw=lambda table, theme: drift_map(table, theme=theme),
+        say=structure_words.drift,
+    ),
     "expert-half-life": ViewFigure(
         title="Half-life of experts by layer",
         draw=lambda table, theme: half_life.half_life_by_layer(table, theme=theme),
         say=half_life_words.half_life,
     ),
 }
+
+
+def _phase(table: pa.Table) -> str:
+    """The phase that is shown: generated tokens where there are any."""
+    return "decode" if "decode" in set(table["phase"].to_pylist()) else "prefill"
+
+
+def _one_phase(table: pa.Table) -> pa.Table:
+    return table.filter(
+        pa.array([phase == _phase(table) for phase in table["phase"].to_pylist()], pa.bool_())
+    )
 
 
 def _one_tau(table: pa.Table) -> pa.Table:

@@ -1,6 +1,7 @@
-"""The expert drawer: what a click on a cell of a routing map opens.
+"""The expert drawer: what a click on a cell of a routing map opens, with an address of its own (`?cell=`).
 
-It answers three questions about one expert: whose tokens it takes, which tokens use it most, and where.
+It answers questions about one expert: whose tokens it takes, which tokens use it most, which experts go with it,
+and where it is used; and it keeps the reader's note.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from ...store.arrow import pc
 from ...store.schema import Cell, LayerExpert
-from ...store.views.experts.load_difference import with_measure
 from ..figures.bars import share_bars
 from ..sentences import load as sentences
+from ..sentences import structure
 from ..shell import messages, show, travel
 from ..shell.frame import Frame, remember
 from ..steering import profiles
 from ..text import words
 from ..text.literal import context_html, visible
+from . import expert_note
 
 CONTEXTS = 12
 
@@ -37,6 +38,11 @@ def choose(points: list[dict], *, place: str = "map") -> None:
     st.session_state[f"last click {place}"] = newest
     if newest is not None:
         remember("cell", str(newest))
+
+
+def choose_rows(table: pa.Table, rows: list[int], *, place: str) -> None:
+    """`choose` for chosen rows of a table with columns layer, stream and expert."""
+    choose([table.slice(row, 1).to_pylist()[0] for row in rows], place=place)
 
 
 def close() -> None:
@@ -63,8 +69,12 @@ def draw(frame: Frame, cell: Cell) -> None:
             _shares(frame, cell)
         with messages.guarded("The tokens could not be read"):
             _tokens(frame, cell)
+        with messages.guarded("The neighbours could not be read"):
+            _neighbours(frame, cell)
         with messages.guarded("The examples could not be read"):
             _contexts(frame, cell)
+        with messages.guarded("The notes could not be read"):
+            expert_note.draw(frame, cell.stream, cell.layer, cell.expert)
 
 
 def _switch_off(cell: Cell) -> None:
@@ -82,9 +92,8 @@ def _shares(frame: Frame, cell: Cell) -> None:
         label_visibility="collapsed",
     )  # fmt: skip
     by = st.session_state.get("drawer-by") or columns[0]
-    table = frame.view("load", by=by, layer=cell.layer, stream=cell.stream)
-    table = with_measure(table, "share")
-    table = table.filter(pc.equal(table["expert"], cell.expert))
+    ask = {"by": by, "layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
+    table = frame.view("expert-shares", **ask)
     show.chart(
         lambda theme: share_bars(table, by, theme=theme),
         table,
@@ -92,7 +101,7 @@ def _shares(frame: Frame, cell: Cell) -> None:
         key="drawer-shares",
         title=f"Layer {cell.layer}, expert {cell.expert}: share of tokens by {by}",
         say=sentences.by_value(table, by, cell.layer, cell.expert),
-        python=frame.snippet("load", by=by, layer=cell.layer, stream=cell.stream),
+        python=frame.snippet("expert-shares", **ask),
     )
 
 
@@ -120,6 +129,29 @@ def _tokens(frame: Frame, cell: Cell) -> None:
         height=250,
         python=frame.snippet("expert-tokens", **ask),
     )
+
+
+def _neighbours(frame: Frame, cell: Cell) -> None:
+    st.markdown("###### Which experts go with it")
+    ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
+    table = frame.view("expert-neighbours", **ask)
+    chosen = show.table(
+        table,
+        name=f"layer-{cell.layer}-expert-{cell.expert}-neighbours",
+        key="drawer-neighbours",
+        select="single-row",
+        height=250,
+        say=f"{structure.neighbours(table)} Lift is the share of its tokens against that of all tokens; click a row "
+        "to open that expert.",
+        columns={
+            "share": st.column_config.NumberColumn(format="percent"),
+            "chance": st.column_config.NumberColumn("of all tokens", format="percent"),
+            "lift": st.column_config.NumberColumn(format="%.2f"),
+        },
+        python=frame.snippet("expert-neighbours", **ask),
+    )
+    rows = [table.slice(row, 1).to_pylist()[0] | {"stream": cell.stream} for row in chosen]
+    choose(rows, place=f"neighbours of {cell}")
 
 
 def _contexts(frame: Frame, cell: Cell) -> None:

@@ -38,6 +38,7 @@ PAGES = (
     Screen(name="library", title="Library", icon="inventory_2", needs_trace=False, needs_prompts=False),
     Screen(name="heatmap", title="Heatmap", icon="grid_on", compares=True),
     Screen(name="tokens", title="Tokens", icon="format_ink_highlighter"),
+    Screen(name="structure", title="Structure", icon="account_tree"),
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
     Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),

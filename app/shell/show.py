@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 import altair as alt
@@ -19,6 +19,9 @@ from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
 from . import frame, take_away
 from .messages import say as say_line
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Picture = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
 Draw = Callable[[Theme], Picture]
@@ -73,6 +76,56 @@ def chart(
         # A point selection is a list of points, an interval one dict of ranges.
         points = [dict(found)] if isinstance(found, Mapping) and found else [dict(point) for point in found]
     say_line(say)
+    _take_away(draw, table, name=name, title=title, say=say, python=python, key=key)
+    return points
+
+
+def plotly(
+    draw: Callable[[Theme], go.Figure],
+    still: Draw,
+    table: pa.Table,
+    *,
+    name: str,
+    title: str,
+    say: str,
+    python: str = "",
+    select: bool = False,
+    key: str | None = None,
+) -> list[dict[str, Any]]:
+    """Show a Plotly figure: for what it does better than Vega, Sankey pictures and tens of thousands of points.
+
+    Args:
+        draw: theme → figure, for the page.
+        still: theme → the same picture with Altair, for exports and reports: Plotly can't export without a browser.
+        select: whether the page wants to hear of selected points.
+        table, name, title, say, python, key: as for `chart`.
+    Returns:
+        The selected points, as Plotly tells them (`customdata` among them); empty without `select`.
+    """
+    key = key or name
+    here = frame.current()
+    figure = draw(here.theme if here else frame.current_theme())
+    config = {"displaylogo": False, "displayModeBar": select, "scrollZoom": select,
+              "modeBarButtonsToRemove": ["toImage", "autoScale2d"]}  # fmt: skip
+    points: list[dict[str, Any]] = []
+    if select:
+        event = st.plotly_chart(
+            figure, theme=None, key=key, config=config, on_select="rerun",
+            selection_mode=("points", "box", "lasso"),
+        )  # fmt: skip
+        points = [dict(point) for point in event["selection"].get("points", [])]
+    else:
+        st.plotly_chart(figure, theme=None, key=key, config=config)
+    say_line(say)
+    _take_away(still, table, name=name, title=title, say=say, python=python, key=key)
+    return points
+
+
+def _take_away(
+    draw: Draw, table: pa.Table, *, name: str, title: str, say: str, python: str, key: str
+) -> None:
+    """The actions under a picture."""
+    here = frame.current()
     source = here.source() if here else "moescope"
 
     def spec() -> dict[str, Any]:
@@ -89,7 +142,6 @@ def chart(
         "HTML": lambda: export.to_html(spec(), title=title),
     }
     actions(files | numbers(table), name=name, key=key, python=python, item=item)
-    return points
 
 
 def table(

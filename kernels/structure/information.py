@@ -108,23 +108,40 @@ class _Pairs(NamedTuple):
         return Explained(information, expected, entropy, share)
 
 
+_DENSE_CELLS = 1 << 26
+"""Label values × experts up to which pairs are counted in a table (512 MiB) rather than sorted."""
+
+
 def _pairs(labels: ArrayLike, experts: ArrayLike, groups: ArrayLike | None) -> _Pairs:
     expert_T = np.atleast_1d(to_numpy(experts))
     expert_T = as_labels(expert_T if expert_T.size else [], "experts", len(expert_T))
     label_T = as_labels(labels, "labels", len(expert_T))
     group_T = None if groups is None else as_labels(groups, "groups", len(expert_T))
     kept = (expert_T >= 0) & (label_T >= 0)
-    row_T = np.unique(label_T[kept], return_inverse=True)[1]
-    names, column_T = np.unique(expert_T[kept], return_inverse=True)
-    key, cell_T, count_N = np.unique(
-        row_T.astype(np.int64) * max(len(names), 1) + column_T, return_inverse=True, return_counts=True
+    if not kept.all():
+        expert_T, label_T = expert_T[kept], label_T[kept]
+    experts_there = int(expert_T.max(initial=-1)) + 1
+    key_N, cell_T, count_N = _counted(label_T.astype(np.int64) * experts_there + expert_T)
+    row_N, column_N = (
+        np.unique(part, return_inverse=True)[1] for part in np.divmod(key_N, max(experts_there, 1))
     )
-    count_GN = np.zeros((0, len(key)), np.int64)
-    if group_T is not None and len(key):
+    count_GN = np.zeros((0, len(key_N)), np.int64)
+    if group_T is not None and len(key_N):
         num_groups = int(group_T.max()) + 1
-        at = group_T[kept].astype(np.int64) * len(key) + cell_T
-        count_GN = np.bincount(at, minlength=num_groups * len(key)).reshape(num_groups, -1)
-    return _Pairs(count_N, key // max(len(names), 1), key % max(len(names), 1), count_GN)
+        at = group_T[kept].astype(np.int64) * len(key_N) + cell_T
+        count_GN = np.bincount(at, minlength=num_groups * len(key_N)).reshape(num_groups, -1)
+    return _Pairs(count_N, row_N, column_N, count_GN)
+
+
+def _counted(key_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Different keys, rising; the number of each token's; how often each occurs."""
+    if int(key_T.max(initial=0)) > min(_DENSE_CELLS, 64 * len(key_T)):
+        return np.unique(key_T, return_inverse=True, return_counts=True)
+    count_K = np.bincount(key_T, minlength=1)
+    key_N = np.flatnonzero(count_K)
+    number_K = np.zeros(len(count_K), np.int64)
+    number_K[key_N] = np.arange(len(key_N))
+    return key_N, number_K[key_T], count_K[key_N]
 
 
 def tag_information(

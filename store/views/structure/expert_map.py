@@ -91,8 +91,9 @@ def expert_map(
     what = f"the {len(names)} most frequent tokens" if by == TOKEN else f"{len(names)} values of {by}"
     first, second = axes.explained
     ours = (
-        f"Places are principal axes of log rates over {what}; nothing is drawn. The two axes carry {first:.0%} and "
-        f"{second:.0%} of the differences. Rates are mixed with {PRIOR:.0f} tokens of the expert's mean rate."
+        f"Places are principal axes of log rates over {what}, by a method without chance. The two axes carry "
+        f"{first:.0%} and {second:.0%} of the differences. Rates are mixed with {PRIOR:.0f} tokens of the expert's "
+        "mean rate."
     )
     return with_notes(shown, [ours, tokens.note()])
 

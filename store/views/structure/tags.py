@@ -10,7 +10,7 @@ import pyarrow as pa
 from ....kernels.resonance.significance import benjamini_hochberg
 from ....kernels.statistics.bootstrap import bootstrap_interval
 from ....kernels.structure import specialisation_spread, tag_information
-from ...errors import StoreError
+from ...errors import StoreError, UnknownColumn
 from ...notes import with_notes
 from ...read.arrays import sum_rows
 from ...read.selection import group_column
@@ -187,6 +187,78 @@ def expert_shares(
     records.sort(key=lambda record: (-record["share"], record[shown]))
     schema = pa.schema([(shown, pa.string()), *own])
     return with_notes(pa.Table.from_pylist(records, schema=schema), [tokens.note()])
+
+
+@view("tag-experts")
+def tag_experts(
+    trace: TraceRows,
+    *,
+    by: str,
+    value: str,
+    layer: int | None = None,
+    limit: int = 20,
+    stream: str = "decoder",
+    tokens: TokenFilter = ALL_TOKENS,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pa.Table:
+    """The experts that the prompts of one value of a tag use more than all others do: what fires on it.
+
+    Args:
+        by, value: a column of the prompts or a tag, and the value, e.g. language and ja.
+        limit: how many, largest difference of shares first; 0 for all.
+        resamples, seed: of the bootstrap over the value's prompts.
+    Returns:
+        layer, stream, expert, share (of the value's tokens), low, high (95 % bootstrap over its prompts; null below
+        two), elsewhere (share of all other tokens of prompts with a value), difference, lift = share / elsewhere (null
+        where elsewhere is 0), chance = k / E, prompts. The largest of many differences are shown: for a test see
+        `resonance`.
+    """
+    names, group_P = groups_of(trace, by)
+    if value not in names:
+        raise UnknownColumn(f"no prompt has {by} {value!r}; there is: {', '.join(names[:20])}")
+    found = []
+    for spec in trace.select_routers(layer, stream):
+        sums = trace.rollup_arrays(spec.layer, spec.stream, tokens=tokens)
+        tag_R = group_P[sums.prompt_index]
+        mine, other = tag_R == names.index(value), (tag_R >= 0) & (tag_R != names.index(value))
+        if not mine.any():
+            continue
+        share_E = sums.count[mine].sum(0) / sums.tokens[mine].sum()
+        elsewhere_E = sums.count[other].sum(0) / max(sums.tokens[other].sum(), 1)
+        best = np.argsort(elsewhere_E - share_E, kind="stable")[: limit or None]
+        found += [
+            (spec, int(e), share_E[e], elsewhere_E[e], sums.count[mine, e], sums.tokens[mine]) for e in best
+        ]
+    found.sort(key=lambda row: (row[3] - row[2], row[0].layer, row[1]))
+    records = []
+    for spec, expert, share, elsewhere, count_R, tokens_R in found[: limit or None]:
+        interval = bootstrap_interval(count_R / tokens_R, weights=tokens_R, resamples=resamples, seed=seed)
+        ends = {"low": float(interval.low), "high": float(interval.high)}
+        records.append(
+            {
+                "layer": spec.layer,
+                "stream": spec.stream,
+                "expert": expert,
+                "share": share,
+                **{name: end if np.isfinite(end) else None for name, end in ends.items()},
+                "elsewhere": elsewhere,
+                "difference": share - elsewhere,
+                "lift": share / elsewhere if elsewhere else None,
+                "chance": spec.top_k and spec.top_k / spec.num_experts,
+                "prompts": len(tokens_R),
+            }
+        )
+    return with_notes(pa.Table.from_pylist(records, schema=_OF_TAG), [tokens.note()])
+
+
+_OF_TAG = pa.schema(
+    [
+        *[("layer", pa.int32()), ("stream", pa.string()), ("expert", pa.int32()), ("share", pa.float64())],
+        *[(name, pa.float64()) for name in ("low", "high", "elsewhere", "difference", "lift", "chance")],
+        ("prompts", pa.int64()),
+    ]
+)
 
 
 def groups_of(trace: TraceRows, by: str) -> tuple[list[str], np.ndarray]:

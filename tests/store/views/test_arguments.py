@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "flows": {"layers": "0:2"},
     "paths": {"layers": "0:2"},
     "specialisation": {"by": "language"},
+    "tag-experts": {"by": "language", "value": "en"},
     "tag-information": {"by": "language"},
     "token-experts": {"token": "t1"},
     "vocabulary": {"layer": 1},

@@ -137,6 +137,16 @@ def test_specialisation_by_a_tag(shared_trace: Trace) -> None:
         assert row["share"] == pytest.approx(share[row["language"], 4])
         assert row["low"] <= row["share"] <= row["high"]
         assert row["prompts"] == 12
+    table = shared_trace.view("tag-experts", by="language", value="fr", layer=LAYER, limit=0).to_pylist()
+    rest = shared_trace.view("load", where={"language": ["de", "en", "es"]}, layer=LAYER)["share"].to_pylist()
+    for row in table:
+        assert row["share"] == pytest.approx(share["fr", row["expert"]])
+        assert row["elsewhere"] == pytest.approx(rest[row["expert"]])
+        assert row["lift"] == pytest.approx(row["share"] / row["elsewhere"])
+    differences = [row["difference"] for row in table]
+    assert differences == sorted(differences, reverse=True)
+    with pytest.raises(UnknownColumn, match="no prompt has language 'xx'; there is: de, en"):
+        shared_trace.view("tag-experts", by="language", value="xx")
     with pytest.raises(UnknownColumn, match="colour"):
         shared_trace.view("expert-shares", layer=LAYER, expert=4, by="colour")
 

@@ -1,0 +1,126 @@
+"""The map of all experts: WebGL points on the page, the same points with Vega on paper."""
+
+from __future__ import annotations
+
+import html
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from ...text import words
+from ..look import Width, finish
+from ..palette import language_color, oklch
+from ..theme import LIGHT, Theme
+from .sankey import plotly_layout
+
+Colour = Literal["layer", "load", "tag"]
+HEIGHT = 560
+
+
+def _value_color(column: str, value: str, number: int, theme: Theme) -> str:
+    if column == "language":
+        return language_color(value, theme)
+    return oklch(theme.category_lightness[number % 3], 0.1, number * 137.5)
+
+
+def _colors(table: pa.Table, colour: Colour, column: str, theme: Theme) -> list[str]:
+    if colour == "tag":
+        most = table["most"].to_pylist()
+        names = {value: i for i, value in enumerate(dict.fromkeys(sorted(set(most))))}
+        return [_value_color(column, value, names[value], theme) for value in most]
+    if colour == "layer":
+        layer = np.asarray(table["layer"], float)
+        place = (layer - layer.min()) / max(np.ptp(layer), 1)
+    else:
+        load = np.log2(np.maximum(np.asarray(table["load"]), 1 / 16))
+        place = np.clip((load + 3) / 6, 0, 1)
+    return [_scale(0.18 + 0.82 * p, theme) for p in place]
+
+
+def _scale(place: float, theme: Theme) -> str:
+    """A colour of the sequential scale, without its end that is the background."""
+    stops = theme.sequential
+    at = place * (len(stops) - 1)
+    low = min(int(at), len(stops) - 2)
+    ends = [[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in stops[low : low + 2]]
+    mixed = [round(a + (b - a) * (at - low)) for a, b in zip(*ends, strict=True)]
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def _sizes(table: pa.Table) -> np.ndarray:
+    """Smaller points for the many: 10,000 of them must leave some background."""
+    return np.full(table.num_rows, 9.0 if table.num_rows < 1000 else 5.0)
+
+
+def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme: Theme = LIGHT) -> go.Figure:
+    """Every expert as a point that tells its numbers; a box or lasso selects, the wheel zooms.
+
+    Args:
+        table: the view `expert-map`.
+        by: what it was placed by.
+        colour: the layer, the load against an even one (from 1/8 to 8 times), or the value used most ("tag").
+    """
+    told = [_told(row, by) for row in table.to_pylist()]
+    cells = [[row["stream"], row["layer"], row["expert"]] for row in table.to_pylist()]
+    points = go.Scattergl(
+        x=np.asarray(table["x"]),
+        y=np.asarray(table["y"]),
+        mode="markers",
+        marker={"color": _colors(table, colour, by, theme), "size": _sizes(table), "opacity": 0.85,
+                "line": {"width": 0}},
+        text=told,
+        customdata=cells,
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+    made = go.Figure(points, plotly_layout(theme, height=HEIGHT))
+    axis = {
+        "showgrid": False,
+        "zeroline": False,
+        "showticklabels": False,
+        "ticks": "",
+        "linecolor": theme.line,
+    }
+    made.update_xaxes(title={"text": "first axis", "font": {"color": theme.muted, "size": 12}}, **axis)
+    made.update_yaxes(title={"text": "second axis", "font": {"color": theme.muted, "size": 12}}, **axis)
+    made.update_layout(dragmode="select", margin={"l": 36, "r": 8, "t": 8, "b": 36}, showlegend=False)
+    return made
+
+
+def _told(row: dict[str, Any], by: str) -> str:
+    most = html.escape(words.value_name(by, row["most"]))
+    return (
+        f"layer {row['layer']}, expert {row['expert']}<br>"
+        f"{row['share']:.1%} of tokens, {row['load']:.2f} × even<br>"
+        f"most for {most}: {row['most_share']:.1%}, {row['lift']:.1f} × its mean"
+    )
+
+
+def expert_scatter_still(
+    table: pa.Table, *, by: str, colour: Colour = "layer", theme: Theme = LIGHT, width: Width = "container"
+) -> alt.Chart:
+    """The same points for exports."""
+    columns = ["layer", "expert", "x", "y", "share", "load", "most", "most_share", "lift"]
+    data = pd.DataFrame({name: table[name].to_pylist() for name in columns})
+    data["color"] = _colors(table, colour, by, theme)
+    data["most"] = [words.value_name(by, value) for value in data["most"]]
+    axis = alt.Axis(labels=False, ticks=False, grid=False)
+    chart = (
+        alt.Chart(data)
+        .mark_circle(size=float(_sizes(table)[0]) ** 2 if table.num_rows else 25, opacity=0.85)
+        .encode(
+            x=alt.X("x:Q", title="first axis", axis=axis),
+            y=alt.Y("y:Q", title="second axis", axis=axis),
+            color=alt.Color("color:N", scale=None),
+            tooltip=[
+                alt.Tooltip("layer:Q"),
+                alt.Tooltip("expert:Q"),
+                alt.Tooltip("share:Q", title="share of tokens", format=".1%"),
+                alt.Tooltip("most:N", title="most for"),
+            ],
+        )
+    )
+    return finish(chart, theme, width=width, height=HEIGHT)

@@ -1,0 +1,5 @@
+"""Structure: what routing follows, where it goes, and whether it stays."""
+
+from .page import page
+
+__all__ = ["page"]

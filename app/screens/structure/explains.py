@@ -1,0 +1,95 @@
+"""How much of routing the token id alone explains, and what each token chooses."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import streamlit as st
+
+from ...figures.structure import over_layers
+from ...sentences import structure as sentences
+from ...shell import messages, show
+from ...shell.frame import Frame
+from ...text.literal import visible
+from .. import expert_drawer
+from .parts import nothing, told, window_text
+
+FOLLOWING = {"input": "the token itself", "next": "the token that follows"}
+
+
+def draw(frame: Frame) -> None:
+    """Lines by layer, then the vocabulary of one layer."""
+    by = "language" if "language" in frame.tags() else next(iter(frame.tags()), None)
+    ask = {"by": by, "layers": window_text(frame)}
+    with messages.loading(height=300):
+        table = frame.view("explained", **ask)
+    if nothing(table):
+        return
+    show.chart(
+        lambda theme: over_layers.explained_lines(table, theme=theme), table, name="explained",
+        title="Share of the first expert that a label explains, by layer",
+        say=told(sentences.explained(table), table), python=frame.snippet("explained", **ask),
+    )  # fmt: skip
+    _vocabulary(frame)
+
+
+def _vocabulary(frame: Frame) -> None:
+    st.subheader("Which tokens choose an expert most reliably?", anchor=False)
+    layers = [router.layer for router in frame.routers()]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        layer = st.selectbox("Layer", layers, key="vocabulary layer", width=110)
+        of = st.segmented_control(
+            "Of", list(FOLLOWING), default="input", key="of", bind="query-params", required=True,
+            format_func=FOLLOWING.__getitem__,
+        ) or "input"  # fmt: skip
+        least = int(
+            st.number_input(
+                "at least … occurrences", 1, 100_000, 20, key="least", bind="query-params", width=160
+            )
+        )
+    ask = {"layer": layer, "of": of, "least": least, "limit": 100}
+    with messages.loading(height=260):
+        table = frame.view("vocabulary", **ask)
+    if not table.num_rows:
+        messages.say(f"No token id occurs {least} times in the selection.")
+        return
+    beaten = sum(table["beats_luck"].to_pylist())
+    chosen = token_table(
+        table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=frame.snippet("vocabulary", **ask),
+        say=f"{beaten} of these {table.num_rows} tokens choose their expert more often than luck would make 95 % of "
+        "tokens with so few occurrences that do not matter to the router. Click a row to open the expert.",
+    )  # fmt: skip
+    expert_drawer.choose_rows(table, chosen, place="vocabulary")
+
+
+def token_table(table: pa.Table, *, name: str, key: str, say: str, python: str) -> list[int]:
+    """A table of the view `vocabulary`, whose rows can be chosen."""
+    shown = table.set_column(3, "token", pa.array([visible(t) for t in table["token"].to_pylist()]))
+    percent = st.column_config.NumberColumn(format="percent")
+    return show.table(
+        shown,
+        name=name,
+        key=key,
+        say=say,
+        python=python,
+        select="single-row",
+        height=300,
+        order=[
+            "layer",
+            "token",
+            "expert",
+            "share",
+            "low",
+            "high",
+            "layer_share",
+            "luck_high",
+            "occurrences",
+            "prompts",
+        ],
+        columns={
+            "share": percent,
+            "low": st.column_config.NumberColumn("95 % from", format="percent"),
+            "high": st.column_config.NumberColumn("to", format="percent"),
+            "layer_share": st.column_config.NumberColumn("of all tokens", format="percent"),
+            "luck_high": st.column_config.NumberColumn("luck, 95 %", format="percent"),
+        },
+    )

@@ -1,0 +1,111 @@
+"""Find an expert: by number, by a token that it fires on, by a tag whose tokens it takes."""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import streamlit as st
+
+from ....store.errors import UnknownColumn
+from ....store.schema import Cell, LayerExpert
+from ...shell import messages, show
+from ...shell.frame import Frame, remember
+from ...text import words
+from .. import expert_drawer
+from .explains import token_table
+
+LISTED = 12
+_NUMBERS = re.compile(r"\s*(?:layer|l)?\s*(\d+)\s*(?:[.,:/\s]|expert|e)+\s*(\d+)\s*", re.IGNORECASE)
+
+
+def cell_in(text: str) -> LayerExpert | None:
+    """Layer and expert in `3.17`, `3 17`, `layer 3 expert 17`; None where the text is something else."""
+    found = _NUMBERS.fullmatch(text)
+    return LayerExpert(int(found[1]), int(found[2])) if found else None
+
+
+def tag_in(frame: Frame, text: str) -> tuple[str, str] | None:
+    """A column and a value of it that the text names, by code or by the language's name."""
+    wanted = text.strip().casefold()
+    for column, values in frame.trace.tags().items():
+        for value in values:
+            if wanted in (
+                value.casefold(),
+                words.value_name(column, value).casefold(),
+                f"{column}={value}".casefold(),
+            ):
+                return column, value
+    return None
+
+
+def draw(frame: Frame) -> None:
+    """The box, and what was found under it."""
+    text = st.text_input(
+        "Find an expert", key="seek", bind="query-params", width=420,
+        placeholder="layer.expert (3.17), a token (the), or a tag (Japanese)",
+    )  # fmt: skip
+    if not text.strip():
+        return
+    if cell := cell_in(text):
+        _open(frame, cell)
+        return
+    with messages.guarded("The search failed"):
+        by_tag = tag_in(frame, text)
+        if by_tag:
+            _by_tag(frame, *by_tag)
+        found = _by_token(frame, text)
+        if not (by_tag or found):
+            messages.say(
+                "Nothing found: no expert has this number, and no token and no tag of the trace is this text."
+            )
+
+
+def _open(frame: Frame, cell: LayerExpert) -> None:
+    layer, expert = cell
+    if st.session_state.get("sought") == (frame.name, cell):
+        return
+    st.session_state["sought"] = (frame.name, cell)
+    remember("cell", str(Cell(frame.stream, layer, expert)))
+
+
+def _by_tag(frame: Frame, column: str, value: str) -> None:
+    ask = {"by": column, "value": value, "limit": LISTED}
+    table = frame.view("tag-experts", **ask)
+    percent = st.column_config.NumberColumn(format="percent")
+    chosen = show.table(
+        table, name=f"experts-of-{column}-{value}", key="found tag", select="single-row", height="content",
+        order=["layer", "expert", "share", "low", "high", "elsewhere", "lift", "chance", "prompts"],
+        columns={
+            "share": percent, "chance": st.column_config.NumberColumn("even routing", format="percent"),
+            "low": st.column_config.NumberColumn("95 % from", format="percent"),
+            "high": st.column_config.NumberColumn("to", format="percent"),
+            "elsewhere": st.column_config.NumberColumn("of other tokens", format="percent"),
+            "lift": st.column_config.NumberColumn("times that", format="%.1f"),
+        },
+        say=f"The experts whose share of {words.value_name(column, value)} tokens exceeds that of all other tokens "
+        "most. Picked as the largest of all: see Resonance for a test. Click a row to open the expert.",
+        python=frame.snippet("tag-experts", **ask),
+    )  # fmt: skip
+    expert_drawer.choose_rows(table, chosen, place="found tag")
+
+
+def _by_token(frame: Frame, text: str) -> bool:
+    ask = {"token": text, "per_layer": 2}
+    try:
+        table = frame.in_window(frame.view("token-experts", **ask))
+    except UnknownColumn:
+        return False
+    if table.num_rows == 0:
+        return False
+    chosen = token_table(
+        _strongest(table), name="experts-of-a-token", key="found token", python=frame.snippet("token-experts", **ask),
+        say=f"The two experts of each layer that take most occurrences of this token, largest share first "
+        f"({words.amount(table['occurrences'][0].as_py(), 'occurrence')}). Click a row to open the expert.",
+    )  # fmt: skip
+    expert_drawer.choose_rows(_strongest(table), chosen, place="found token")
+    return True
+
+
+def _strongest(table: pa.Table) -> pa.Table:
+    return table.sort_by([("share", "descending"), ("layer", "ascending")])

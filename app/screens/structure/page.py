@@ -1,0 +1,68 @@
+"""Structure: one question at a time about how routing is structured, and a box that finds an expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from ...shell import messages
+from ...shell.frame import Frame
+from .. import expert_drawer
+from . import explains, find, load_course, local, point_map, specialised, ways
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One part of the page."""
+
+    asks: str
+    draw: Callable[[Frame], None]
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "What explains it": Question(
+        asks="How much of a layer's routing does the token id alone explain?",
+        draw=explains.draw,
+    ),
+    "Specialisation": Question(
+        asks="Which experts belong to a language, a group, a tag?",
+        draw=specialised.draw,
+    ),
+    "Paths": Question(asks="Which ways do tokens take through the layers?", draw=ways.draw),
+    "Consistency and caches": Question(
+        asks="Can a handful of experts serve the next tokens?",
+        draw=local.draw,
+    ),
+    "Map of experts": Question(asks="Which experts respond to the same?", draw=point_map.draw),
+    "Load": Question(
+        asks="Does the load change over the run, and is an imbalance one prompt's doing?",
+        draw=load_course.draw,
+    ),
+}
+"""By the name that the address and the page show."""
+FIRST = next(iter(QUESTIONS))
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.title("Structure", anchor=False)
+    if not frame.routers():
+        messages.empty(
+            "No router in the layer window",
+            "This page measures the routing of the layers in the window of the bar above.",
+            todo="Widen the layer window.",
+        )
+        return
+    find.draw(frame)
+    chosen = st.segmented_control(
+        "Question", list(QUESTIONS), default=FIRST, key="question", bind="query-params", required=True,
+        label_visibility="collapsed",
+    ) or FIRST  # fmt: skip
+    question = QUESTIONS[chosen]
+    st.subheader(question.asks, anchor=False)
+    with messages.guarded(f"{chosen} could not be drawn"):
+        question.draw(frame)
+    if cell := expert_drawer.chosen():
+        expert_drawer.draw(frame, cell)

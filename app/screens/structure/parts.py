@@ -1,0 +1,65 @@
+"""What the parts of the Structure page share."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import streamlit as st
+
+from ....store.arrow import pc
+from ....store.notes import notes_of
+from ...shell import link_check, messages
+from ...shell.frame import Frame
+from ...text import words
+
+
+def tag_box(frame: Frame, label: str = "By", *, key: str = "by") -> str | None:
+    """A tag of the prompts to choose; None, with a card that says why, where there is none."""
+    columns = frame.tags()
+    if not columns:
+        messages.empty(
+            "No tags",
+            "The prompts of this trace have no language, group or tag to compare.",
+            todo="Trace a prompt set with a column language, group or any other.",
+        )
+        return None
+    chosen = link_check.selectbox(
+        label, columns, key=key, what="the column", width=190, format_func=words.label
+    )
+    link_check.tell(key)
+    return chosen
+
+
+def window_text(frame: Frame) -> str:
+    """The layers of the bar's window as views take them."""
+    numbers = [router.layer for router in frame.routers()]
+    return f"{min(numbers)}:{max(numbers)}"
+
+
+def nothing(table: pa.Table) -> bool:
+    """Whether a table has no rows; says why."""
+    if table.num_rows:
+        return False
+    messages.empty(
+        "Nothing to show",
+        " ".join(notes_of(table)) or "No token passes the filter.",
+        todo="Widen the filter in the bar above.",
+    )
+    return True
+
+
+def told(sentence: str, table: pa.Table) -> str:
+    """A sentence, and the notes of the table that it is about."""
+    return " ".join([sentence, *notes_of(table)])
+
+
+def phase_box(table: pa.Table) -> tuple[str, pa.Table]:
+    """The phase to show, decode where there is one, and its rows."""
+    phases = [phase for phase in ("decode", "prefill") if phase in set(table["phase"].to_pylist())]
+    names = {"decode": "generated tokens", "prefill": "prompt tokens"}
+    chosen = phases[0]
+    if len(phases) > 1:
+        chosen = st.segmented_control(
+            "Tokens", phases, default=phases[0], key="of phase", bind="query-params", required=True,
+            format_func=names.__getitem__,
+        ) or phases[0]  # fmt: skip
+    return chosen, table.filter(pc.equal(table["phase"], chosen))

@@ -1,0 +1,98 @@
+"""The ways of tokens: flows between layers, whole paths, repeats from token to token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from ....store.views.structure.paths import MOST_LAYERS
+from ...figures.structure.over_layers import repeat_lines
+from ...figures.structure.sankey import sankey, sankey_still
+from ...sentences import structure as sentences
+from ...shell import messages, show
+from ...shell.frame import Frame
+from .parts import nothing, told, window_text
+
+FIRST_LAYERS = 4
+
+
+def draw(frame: Frame) -> None:
+    """Sankey, table of paths, repeats."""
+    layers = _choose_layers(frame)
+    if layers:
+        _flows(frame, layers)
+        _paths(frame, layers)
+    _repeats(frame)
+
+
+def _choose_layers(frame: Frame) -> str | None:
+    numbers = [router.layer for router in frame.routers()]
+    if len(numbers) < 2:
+        messages.say("Paths need two layers or more in the layer window of the bar above.")
+        return None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        start = st.selectbox("From layer", numbers[:-1], key="path start", width=120)
+        at = numbers.index(start)
+        left = min(len(numbers) - at, MOST_LAYERS)
+        many = int(
+            st.number_input(
+                "over … layers",
+                2,
+                max(left, 2),
+                min(FIRST_LAYERS, left),
+                key=f"path length {left}",
+                width=130,
+            )
+        )
+    return ",".join(map(str, numbers[at : at + many]))
+
+
+def _flows(frame: Frame, layers: str) -> None:
+    limit = st.slider("flows drawn between two layers", 4, 80, 20, key="flow limit", width=320)
+    ask: dict[str, Any] = {"layers": layers, "limit": limit}
+    with messages.loading(height=520):
+        table = frame.view("flows", **ask)
+    if nothing(table):
+        return
+    show.plotly(
+        lambda theme: sankey(table, theme=theme), lambda theme: sankey_still(table, theme=theme), table, name="flows",
+        title=f"Strongest flows of tokens between layers {layers.replace(',', ', ')}",
+        say=told(
+            f"{sentences.flows(table)} A token goes by its expert with the largest gate weight; boxes are named "
+            "layer.expert.", table,
+        ),
+        python=frame.snippet("flows", **ask),
+    )  # fmt: skip
+
+
+def _paths(frame: Frame, layers: str) -> None:
+    ask: dict[str, Any] = {"layers": layers, "limit": 100}
+    with messages.loading(height=240):
+        table = frame.view("paths", **ask)
+    if not table.num_rows:
+        return
+    show.table(
+        table, name="paths", say=told(sentences.paths(table), table), height=260,
+        order=["path", "count", "share", "expected", "ratio", "prompts"],
+        columns={
+            "share": st.column_config.NumberColumn(format="percent"),
+            "expected": st.column_config.NumberColumn("if independent", format="%.1f"),
+            "ratio": st.column_config.NumberColumn("times that", format="%.1f"),
+        },
+        python=frame.snippet("paths", **ask),
+    )  # fmt: skip
+
+
+def _repeats(frame: Frame) -> None:
+    st.subheader("Does a token keep the expert of the token before it?", anchor=False)
+    ask: dict[str, Any] = {"layers": window_text(frame)}
+    with messages.loading(height=280):
+        table = frame.view("repeats", **ask)
+    if nothing(table):
+        return
+    show.chart(
+        lambda theme: repeat_lines(table, theme=theme), table, name="repeats",
+        title="Consecutive tokens with the same first expert, by layer",
+        say=told(sentences.repeats(table), table), python=frame.snippet("repeats", **ask),
+    )  # fmt: skip
