@@ -62,6 +62,10 @@ class QueryRefused(StoreError):
     """An SQL statement that is not allowed, failed, or went over a limit."""
 
 
+class DecisionRefused(StoreError):
+    """A placement, cache, budget or choice that can't be made of this trace; the message says what would do."""
+
+
 class ImportRefused(StoreError):
     """A file that can't be imported; the message names file, row and column."""
 

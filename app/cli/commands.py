@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": ("compare", "How far the routing of two traces agrees, token by token."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
+    "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),
     "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),
     "bundle": ("report", "A static folder to hand on: report, figures for print, tables, methods."),
     "prompts": ("files", "Make prompt sets."),

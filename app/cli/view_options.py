@@ -68,6 +68,15 @@ def _where(text: str) -> dict[str, list[str]]:
     return found
 
 
+def conditions(words: tuple[str, ...]) -> dict[str, list[str]] | None:
+    """`column=value,value` given once or more, as one filter; None where nothing was given."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        for column, values in _where(word).items():
+            found[column] = [*found.get(column, ()), *values]
+    return found or None
+
+
 def _convert(name: str, value: str, kinds: set[type]) -> Any:
     try:
         if bool in kinds:

@@ -1,0 +1,132 @@
+"""`moescope place`: where to put experts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import Lines, as_text, json_ready, open_with_warnings
+from .view_options import conditions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FIT_WHERE = click.option(
+    "--fit-where", multiple=True, metavar="COLUMN=VALUE,...",
+    help="Fit on these prompts and report on the others. Default: a random half of the texts.",
+)  # fmt: skip
+WHERE = click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE,...", help="Prompts to take; again for more conditions."
+)
+LAYERS = click.option("--layers", metavar="3:6", help="MoE layers, both ends in, or 3,5. Default: all.")
+STREAM = click.option("--stream", default="decoder", show_default=True, help="Which routers.")
+SEED = click.option("--seed", default=0, show_default=True, help="Of the halves and of random choices.")
+
+
+@click.command("place")
+@click.argument("trace")
+@click.option(
+    "--devices", default=8, show_default=True, type=click.IntRange(1), help="GPUs of the whole cluster."
+)
+@click.option(
+    "--replicas",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Further places for copies of busy experts (EPLB).",
+)
+@click.option(
+    "--nodes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Machines that the devices stand in.",
+)
+@click.option(
+    "--groups",
+    type=click.IntRange(1),
+    help="Expert groups that the hierarchical EPLB keeps in a node. Default: as many as nodes.",
+)
+@click.option(
+    "--method", help="The placement to write. Default: the most even one on the prompts of the fit."
+)
+@click.option("--seconds", default=1.0, show_default=True, help="Of the integer program for each layer.")
+@FIT_WHERE
+@WHERE
+@LAYERS
+@STREAM
+@SEED
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the placement."
+)
+@click.option(
+    "--format", "form", type=click.Choice(("sglang", "sglang-counts", "json", "csv")),
+    help="sglang: for --init-expert-location; sglang-counts: loads, from which SGLang places by itself. "
+    "Default: sglang, or csv by FILE's ending.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+def place_command(
+    trace: str, devices: int, replicas: int, nodes: int, groups: int | None, method: str | None, seconds: float,
+    fit_where: tuple[str, ...], where: tuple[str, ...], layers: str | None, stream: str, seed: int, out: Path | None,
+    form: Any, as_json: bool,
+) -> None:  # fmt: skip
+    """Six placements of experts on devices side by side, fitted on one part of the prompts and reported on the other.
+
+    \b
+    Example:
+      moescope place my-trace --devices 8 --replicas 16 --nodes 2
+      moescope place my-trace --devices 8 --replicas 16 --out placement.json
+      python -m sglang.launch_server ... --init-expert-location placement.json --ep-num-redundant-experts 16
+    """
+    from ...store.deliver.placement_files import placement_file
+    from ...store.notes import notes_of
+    from ...store.read.token_filter import TokenFilter
+    from ...store.views.deploy.decide import decide_placement
+    from ...store.views.deploy.placements import Cluster
+
+    opened = open_with_warnings(trace)
+    made = decide_placement(
+        opened,
+        Cluster(devices=devices, replicas=replicas, nodes=nodes, groups=groups),
+        fit=conditions(fit_where),
+        tokens=TokenFilter(where=conditions(where)),
+        layers=layers,
+        stream=stream,
+        seconds=seconds,
+        seed=seed,
+        progress=Lines("placements"),
+    )
+    chosen = made.chosen(method)
+    if out is not None:
+        form = form or ("csv" if out.suffix.lower() == ".csv" else "sglang")
+        text = placement_file(
+            form, made.loads.layers, chosen.physical_LR, made.loads.fit_LE, devices,
+            model_layers=opened.manifest.model.get("layers"),
+            about={"method": chosen.method, "notes": notes_of(made.table)},
+        )  # fmt: skip
+        out.write_text(text, encoding="utf-8")
+    _say(made.table, chosen.method, as_json, out)
+
+
+def _say(table: pa.Table, method: str, as_json: bool, out: Path | None) -> None:
+    from ...store.notes import notes_of
+    from ...store.tables import json_rows
+    from ..sentences.deploy import placement_answer
+
+    notes = notes_of(table)
+    if as_json:
+        facts = {"chosen": method, "out": None if out is None else str(out), "notes": notes}
+        click.echo(json.dumps(json_ready(facts | {"placements": json_rows(table)}), ensure_ascii=False))
+        return
+    import pyarrow.compute as pc
+
+    click.echo(placement_answer(table, method) + "\n")
+    whole = table.filter(pc.is_null(table["layer"])).drop_columns(["layer", "stream"])
+    click.echo(as_text(whole), nl=False)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if out is not None:
+        click.echo(f"{method} → {out}", err=True)
