@@ -2,8 +2,8 @@
 
 `gptqmodel`: keyword arguments of GPTQModel's `QuantizeConfig`, with one rule of `dynamic` for each expert whose bits
 differ from the rest of the model. `llm-compressor`: a recipe with one config group for each width; what it does not
-name stays as it is. Both match modules by regular expression; experts that a checkpoint stores stacked are unpacked by these
-tools under the same names, `EXPERTS.NUMBER.PROJECTION`.
+name stays as it is. Both match modules by regular expression; experts that a checkpoint stores stacked are unpacked by
+these tools under the same names, `EXPERTS.NUMBER.PROJECTION`.
 """
 
 from __future__ import annotations

@@ -227,8 +227,6 @@ def dispatch(
         micro-batches of the population deviation of expert shares), busiest_over_mean (mean over micro-batches of
         device loads), worst_batch (the largest of them). Sequences are dealt to devices in turn.
     """
-    if per not in ("slot", "token"):
-        raise DecisionRefused(f"per is {per!r}; it is slot or token")
     given, note = given_loads(trace, layers, stream, tokens, fit_where, seed)
     (one,) = placements(given, Cluster(devices=devices), [method], seed=seed)
     if given.paths is None:
