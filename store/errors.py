@@ -67,7 +67,17 @@ class DecisionRefused(StoreError):
 
 
 class ImportRefused(StoreError):
-    """A file that can't be imported; the message names file, row and column."""
+    """A file that can't be imported; the message names file, row and column.
+
+    Messages quote what libraries say, and those quote the file: however long that is, a line stays one that can be
+    read.
+    """
+
+    LONGEST = 600
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST]} ...")
 
 
 _PLAIN = {

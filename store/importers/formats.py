@@ -51,6 +51,11 @@ FORMATS: Mapping[str, Format] = {
         (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".npz", ".pt", ".gguf"),
         "how often each expert was chosen: tables, arrays, llama.cpp's imatrix",
     ),
+    "tensors": Format(
+        ".tensors",
+        (".safetensors",),
+        "ids, weights and sequence lengths as tensors: the way out of your own code",
+    ),
 }
 
 OPTIONS: Mapping[str, str] = {

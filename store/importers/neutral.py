@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import ImportRefused
 from .build import Imported, write_trace
 from .cells import Cells, is_missing
+from .probabilities import SUM_TOLERANCE
 from .rows import numbered_rows
 from .sequences import Events, ImportedSequence, Router
 
@@ -27,8 +28,6 @@ EVENT_COLUMNS = ("stream", "weight", "slot", "probabilities")
 PHASES = ("prefill", "decode", "unknown")
 LARGEST_WEIGHT = 60000
 """Gate weights are stored as float16."""
-SUM_TOLERANCE = 0.02
-"""Probabilities that were printed with few digits, or kept as bfloat16, still sum to 1 within this."""
 
 
 @dataclass

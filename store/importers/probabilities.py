@@ -14,6 +14,9 @@ from ..schema import RouterSpec, RouterSums
 from ..write.rollups import PHASES
 from .sequences import Events, ImportedSequence
 
+SUM_TOLERANCE = 0.02
+"""Probabilities that were printed with few digits, or kept as bfloat16, still sum to 1 within this."""
+
 Key = tuple[int, int, bool, bool]
 """Prompt, phase, special, completion: a rollup row."""
 

@@ -56,3 +56,14 @@ def whole_array(value: Any, where: str, column: str, dimensions: int | None = No
     if not (np.isfinite(array) & (array == np.trunc(array)) & (np.abs(array) < LARGEST_EXACT)).all():
         raise refuse(where, column, "expected whole numbers, got fractions, NaN or numbers beyond 2^53")
     return array.astype(np.int64)
+
+
+def real_array(value: Any, where: str, column: str) -> np.ndarray:
+    """A tensor of numbers as a float32 array. Raises ImportRefused where it is none."""
+    if (
+        not is_tensor(value)
+        or str(value.layout) != "torch.strided"
+        or str(value.dtype) not in (*_WHOLE, *_REAL)
+    ):
+        raise refuse(where, column, "expected a dense tensor of numbers")
+    return value.detach().cpu().float().numpy()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moescope.store import Trace, open_trace
 from moescope.store.errors import ImportRefused
@@ -331,3 +332,63 @@ def test_full_probabilities_make_alignment_work_on_imports(tmp_path: Path) -> No
     assert event["probability"] == pytest.approx(rows[0]["weight"], abs=1e-6)
     rows[1].pop("probabilities")
     assert "each event needs them" in refused("neutral", lines(tmp_path / "b.jsonl", *rows))
+
+
+# Tensors
+
+
+def test_tensors_out_of_anybodys_own_code(tmp_path: Path) -> None:
+    """Two sequences of 3 and 2 tokens at layers 2 and 5; the second slot of the last token is empty."""
+    ids = torch.tensor(
+        [[[0, 3], [1, 2]], [[1, 0], [2, 3]], [[3, 2], [0, 1]], [[2, 1], [3, 0]], [[1, 3], [2, -1]]]
+    )
+    weights = torch.tensor([[0.25, 0.75], [0.9, 0.1], [0.5, 0.5], [0.3, 0.7], [0.6, 0.4]])[:, None].repeat(
+        1, 2, 1
+    )
+    tensors = {
+        "ids": ids,
+        "weights": weights.to(torch.bfloat16),
+        "lengths": torch.tensor([3, 2]),
+        "layers": torch.tensor([2, 5]),
+        "token_ids": torch.tensor([7, 8, 9, 7, 8]),
+    }
+    rows = [
+        {"prompt_id": "a", "text": "x y z", "language": "en", "robot": "r1"},
+        {"prompt_id": "b", "language": "de"},
+    ]
+    save_file(tensors, tmp_path / "r.safetensors", {"sequences": json.dumps(rows)})
+    trace, notes = imported(
+        "tensors", tmp_path / "r.safetensors", experts=4, token_text=lambda ids: [f"<{i}>" for i in ids]
+    )
+    assert [(spec.layer, spec.num_experts, spec.top_k) for spec in trace.routers] == [(2, 4, 2), (5, 4, None)]
+    assert chosen(trace, 2, "a") == [(0, [3, 0]), (1, [1, 0]), (2, [3, 2])]  # in descending weight
+    assert chosen(trace, 5, "b") == [(0, [0, 3]), (1, [2])]
+    assert trace.events("a", layer=2)["weights"].to_pylist()[0] == [0.75, 0.25]
+    assert trace.tokens("b")["token"].to_pylist() == ["<7>", "<8>"]
+    assert trace.tags()["robot"] == ["r1"]
+    assert trace.prompts()["language"].to_pylist() == ["en", "de"]
+    assert notes == []
+
+
+def test_tensors_of_probabilities_and_what_is_refused(tmp_path: Path) -> None:
+    p = torch.softmax(torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(0)), -1)
+    top = p.topk(2, dim=-1)
+    good = {"ids": top.indices, "weights": top.values, "probabilities": p, "lengths": torch.tensor([4])}
+    save_file({key: value.contiguous() for key, value in good.items()}, tmp_path / "a.safetensors")
+    trace, _ = imported("tensors", tmp_path / "a.safetensors")
+    assert (trace.routers[0].num_experts, trace.routers[0].scoring) == (6, "softmax")
+    mean = trace.view("load", layer=0)["mean_probability"].to_pylist()
+    assert mean == pytest.approx(p.mean((0, 1)).tolist(), abs=1e-6)
+    bad = {
+        "lengths": (torch.tensor([3]), "they must sum to the 4 tokens of ids"),
+        "weights": (torch.zeros(4, 2), "weights: expected shape (4, 1, 2)"),
+        "ids": (torch.full((4, 1, 2), 3), "left out|not a single routing event|twice"),
+        "extra": (torch.zeros(1), "unknown tensor 'extra'"),
+    }
+    for name, (tensor, said) in bad.items():
+        save_file(
+            {key: value.contiguous() for key, value in (good | {name: tensor}).items()},
+            tmp_path / "b.safetensors",
+        )
+        message = refused("tensors", tmp_path / "b.safetensors")
+        assert any(part in message for part in said.split("|")), message

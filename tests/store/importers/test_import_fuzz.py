@@ -22,6 +22,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from moescope.store import StoreError, open_trace
 from moescope.store.importers import run
@@ -242,6 +243,15 @@ def imatrix() -> bytes:
 
 
 REQUESTS = [REQUEST, REQUEST | {"request_id": "s"}]
+ROUTING = {
+    "ids": torch.tensor([[[3, 1], [0, 2]], [[1, 0], [2, -1]], [[2, 3], [1, 0]]]),
+    "weights": torch.tensor([[[0.7, 0.3], [0.6, 0.4]], [[0.9, 0.1], [1.0, 0.0]], [[0.8, 0.2], [0.5, 0.5]]]),
+    "lengths": torch.tensor([2, 1]),
+    "layers": torch.tensor([1, 4]),
+    "token_ids": torch.tensor([5, 6, 7]),
+    "probabilities": torch.full((3, 2, 4), 0.25),
+}
+SEQUENCES = [{"prompt_id": "a", "language": "en", "text": "Hi there", "robot": "r1"}, {"language": "de"}]
 _COUNT_ARRAYS = {"A": [[[4, 1, 3]]], "G": [[[1.0, 0.5, 2.0]]], "tokens": [4], "languages": ["en"]}
 _SHAPE = {"num_layers": 1, "top_k": 2}
 SEEDS: dict[tuple[str, str], tuple[bytes, dict[str, Any]]] = {
@@ -269,8 +279,9 @@ SEEDS: dict[tuple[str, str], tuple[bytes, dict[str, Any]]] = {
     ("counts", ".npz"): (npz_of(**_COUNT_ARRAYS), {}),
     ("counts", ".pt"): (saved({"arxiv": torch.tensor([[3, 1, 2]]), "book": torch.tensor([[1, 2, 3]])}), {}),
     ("counts", ".gguf"): (imatrix(), {}),
+    ("tensors", ".safetensors"): (save(ROUTING, {"sequences": json.dumps(SEQUENCES), "model": "m"}), {}),
 }
-_EXAMPLES = {".csv": 250, ".parquet": 120, ".npz": 120, ".pt": 80, ".gguf": 250}
+_EXAMPLES = {".safetensors": 250, ".csv": 250, ".parquet": 120, ".npz": 120, ".pt": 80, ".gguf": 250}
 
 
 def test_every_format_of_the_registry_is_fuzzed() -> None:
@@ -364,3 +375,23 @@ def test_pt_content(data: st.DataObject) -> None:
         at = at[key]
     with contextlib.suppress(UnicodeEncodeError):
         attempt("sglang", ".pt", saved(content))
+
+
+@fuzz(150)
+@given(st.data())
+def test_tensors_of_other_shapes_and_types(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([*ROUTING, "other"]))
+    odd = st.sampled_from(
+        [torch.zeros(2), torch.ones(3, 2, 2), torch.zeros(3, 2, 4), torch.full((3, 2, 2), 9), torch.zeros(0, 2, 2),
+         torch.full((3, 2, 2), float("nan")), torch.full((3, 2, 2), -2), torch.zeros(0), torch.tensor([[[0]]]),
+         torch.zeros(3, 2, 2, dtype=torch.bool), torch.full((2,), 2**40), torch.ones(3, 2, 2, dtype=torch.bfloat16)]
+    )  # fmt: skip
+    tensors = ROUTING | {name: data.draw(odd)}
+    dropped = data.draw(st.sets(st.sampled_from(list(ROUTING)), max_size=3))
+    listed = data.draw(
+        st.sampled_from(["null", "[", "[{}]", "[1, 2]", json.dumps(SEQUENCES), '[{"a": []}, {}]'])
+    )
+    content = save(
+        {key: value for key, value in tensors.items() if key not in dropped}, {"sequences": listed}
+    )
+    attempt("tensors", ".safetensors", content)
