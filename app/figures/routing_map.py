@@ -115,7 +115,7 @@ def _cells(
     cell: alt.Parameter,
 ) -> list[alt.Chart]:
     layout = frame.layout
-    streams, layers = zip(*routers_of(table), strict=True)
+    streams, layers = zip(*(layout.routers[row] for row in layout.row_C), strict=True)
     data = {
         "stream": streams, "layer": layers, "expert": layout.expert_C, "value": layout.value_C,
         "x": layout.rank_C - 0.5, "x2": layout.rank_C + 0.5,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...store.schema import Cell
 from ..steering.answers import SIDES, Answers, Side
 from ..text import words
 
@@ -69,24 +70,24 @@ def place(row: Mapping[str, Any]) -> str:
     return f"token {row['position']}{' of the prompt' if row['phase'] == 'prompt' else ''}"
 
 
-def board(states: Mapping[tuple[str, int, int], str], load: pa.Table) -> str:
+def board(states: Mapping[Cell, str], load: pa.Table) -> str:
     """How much of the recorded routing goes to the experts that are steered.
 
     Args:
         load: the view `load`: stream, layer, expert, count.
     """
     columns = (load[name].to_pylist() for name in ("stream", "layer", "expert"))
-    cells = list(zip(*columns, strict=True))
+    cells = list(map(Cell, *columns))
     steered = [cell for cell in cells if cell in states]
     if not steered:
         return f"No single expert of {words.count(len(cells))} is steered."
     kinds = Counter(states[cell] for cell in steered)
     listed = words.listing((f"{count} {kind}" for kind, count in kinds.most_common()), most=6)
     counts = dict(zip(cells, load["count"].to_pylist(), strict=True))
-    layers = {cell[:2] for cell in steered}
-    there = sum(count for cell, count in counts.items() if cell[:2] in layers)
+    layers = {cell.router for cell in steered}
+    there = sum(count for cell, count in counts.items() if cell.router in layers)
     share = sum(counts[cell] for cell in steered) / there if there else 0.0
-    even = len(steered) / sum(cell[:2] in layers for cell in cells)
+    even = len(steered) / sum(cell.router in layers for cell in cells)
     one = len(steered) == 1
     of = f"{words.count(len(steered))} of {words.count(len(cells))} experts"
     head = f"{of} {'is' if one else 'are'} steered: {listed}."

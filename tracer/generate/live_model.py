@@ -18,7 +18,7 @@ from torch import Tensor
 from ...store.schema import RouterKey, RouterSpec
 from ..hooks.record import attach
 from ..models.input_device import input_device
-from ..routers.find import traced_routers
+from ..routers.find import routers_to_trace, traced_routers
 from ..steering.profile import PerSequence, Steering
 
 Wish = tuple[tuple[Steering | None, ...], bool, tuple[int, ...] | None]
@@ -39,12 +39,13 @@ class LiveModel:
 
     def __init__(self, model: Any, routers: Sequence[RouterSpec] | None = None) -> None:
         self.model = model
-        self.routers = list(routers) if routers is not None else traced_routers(model, None)
+        found = routers_to_trace(model) if routers is None else None
+        self.routers = list(routers or ()) if found is None else traced_routers(found)
         self._routed: dict[RouterKey, Tensor] = {}
         self._in_force: Wish | None = None
         self._stack = ExitStack()
         self._stack.enter_context(attach(model, self, routers=self.routers))
-        self._applied = self._stack.enter_context(PerSequence([]).applied(model))
+        self._applied = self._stack.enter_context(PerSequence([]).applied(model, routers=found))
 
     @property
     def device(self) -> torch.device:

@@ -22,6 +22,7 @@ from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouter
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
 from .declare import SYNTAX, declared_for
 from .declared import DeclaredRouter, declared_sites
+from .found import FoundRouters
 from .naming import experts_per_token, layer_and_stack, scoring_of, stream_of
 from .site import Site, first_logits, logits_weight
 
@@ -53,7 +54,9 @@ def find_routers(model: nn.Module, *, declared: Sequence[RouterSpec] = ()) -> li
 
 def find_sites(model: nn.Module, routers: Sequence[RouterSpec] | None = None) -> list[Site]:
     """The routers with their modules: all that are found, or only those in `routers`, which may hold
-    declarations."""
+    declarations, or be what was found before."""
+    if isinstance(routers, FoundRouters) and routers.model is model:
+        return list(routers.sites)
     modules = _modules(model)
     if routers is None:
         return _in_order(_own_sites(model, modules), model, modules)
@@ -226,8 +229,8 @@ def _nothing_found(model: nn.Module, modules: dict[str, nn.Module]) -> UnknownRo
     )
 
 
-def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[RouterSpec]:
-    """The routers that text passes: those of other inputs (images, sound) decide nothing here.
+def routers_to_trace(model: Any, routers: Sequence[RouterSpec] | None = None) -> FoundRouters:
+    """The routers of a model that can be traced, found once for all that needs them.
 
     Raises:
         TracerError: no routers, or an encoder-decoder model, whose two sequences a trace has no place for.
@@ -237,5 +240,9 @@ def traced_routers(model: Any, routers: Sequence[RouterSpec] | None) -> list[Rou
             f"{type(model).__name__} reads with an encoder and writes with a decoder, a trace holds one "
             "sequence a prompt: use record_routing, which records both"
         )
-    specs = [site.spec for site in find_sites(model, routers)]
-    return [spec for spec in specs if spec.stream not in ("vision", "audio")]
+    return FoundRouters(model, find_sites(model, routers))
+
+
+def traced_routers(found: FoundRouters) -> FoundRouters:
+    """Those that text passes: routers of other inputs (images, sound) decide nothing in a trace."""
+    return found.without_streams(("vision", "audio"))

@@ -24,7 +24,7 @@ from ..hooks.record import attach
 from ..models.card import active_parameters, model_card
 from ..models.forward import evaluating, max_length
 from ..prompts.prompt_set import PromptSet
-from ..routers.find import traced_routers
+from ..routers.find import routers_to_trace, traced_routers
 from ..tokens.batches import plan_batches, shuffled
 from ..tokens.encode import Encoder
 from ..tokens.token_text import TokenTexts
@@ -84,7 +84,8 @@ def trace_prompts(
     check_settings(capture, batch_tokens, weight_type)
     prompts = PromptSet.of(prompts)
     chosen = prompts.limit(limit)
-    specs = traced_routers(model, routers)
+    found = routers_to_trace(model, routers)
+    specs = traced_routers(found)
     encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))
     lengths, ahead = encode_ahead(encoder, chosen)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -100,7 +101,7 @@ def trace_prompts(
         special_ids=encoder.special_ids,
         stop_ids=stop_token_ids(model) if max_new_tokens else (),
     )
-    outputs = output_watch(model, sink, ahead[0], capture, routers)
+    outputs = output_watch(model, sink, ahead[0], capture, found)
     writer = TraceWriter(
         out,
         routers=specs,
@@ -119,7 +120,7 @@ def trace_prompts(
         sink,
         sampling,
         batch_tokens=batch_tokens,
-        routers=routers,
+        routers=found,
         steered=steering is not None,
         ahead=ahead,
     )
@@ -130,8 +131,8 @@ def trace_prompts(
         meter = Meter(todo, lengths, progress)
         collector = PartCollector(specs, TokenTexts(tokenizer))
         with (
-            steering.applied(model, routers=routers) if steering is not None else nullcontext() as applied,
-            attach(model, outputs or sink, routers=routers),
+            steering.applied(model, routers=found) if steering is not None else nullcontext() as applied,
+            attach(model, outputs or sink, routers=found),
             outputs.attached() if outputs is not None else nullcontext(),
             PartWriter(writer, collector, part_events=part_events) as parts,
         ):

@@ -63,7 +63,7 @@ def draw(
         f"in the top {top}. A token's part of a score is what its occurrences add to it; the parts of all tokens sum "
         "to the score.",
     )  # fmt: skip
-    cells = list(zip(rows["layer"].to_pylist(), rows["expert"].to_pylist(), strict=True))
+    cells = list(map(LayerExpert, rows["layer"].to_pylist(), rows["expert"].to_pylist()))
     _steering(frame, table, contrast, params, limit, [cells[row] for row in marked] or boxed)
 
 
@@ -78,13 +78,13 @@ def _with_tokens(frame: Frame) -> bool:
 
 def token_lists(frame: Frame, rows: pa.Table, params: dict[str, Any]) -> list[str]:
     """The tokens that contribute most to each row's score, with their parts."""
-    cells = list(zip(rows["layer"].to_pylist(), rows["expert"].to_pylist(), strict=True))
+    cells = list(map(LayerExpert, rows["layer"].to_pylist(), rows["expert"].to_pylist()))
     asked = {name: value for name, value in params.items() if name not in ("layers", "among", "ranking")}
     found = frame.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
     of: dict[LayerExpert, list[str]] = {}
     for row in found.to_pylist():
         text = visible(row["token"]) if row["token"] is not None else f"id {row['token_id']}"
-        of.setdefault((row["layer"], row["expert"]), []).append(
+        of.setdefault(LayerExpert(row["layer"], row["expert"]), []).append(
             f"{text.strip() or '␣'} {row['contribution']:+.3f}"
         )
     return ["   ".join(of.get(cell, [])) for cell in cells]

@@ -8,7 +8,8 @@ import torch
 from tiny import NINE, character_tokenizer, executed, family, tiny_olmoe
 
 from moescope.store import open_trace
-from moescope.tracer import PromptSet, find_routers, trace_prompts
+from moescope.tracer import PromptSet, Steering, find_routers, trace_prompts
+from moescope.tracer.routers import find
 
 TEXTS = [
     "a", "Where is the library?", "two words", "The quick brown fox jumps over the lazy dog.", "x = y + 1",
@@ -160,3 +161,15 @@ def test_prompts_may_be_rows_or_a_file(tmp_path):
         made.append(open_trace(tmp_path / str(number)).events()["experts"].to_pylist())
     assert made[0]
     assert all(experts == made[0] for experts in made)
+
+
+def test_routers_are_looked_for_once(tmp_path, monkeypatch):
+    model, walks, walk = tiny_olmoe(), [], find._sites
+    monkeypatch.setattr(find, "_sites", lambda *given: walks.append(1) or walk(*given))
+    captures = ("ids", "weights", "probability", "output_norm", "similarity")
+    steering = Steering([{"rule": "off", "layers": [1], "experts": [2]}])
+    trace_prompts(
+        model, character_tokenizer(), prompt_set(TEXTS[:3]), tmp_path / "t", capture=captures, max_new_tokens=2,
+        steering=steering,
+    )  # fmt: skip
+    assert len(walks) == 1

@@ -1,0 +1,89 @@
+"""What the documentation names is there, and what is there is named by it."""
+
+import ast
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from moescope.app.shell.shell import PAGES
+
+ROOT = Path(__file__).parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FACE = {
+    "moescope.tracer": (
+        "DeclaredRouter", "PromptSet", "Steering", "find_routers", "learn_vector", "load_model", "record_routing",
+        "trace_prompts",
+    ),
+    "moescope.store": ("RouterSpec", "StoreError", "Trace", "open_trace"),
+    "moescope.kernels.counting": (
+        "count_experts", "load_imbalance", "co_activation", "transitions", "mutual_information", "jaccard",
+        "repeated_assignment",
+    ),
+    "moescope.kernels.alignment": ("routing_divergence",),
+    "moescope.kernels.consistency": ("cache_hit_rate", "segment_cache_hit_rate", "segment_routing_performance"),
+    "moescope.kernels.resonance": ("resonance", "risk_difference"),
+}  # fmt: skip
+"""The public names that notebooks use, of DESIGN.md and MEASURES.md."""
+
+
+def paths_of(text: str) -> set[tuple[str, str | None]]:
+    """(module, name) of all imports in code blocks, and (path, None) of dotted paths in sentences."""
+    found: set[tuple[str, str | None]] = set()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moescope"):
+                found |= {(node.module or "", alias.name) for alias in node.names}
+    sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return found | {
+        (path, None) for path in re.findall(r"`(moescope\.(?:app|tracer|store|kernels)(?:\.\w+)*)", sentences)
+    }
+
+
+def resolve(path: str) -> object:
+    """The module, or what it holds, at a dotted path."""
+    module, names = path, []
+    while True:
+        try:
+            found: object = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, name = module.rpartition(".")
+            names.insert(0, name)
+            if not module:
+                raise
+    for name in names:
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_the_docs_name_can_be_imported(document):
+    for module, name in sorted(paths_of(document.read_text(encoding="utf-8")), key=str):
+        resolve(module if name is None else f"{module}.{name}")
+
+
+@pytest.mark.parametrize("module", FACE)
+def test_the_public_names_stay_where_notebooks_find_them(module):
+    for name in FACE[module]:
+        assert callable(resolve(f"{module}.{name}"))
+
+
+def test_every_page_has_a_section():
+    titles = re.findall(r"^## (.+)$", (ROOT / "docs" / "app.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [screen.title for screen in PAGES if screen.title not in titles] == []
+
+
+def test_every_folder_of_code_is_a_package_of_the_distribution():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        ".".join(["moescope", *path.relative_to(ROOT).parent.parts])
+        for package in ("app", "tracer", "store", "kernels")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert folders == {name for name in listed if not name.startswith("moescope.sample_data")}
+    assert len(listed) == len(set(listed))
+    for name in sorted(folders - {"moescope.kernels"}):
+        assert (ROOT / Path(*name.split(".")[1:]) / "__init__.py").exists(), name
