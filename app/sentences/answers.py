@@ -19,7 +19,13 @@ def outcome(answers: Answers, *, neutral: bool) -> str:
         return ""
     if answers.untouched:
         why = "Neutral steering: no rule changes anything, so b" if neutral else "B"
-        return f"{why}oth answers are identical: the same tokens, the same experts, KL 0 at every position."
+        head = f"{why}oth answers are identical: the same tokens, the same experts, "
+        if answers.largest_kl == 0:
+            return f"{head}KL 0 at every position."
+        return (
+            f"{head}KL at most {answers.largest_kl:.2g} nats, which rounding alone can make here (floor "
+            f"{answers.floor:.2g})."
+        )
     tokens = len(answers.events["steered"])
     rows = [event for side in SIDES for event in answers.events[side]]
     decisions = sum(len(event["experts"]) for event in rows)

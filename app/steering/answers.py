@@ -57,9 +57,23 @@ class Answers:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing at all differs: no token, no chosen expert, no distribution."""
+        """Whether nothing differs beyond rounding: no token, no chosen expert, no distribution by more than the KL
+        between equal texts on the server's machine (`floor`)."""
         every = [event for side in SIDES for event in self.along(side)]
-        return self.identical and all(event["kl"] == 0 and not event["changed"] for event in every)
+        return (
+            self.identical and self.largest_kl <= self.floor and not any(event["changed"] for event in every)
+        )
+
+    @property
+    def floor(self) -> float:
+        """KL (nats) that rounding alone may show; 0 where the server does not say."""
+        return (self.done or {}).get("kl_floor") or 0.0
+
+    @property
+    def largest_kl(self) -> float:
+        """Along both texts; infinity where one is not finite."""
+        every = [event["kl"] for side in SIDES for event in self.along(side)]
+        return max((math.inf if kl is None else kl for kl in every), default=0.0)
 
     @property
     def parting(self) -> int | None:

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ..errors import TracerError
 from ..generate.live_model import LiveModel
+from ..generate.rounding import log_probabilities
 from ..steering.profile import Steering
+from ..steering.reach import first_acting
 from ..tokens.batches import Batch, collate
 from ..tokens.encode import Encoded
 
-LOGIT_CELLS = 1 << 26
+LOGIT_CELLS = 1 << 25
 """Next-token log-probabilities held of the unsteered pass (256 MiB)."""
 _KL_CELLS = 1 << 23
 
@@ -95,9 +97,14 @@ class ForcedPasses:
 
     def steered(self, work: Work, steering: Steering | None, base: Reference) -> Pass:
         """A pass under a steering, compared with the unsteered one."""
+        first_B = self._first_acting(work, steering)
         logprobs_NV, ids_LTK = self._run(work, steering)
         changed = [sets_differ(a, b) for a, b in zip(base.ids_LTK, ids_LTK, strict=True)]
         changed_LT = torch.stack(changed).cpu().numpy()
+        # Where nothing acts yet both models are one: a difference would be rounding.
+        changed_LT[:, work.batch.position_T < first_B[work.batch.sequence_T]] = False
+        same_N = torch.from_numpy(work.position_N <= first_B[work.sequence_N]).to(logprobs_NV.device)
+        logprobs_NV = torch.where(same_N.unsqueeze(1), base.logprobs_NV, logprobs_NV)
         return Pass(self._own(work, logprobs_NV), divergence(base.logprobs_NV, logprobs_NV), changed_LT)
 
     def alone(self, work: Work, steering: Steering | None) -> Reference:
@@ -106,6 +113,11 @@ class ForcedPasses:
         own = self._own(work, logprobs_NV)
         unchanged = np.zeros((len(ids_LTK), len(work.batch.sequence_T)), bool)
         return Reference(Pass(own, np.zeros_like(own), unchanged), logprobs_NV, ids_LTK)
+
+    def _first_acting(self, work: Work, steering: Steering | None) -> np.ndarray:
+        """(B,) float64: the first position of each sequence on which a rule acts, infinity for none."""
+        rules, specs = steering.rules if steering else (), self._live.routers
+        return np.array([first_acting(rules, specs, length) for length in work.prompt_lengths], np.float64)
 
     @torch.inference_mode()
     def _run(self, work: Work, steering: Steering | None) -> tuple[Tensor, list[Tensor]]:
@@ -123,7 +135,7 @@ class ForcedPasses:
             torch.from_numpy(index).long().to(output.logits.device)
             for index in (work.sequence_N, work.position_N - 1)
         )
-        logprobs_NV = output.logits[sequence_N, before_N].float().log_softmax(-1)
+        logprobs_NV = log_probabilities(output.logits[sequence_N, before_N])
         if bool(torch.isnan(logprobs_NV).any()):
             raise TracerError("the model gives NaN instead of next-token logits")
         ids_LRK = [routed[key] for key in self._live.keys]

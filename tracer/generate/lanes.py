@@ -19,6 +19,7 @@ from torch import Tensor
 from ...store.schema import RouterKey
 from ..steering.profile import Steering
 from .live_model import LiveModel
+from .rounding import log_probabilities
 
 Side = Literal["base", "steered"]
 SIDES: tuple[Side, Side] = ("base", "steered")
@@ -38,7 +39,7 @@ class Step(NamedTuple):
     """What one step of a lane says about the next token of each of its sequences."""
 
     logprobs_BV: Tensor
-    """Log-probabilities, float32 on the CPU."""
+    """Log-probabilities, float64 on the CPU."""
     experts: dict[RouterKey, list[list[int]]]
     """By router: for each sequence the experts at its last token, without empty slots."""
     prompt: PromptPass | None = None
@@ -53,6 +54,8 @@ class Lane:
         steerings: one for each sequence.
         keep: of how many of the prompts' last positions the first step keeps the logits.
         prompt_lengths: tokens of each that rules for the prompt act on; all of them if left out.
+        same_until: before this position no steering acts (`first_acting`), so that all sequences get what the first
+            says there: two places of a batch may differ in the last bit.
     """
 
     def __init__(
@@ -64,13 +67,15 @@ class Lane:
         *,
         keep: int = 1,
         prompt_lengths: Sequence[int] | None = None,
+        same_until: float = 0,
     ) -> None:
         self._live = live
         self._steerings = list(steerings)
         self._wanted = keep
         self._prompt_lengths = prompt_lengths
+        self._same_until = same_until
         self._accepts = inspect.signature(live.model.forward).parameters
-        width = max(map(len, prompts))
+        width = self._tokens = max(map(len, prompts))
         rows = [[pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
         self._next_BS = torch.tensor(rows, device=live.device)
@@ -88,12 +93,17 @@ class Lane:
 
     def step(self) -> Step:
         """Run what was fed last (at first the prompts), and say what may come next."""
-        same = len(self._steerings) == 1
         output, routed = self._live.forward(
-            self._steerings, same=same, prompt_lengths=self._prompt_lengths, **self._inputs()
+            self._steerings,
+            same=len(self._steerings) == 1,
+            prompt_lengths=self._prompt_lengths,
+            **self._inputs(),
         )
         self._keep(output)
-        logits_BV = output.logits[:, -1].float()
+        logits_BV = output.logits[:, -1]
+        same = self._tokens <= self._same_until  # the last token of this call stands at self._tokens - 1
+        if same:
+            logits_BV = logits_BV[:1].expand_as(logits_BV)
         if bool(torch.isnan(logits_BV).any()):
             raise ValueError("the model gives NaN instead of next-token logits")
         batch, length = self._next_BS.shape
@@ -105,15 +115,18 @@ class Lane:
         experts = {
             key: [[e for e in row if e >= 0] for row in ids[:, -1].tolist()] for key, ids in ids_BSK.items()
         }
+        if same:
+            experts = {key: rows[:1] * batch for key, rows in experts.items()}
         prompt = None
         if self._wanted > 1:
             prompt = PromptPass(output.logits[:, -self._wanted :].contiguous(), ids_BSK)
             self._wanted = 1
-        return Step(logits_BV.log_softmax(-1).cpu(), experts, prompt)
+        return Step(log_probabilities(logits_BV).cpu(), experts, prompt)
 
     def feed(self, tokens: Sequence[int]) -> None:
         """The next token of each sequence."""
         self._next_BS = torch.tensor(tokens, device=self._live.device).unsqueeze(-1)
+        self._tokens += 1
         if not self._encoder_decoder:
             self._mask_BS = torch.cat([self._mask_BS, torch.ones_like(self._next_BS)], -1)
 

@@ -73,6 +73,7 @@ def _completion_logprobs(model: Any, batch: Batch) -> np.ndarray:
     row_N, column_N = wanted_BS.nonzero(as_tuple=True)
     logits_NV: Tensor = output.logits[row_N.to(output.logits.device), (column_N - 1).to(output.logits.device)]
     token_N = ids_BS[row_N.to(device), column_N.to(device)].to(logits_NV.device)
-    logits_NV = logits_NV.float()
+    logits_NV = (logits_NV.cpu() if logits_NV.device.type == "mps" else logits_NV).double()
+    token_N = token_N.to(logits_NV.device)
     logprob_N = logits_NV.gather(1, token_N.unsqueeze(1)).squeeze(1) - logits_NV.logsumexp(-1)
     return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, row_N, logprob_N.double().cpu()).numpy()

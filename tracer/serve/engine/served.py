@@ -10,6 +10,7 @@ from typing import Any
 from ....store.schema import RouterSpec
 from ...generate.batch import stop_token_ids
 from ...generate.live_model import LiveModel
+from ...generate.rounding import rounding_floor
 from ...tokens.chat import render
 from ..errors import ApiError
 from ..limits import Limits
@@ -29,12 +30,20 @@ class Served:
     """Tokens that end a text."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Around the tokenizer: the fast ones refuse to be used by two threads at once."""
+    _floor: float | None = None
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, card: dict[str, Any] | None = None) -> Served:
         """Raises the tracer's errors where the model has no routers that it knows."""
         live = LiveModel(model.eval())
         return cls(model, tokenizer, dict(card or {}), live.routers, live, frozenset(stop_token_ids(model)))
+
+    def kl_floor(self, ids: Sequence[int]) -> float | None:
+        """The largest KL that rounding makes of equal texts on this machine, measured once, on the first text asked
+        for; None for an encoder-decoder model. Runs the model: for the engine's worker only."""
+        if self._floor is None and not self.model.config.is_encoder_decoder:
+            self._floor = rounding_floor(self.live, ids)
+        return self._floor
 
     def rest(self) -> None:
         """Let no steering be in force."""

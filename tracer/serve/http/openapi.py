@@ -102,6 +102,10 @@ END_EVENT: Schema = {
         "prompt_tokens": {"type": "integer"},
         "base": SIDE_RESULT,
         "steered": SIDE_RESULT,
+        "kl_floor": {
+            "type": ["number", "null"],
+            "description": "Of a comparison: KL in nats that rounding alone may show here.",
+        },
         "prompt_positions": {
             "type": "array",
             "items": PROMPT_POSITION,

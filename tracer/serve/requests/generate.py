@@ -74,7 +74,9 @@ def generate_steps(
     """
     compare = bool(request["compare"])
     writers = [_writer(served, side, row, ids, request) for row, side in enumerate(_sides(compare, steering))]
-    lane = Lane(served.live, [ids] * len(writers), [None, steering] if compare else [steering], keep=keep)
+    same_until = first_steered(served, steering, len(ids)) if compare else 0
+    steerings = [None, steering] if compare else [steering]
+    lane = Lane(served.live, [ids] * len(writers), steerings, keep=keep, same_until=same_until)
     along: list[Event] = []
     together = [(lane, writers)]
     while together:
@@ -86,7 +88,6 @@ def generate_steps(
             together += _go_on(lane, members)
             yield from events
             if step.prompt is not None:
-                same_until = first_steered(served, steering, len(ids))
                 for piece in along_prompt(served, ids, step.prompt, int(request["candidates"]), same_until):
                     along += piece
                     yield None
@@ -94,6 +95,8 @@ def generate_steps(
     end: Event = {"done": True, "prompt_tokens": len(ids)} | {
         writer.side: writer.result() for writer in writers
     }
+    if compare:
+        end["kl_floor"] = served.kl_floor(ids)
     if request["positions"]:
         end |= {"prompt_positions": along, "prompt_note": note(served, len(ids), len(along))}
     yield end

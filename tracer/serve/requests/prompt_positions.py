@@ -9,6 +9,7 @@ sequences the first is the base, the second steered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from ....store.schema import RouterKey
 from ...evaluate.forced_passes import divergence, sets_differ
 from ...generate.lanes import SIDES, PromptPass, finite
-from ...steering.check import effective
+from ...generate.rounding import log_probabilities
 from ...steering.profile import Steering
+from ...steering.reach import first_acting
 from ..engine.served import Served
 from ..limits import Limits
 
@@ -48,14 +50,15 @@ def note(served: Served, tokens: int, compared: int) -> str | None:
     )
 
 
-def first_steered(served: Served, steering: Steering | None, tokens: int) -> int:
-    """The first position of a prompt on which a rule may act; `tokens` where none does."""
-    rules = [rule for spec in served.routers for rule in effective(steering.rules if steering else (), spec)]
-    return min((rule.span.start for rule in rules if rule.span.phase != "generation"), default=tokens)
+def first_steered(served: Served, steering: Steering | None, tokens: int) -> float:
+    """The first position, of the prompt or of what follows it, on which a rule acts; infinity where none does."""
+    first = first_acting(steering.rules if steering else (), served.routers, tokens)
+    # An encoder's positions are not the decoder's.
+    return 0 if served.model.config.is_encoder_decoder and math.isfinite(first) else first
 
 
 def along_prompt(
-    served: Served, ids: Sequence[int], kept: PromptPass, candidates: int, same_until: int = 0
+    served: Served, ids: Sequence[int], kept: PromptPass, candidates: int, same_until: float = 0
 ) -> Iterator[list[Event]]:
     """An entry for each prompt token whose prediction was kept, in their order, piece by piece.
 
@@ -65,13 +68,14 @@ def along_prompt(
         same_until: no rule acts before this position, so that both models are one there. Two sequences of one pass
             may still differ in the last bit, as matrix products of many rows are rounded by where a row stands.
     """
+    same_until = int(min(same_until, len(ids)))
     logits_2PV, texts = kept.logits_BPV[:, :-1], _Texts(served)
     count = logits_2PV.shape[1]
     first = len(ids) - count
     routing = _routing(kept.experts, same_until)
     step = max(PIECE_VALUES // logits_2PV.shape[-1], 1)
     for start in range(0, count, step):
-        logprobs_2NV = logits_2PV[:, start : start + step].float().log_softmax(-1)
+        logprobs_2NV = log_probabilities(logits_2PV[:, start : start + step])
         if bool(torch.isnan(logprobs_2NV).any()):
             raise ValueError("the model gives NaN instead of next-token logits")
         same = max(same_until - (first + start - 1), 0)
