@@ -85,6 +85,8 @@ def _problems_together(rules: Sequence[Rule], spec: RouterSpec) -> list[str]:
             masked, forced = masked | gone, forced - gone
         elif rule.kind.forces:
             masked, forced = masked - named, forced | named
+        elif rule.kind.demotes:
+            forced = forced - named
     where = f"in layer {spec.layer} ({spec.stream})"
     if masked == everyone:
         return [f"no expert is left {where}"]

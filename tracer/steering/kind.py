@@ -111,6 +111,8 @@ class RuleKind:
     """Which experts can no longer be chosen, so that such rules together can empty a router."""
     forces: bool = False
     """Whether its experts are always chosen, so no more than k can be named."""
+    demotes: bool = False
+    """Whether its experts are no longer chosen for certain, though not masked."""
     empties: bool = False
     """Whether it can leave slots of a token empty."""
     limits_ranks: bool = False

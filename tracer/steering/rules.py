@@ -96,7 +96,7 @@ KINDS: dict[str, RuleKind] = {
         example=lambda _: {"experts": [0]}, opposite=_turned_into("off"),
     ),
     "low": RuleKind(
-        point="logits", place="board", control="other experts", mark=lambda _: "low",
+        point="logits", place="board", control="other experts", demotes=True, mark=lambda _: "low",
         summary="its logit becomes the lowest of the token",
         example=_half(), opposite=lambda rule: {**rule, "rule": "on"},
     ),

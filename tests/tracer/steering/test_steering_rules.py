@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moescope.store.schema import RouterSpec
 from moescope.tracer.steering.at_logits import LogitState
 from moescope.tracer.steering.at_selection import apply_selection, with_null_experts
+from moescope.tracer.steering.check import problems_with
 from moescope.tracer.steering.read import read_rules
 
 logit = st.floats(-8, 8, width=32).map(lambda z: round(z, 2))
@@ -209,3 +211,12 @@ def test_null_experts_take_places_and_leave_weights_in_proportion(z, places, cou
     for expert, weight in zip(got_ids[0].tolist(), got[0].tolist(), strict=True):
         share = 0.0 if expert < 0 else float(p[expert]) * (float(sums[0]) / total if normalises else 1.0)
         assert weight == pytest.approx(share, rel=1e-4, abs=1e-6)
+
+
+def test_an_expert_that_is_put_low_takes_no_place_among_those_that_are_on():
+    spec = RouterSpec(layer=0, num_experts=4, top_k=2, router="gate")
+    on, low = {"rule": "on", "experts": [0, 1, 2]}, {"rule": "low", "experts": [2]}
+    assert problems_with(read_rules([on]), [spec]) == [
+        "3 experts are on in layer 0 (decoder), but a token uses 2"
+    ]
+    assert problems_with(read_rules([on, low]), [spec]) == []

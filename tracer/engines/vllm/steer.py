@@ -123,7 +123,7 @@ def unsteerable(rules: Sequence[Rule], specs: Sequence[RouterSpec], corrected: S
             problems.append(
                 f"rule {number} ({rule.rule}): this kind of rule is not available with --engine vllm"
             )
-        elif rule.kind.masks or rule.kind.forces or rule.rule == "low":
+        elif rule.kind.masks or rule.kind.forces or rule.kind.demotes:
             layers = [
                 s.layer
                 for s, c in zip(specs, corrected, strict=True)
