@@ -159,9 +159,7 @@ def caches(table: pa.Table, top_k: int | None, policy: str = "lru") -> str:
     sizes = [size for size in sizes if (policy, size) in rate]
     if not sizes:
         return "No expert was accessed."
-    told = [
-        f"{words.amount(size, 'expert')} would serve {words.percent(rate[policy, size])}" for size in sizes
-    ]
+    told = [f"{words.percent(rate[policy, size])} with {size} experts" for size in sizes]
     beside = [
         f"{name} {words.percent(rate[key, sizes[-1]])}"
         for key, name in (
@@ -171,8 +169,8 @@ def caches(table: pa.Table, top_k: int | None, policy: str = "lru") -> str:
         )
         if (key, sizes[-1]) in rate
     ]
-    first = f"An {policy.upper()} cache a layer of {words.listing(told)} of accesses."
-    return f"{first} At {sizes[-1]}: {words.listing(beside)}." if beside else first
+    first = f"An {policy.upper()} cache in each layer would serve, of all accesses, {words.listing(told)}."
+    return f"{first} At {sizes[-1]} experts: {words.listing(beside)}." if beside else first
 
 
 def expert_map(table: pa.Table, by: str) -> str:

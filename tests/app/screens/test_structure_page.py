@@ -80,7 +80,7 @@ def test_the_sentences_hold_the_numbers_of_the_views(library) -> None:
     hits = pooled(trace.view("cache-hits"))
     by_hand = trace.view("cache-hits", policies="lru", sizes="4").to_pylist()
     rate = sum(row["hits"] for row in by_hand) / sum(row["accesses"] for row in by_hand)
-    assert f"4 experts would serve {rate * 100:.1f}".removesuffix(".0") in sentences.caches(hits, 2)
+    assert f"{rate * 100:.1f}\u202f% with 4 experts" in sentences.caches(hits, 2)
     assert sentences.consistency(trace.view("local-consistency", m="999"), "prompt").startswith(
         "No prompt sequence"
     )
