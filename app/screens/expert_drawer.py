@@ -18,7 +18,7 @@ from ..shell.frame import Frame, remember
 from ..steering import profiles
 from ..text import words
 from ..text.literal import context_html, visible
-from . import expert_note
+from . import expert_contrast, expert_note
 
 CONTEXTS = 12
 
@@ -71,6 +71,8 @@ def draw(frame: Frame, cell: Cell) -> None:
             _tokens(frame, cell)
         with messages.guarded("The neighbours could not be read"):
             _neighbours(frame, cell)
+        with messages.guarded("The contrasts could not be read"):
+            expert_contrast.draw(frame, cell)
         with messages.guarded("The examples could not be read"):
             _contexts(frame, cell)
         with messages.guarded("The notes could not be read"):

@@ -27,6 +27,16 @@ def survivors(table: pa.Table, limit: Threshold) -> str:
     return f"{head} {sure} of them have q ≤ {SURE} as well; size alone is no evidence."
 
 
+def of_expert(row: dict[str, Any] | None, target: str, rest: str) -> str:
+    """One expert in a contrast: a row of the view `resonance`, None where the contrast left its layer out."""
+    head = f"{target} against {rest}: "
+    if row is None:
+        return f"{head}its layer was not in the window."
+    way = target if row["score"] > 0 else rest
+    sure = f"q = {row['q']:.2g}" + ("" if row["q"] <= SURE else ", no finding")
+    return f"{head}score {row['score']:+.3f}, towards {way} (effect {row['effect']:+.2f}, {sure}), rank {row['rank']}."
+
+
 def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) -> str:
     """How many experts survive, and the strongest of each direction."""
     rows = table.to_pylist()

@@ -16,6 +16,8 @@ PUBLISHED_SRP: Mapping[str, float] = {
     "Qwen1.5-MoE": 0.307, "OpenMoE": 0.288, "Switch": 0.193,
 }  # fmt: skip
 """SRP at m = 16 of published models (arXiv 2505.16056)."""
+FEWEST = 50
+"""Tokens of a pair from which a sentence names it."""
 
 
 def explained(table: pa.Table) -> str:
@@ -98,6 +100,20 @@ def paths(table: pa.Table) -> str:
         f"The most frequent path, {best['path']}, is taken by {words.amount(best['count'], 'token')} "
         f"({words.percent(best['share'])}) of {words.amount(best['prompts'], 'prompt')}; if the layers chose "
         f"independently, {best['expected']:,.1f} would take it."
+    )
+
+
+def pairs(table: pa.Table, a: str, b: str, layer: int, following: int, most: int) -> str:
+    """Args: table: the view `co-activation` or `transitions`, its numbers of pairs called tokens."""
+    rows = [row for row in table.to_pylist() if row["tokens"] >= FEWEST]
+    if not rows:
+        return f"No pair of experts has {FEWEST} tokens."
+    best = max(rows, key=lambda row: row["lift"])
+    drawn = len({row[a] for row in table.to_pylist()} | {row[b] for row in table.to_pylist()}) > most
+    return (
+        f"Expert {best[a]} of layer {layer} and expert {best[b]} of layer {following} go together most, of pairs with "
+        f"{FEWEST} tokens or more: {words.amount(best['tokens'], 'token')}, {best['lift']:.1f} times what independent "
+        f"experts would have.{f' The {most} most used experts are drawn.' if drawn else ''}"
     )
 
 

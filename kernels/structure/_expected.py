@@ -10,8 +10,8 @@ from math import lgamma
 
 import numpy as np
 
-_SERIES_FROM = 200.0
-"""Mean tokens of a pair from which the series is used: it is right to 1 part in 10,000 there."""
+_SERIES_FROM = 80.0
+"""Mean tokens of a pair from which the series is used: it is right to 1 part in 1,000 there."""
 _EVERY_VALUE_TO = 64
 _STEP = 1.08
 _SMALL = np.array([lgamma(value + 1) for value in range(32)])
@@ -50,7 +50,7 @@ def _of_pairs(a_A: np.ndarray, b_B: np.ndarray, total: int) -> np.ndarray:
     value = np.zeros(a.shape)
     if total > 1:
         spread = (1 - a / total) * (1 - b / total) * total / (total - 1)
-        value = spread / (2 * total) * (1 + 1 / (6 * mean))
+        value = spread / (2 * total) * (1 + spread / (6 * mean) + (spread / mean) ** 2 / 6)
     few = mean < _SERIES_FROM
     value[few] = _summed(a[few], b[few], float(total))
     return value

@@ -144,6 +144,10 @@ def _counted(key_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return key_N, number_K[key_T], count_K[key_N]
 
 
+_MEMBER_CELLS = 1 << 23
+"""Exchanged memberships held at once (64 MiB)."""
+
+
 def tag_information(
     counts: ArrayLike, tags: ArrayLike, permutations: int = 200, seed: int = 0
 ) -> TagInformation:
@@ -168,15 +172,19 @@ def tag_information(
     check_size(permutations, "permutations")
     kept = tag_P >= 0
     counts_XPE, tag_P = counts_XPE[..., kept, :], np.unique(tag_P[kept], return_inverse=True)[1]
-    member_GP = (np.arange(tag_P.max(initial=-1) + 1)[:, None] == tag_P).astype(np.float64)
+    num_tags, prompts = int(tag_P.max(initial=-1)) + 1, len(tag_P)
     rng = np.random.default_rng(seed)
-    found = mutual_information(member_GP @ counts_XPE)
-    drawn = np.stack(
-        [
-            mutual_information(member_GP[:, rng.permutation(len(tag_P))] @ counts_XPE)
-            for _ in range(permutations)
-        ]
-    )
+    orders = [np.arange(prompts), *(rng.permutation(prompts) for _ in range(permutations))]
+    step = max(1, _MEMBER_CELLS // max(num_tags * prompts, 1))
+    pieces = []
+    for start in range(0, len(orders), step):
+        tags_BP = tag_P[np.stack(orders[start : start + step])]
+        member_BGP = (np.arange(num_tags)[:, None] == tags_BP[:, None]).astype(np.float64)
+        # One product for many exchanges: (B G, P) times (..., P, E).
+        joint = member_BGP.reshape(-1, prompts) @ counts_XPE
+        shape = (*counts_XPE.shape[:-2], len(tags_BP), num_tags, counts_XPE.shape[-1])
+        pieces.append(np.moveaxis(mutual_information(joint.reshape(shape)), -1, 0))
+    found, drawn = (values := np.concatenate(pieces))[0], values[1:]
     reached = (drawn >= found - 1e-12).sum(0)
     share = counts_XPE.sum(-2)
     entropy = mutual_information(np.eye(share.shape[-1]) * share[..., None, :])

@@ -11,6 +11,8 @@ OTHER = -1
 """The box of all flows that are not shown one by one."""
 GAP = 0.012
 """Space between two boxes of a layer, as a share of the height."""
+LEAST_SHOWN = 0.25
+"""Where the single flows carry less of the tokens, all others are not drawn: they would press them flat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ def layout(flows: pa.Table) -> tuple[list[Box], list[Ribbon]]:
         flows: the view `flows`.
     """
     rows = flows.to_pylist()
+    pairs = {(row["from_layer"], row["to_layer"]) for row in rows}
+    if sum(row["share"] for row in rows if row["lift"] is not None) < LEAST_SHOWN * len(pairs):
+        rows = [row for row in rows if row["lift"] is not None]
     layers = list(dict.fromkeys([row["from_layer"] for row in rows] + [row["to_layer"] for row in rows]))
     layers.sort()
     into, out = defaultdict(int), defaultdict(int)

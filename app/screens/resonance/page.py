@@ -8,7 +8,7 @@ import streamlit as st
 
 from ...shell import messages, token_span
 from ...shell.frame import Frame
-from .. import expert_drawer
+from .. import expert_contrast, expert_drawer
 from . import groups as resonance_groups
 from . import maps, scan, second
 from . import top as resonance_top
@@ -38,6 +38,7 @@ def page(frame: Frame) -> None:
         table = frame.view("resonance", **params)
     if table is None:
         return
+    expert_contrast.remember(frame, params, contrast.names)
     boxed = scan.draw(frame, table, contrast, params, limit)
     maps.draw(frame, table, contrast, params)
     resonance_top.draw(frame, table, contrast, params, limit, boxed)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from ....store.views.structure.paths import MOST_LAYERS
 from ...figures.structure.over_layers import repeat_lines
+from ...figures.structure.pair_map import MOST, pair_map
 from ...figures.structure.sankey import sankey, sankey_still
 from ...sentences import structure as sentences
 from ...shell import messages, show
@@ -15,6 +16,7 @@ from ...shell.frame import Frame
 from .parts import nothing, told, window_text
 
 FIRST_LAYERS = 4
+WITHIN, ONWARDS = "of one layer", "to the next layer"
 
 
 def draw(frame: Frame) -> None:
@@ -23,6 +25,7 @@ def draw(frame: Frame) -> None:
     if layers:
         _flows(frame, layers)
         _paths(frame, layers)
+    _pairs(frame)
     _repeats(frame)
 
 
@@ -81,6 +84,34 @@ def _paths(frame: Frame, layers: str) -> None:
             "ratio": st.column_config.NumberColumn("times that", format="%.1f"),
         },
         python=frame.snippet("paths", **ask),
+    )  # fmt: skip
+
+
+def _pairs(frame: Frame) -> None:
+    st.subheader("Which experts work together?", anchor=False)
+    layers = [router.layer for router in frame.routers()]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        layer = st.selectbox("Layer", layers, key="pair layer", width=110)
+        kinds = [WITHIN] if layer == layers[-1] else [WITHIN, ONWARDS]
+        kind = st.segmented_control("Pairs", kinds, default=WITHIN, key="pairs", bind="query-params",
+                                    required=True) or WITHIN  # fmt: skip
+    following = layers[layers.index(layer) + 1] if kind == ONWARDS else layer
+    ask: dict[str, Any] = {"layer": layer} | ({"to_layer": following} if kind == ONWARDS else {})
+    name = "transitions" if kind == ONWARDS else "co-activation"
+    a, b = ("from_expert", "to_expert") if kind == ONWARDS else ("expert_a", "expert_b")
+    with messages.loading(height=420):
+        table = frame.view(name, **ask)
+    if nothing(table):
+        return
+    counted = table.rename_columns(
+        ["tokens" if column == "pairs" else column for column in table.column_names]
+    )
+    show.chart(
+        lambda theme: pair_map(counted, a, b, label_a=f"expert of layer {layer}",
+                               label_b=f"expert of layer {following}", theme=theme),
+        table, name=f"{name}-layer-{layer}", title=f"Pairs of experts, layer {layer}"
+        + (f" to {following}" if kind == ONWARDS else ""),
+        say=told(sentences.pairs(counted, a, b, layer, following, MOST), table), python=frame.snippet(name, **ask),
     )  # fmt: skip
 
 

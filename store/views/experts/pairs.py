@@ -71,7 +71,8 @@ def transitions_view(
 
     Returns:
         from_layer, to_layer, from_expert, to_expert, pairs (over tokens, all k × k pairs), share = pairs /
-        all pairs that leave from_expert (0 where none does).
+        all pairs that leave from_expert (0 where none does), lift = share / share of all pairs that arrive at
+        to_expert: 1 where the two layers are independent (0 where no pair leaves or arrives).
     """
     target = _next_layer(trace, layer, stream) if to_layer is None else to_layer
     from_experts, to_experts = (_checked(trace, at, stream) for at in (layer, target))
@@ -80,6 +81,8 @@ def transitions_view(
         pairs += transitions(here, there, from_experts, to_experts)
     leaving = pairs.sum(1, keepdims=True)
     share = np.divide(pairs, leaving, out=np.zeros(pairs.shape), where=leaving > 0)
+    arriving = pairs.sum(0) / max(pairs.sum(), 1)
+    lift = np.divide(share, arriving, out=np.zeros(pairs.shape), where=arriving > 0)
     size = pairs.size
     return pa.table(
         {
@@ -89,6 +92,7 @@ def transitions_view(
             "to_expert": np.tile(np.arange(to_experts, dtype=np.int32), from_experts),
             "pairs": pairs.reshape(-1),
             "share": share.reshape(-1),
+            "lift": lift.reshape(-1),
         }
     )
 

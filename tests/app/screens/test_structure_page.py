@@ -175,3 +175,39 @@ def test_notes_that_cannot_be_read_are_told_and_kept(tmp_path: Path) -> None:
     (tmp_path / expert_notes.FILE).write_text('{"version": 99, "notes": {}}')
     with pytest.raises(expert_notes.NotesError, match="newer moescope"):
         expert_notes.load(tmp_path, "t")
+
+
+def test_the_sheet_tells_the_last_contrasts(library, monkeypatch) -> None:
+    params = {"by": "language", "target": "de", "measure": "rate"}
+    kept = [(str(library / "first"), ("German", "all others"), params)]
+    app = run(library, monkeypatch, seek="1.3", **{"last contrasts": kept})
+    row = open_trace(library / "first").view("resonance", **params).to_pylist()
+    mine = next(r for r in row if (r["layer"], r["expert"]) == (1, 3))
+    assert f"German against all others: score {mine['score']:+.3f}" in text_of(app)
+    assert f"rank {mine['rank']}." in text_of(app)
+
+
+def test_pairs_and_the_next_layer(library, monkeypatch) -> None:
+    app = run(library, monkeypatch, question="Paths", pairs="to the next layer")
+    trace = open_trace(library / "first")
+    table = [row for row in trace.view("transitions", layer=0).to_pylist() if row["pairs"] >= 50]
+    best = max(table, key=lambda row: row["lift"])
+    assert f"Expert {best['from_expert']} of layer 0 and expert {best['to_expert']} of layer 1" in text_of(
+        app
+    )
+    total = sum(row["pairs"] for row in trace.view("transitions", layer=0).to_pylist())
+    arriving = sum(
+        row["pairs"]
+        for row in trace.view("transitions", layer=0).to_pylist()
+        if row["to_expert"] == best["to_expert"]
+    )
+    assert best["lift"] == pytest.approx(best["share"] / (arriving / total))
+
+
+def test_all_other_flows_are_left_out_where_they_would_press_the_rest_flat(library) -> None:
+    trace = open_trace(library / "first")
+    few = trace.view("flows", layers="0:2", limit=1)
+    boxes, ribbons = layout(few)
+    assert few.num_rows == 4
+    assert len(ribbons) == 2
+    assert all(box.expert != OTHER for box in boxes)
