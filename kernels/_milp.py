@@ -46,7 +46,7 @@ class Rows:
         at = (np.concatenate(self._rows), np.concatenate(self._columns))
         shape = (len(self._low), self._variables)
         matrix = sparse.csr_array((np.concatenate(self._values), at), shape=shape)
-        return LinearConstraint(matrix, np.array(self._low), np.array(self._high))
+        return LinearConstraint(matrix, np.array(self._low), np.array(self._high))  # pyright: ignore[reportArgumentType]
 
 
 def solve(
@@ -64,7 +64,7 @@ def solve(
     found = milp(
         cost,
         integrality=binary.astype(int),
-        bounds=Bounds(np.zeros(len(cost)), np.where(binary, 1.0, highest)),
+        bounds=Bounds(np.zeros(len(cost)), np.where(binary, 1.0, highest)),  # pyright: ignore[reportArgumentType]
         constraints=rows.constraint(),
         options={"time_limit": seconds, "mip_rel_gap": 1e-9},
     )

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .output import Lines, as_text, json_ready, open_with_warnings
+from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
+from .output import Lines, open_with_warnings
 from .view_options import conditions
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-FIT_WHERE = click.option(
-    "--fit-where", multiple=True, metavar="COLUMN=VALUE,...",
-    help="Fit on these prompts and report on the others. Default: a random half of the texts.",
-)  # fmt: skip
-WHERE = click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE,...", help="Prompts to take; again for more conditions."
-)
-LAYERS = click.option("--layers", metavar="3:6", help="MoE layers, both ends in, or 3,5. Default: all.")
-STREAM = click.option("--stream", default="decoder", show_default=True, help="Which routers.")
-SEED = click.option("--seed", default=0, show_default=True, help="Of the halves and of random choices.")
 
 
 @click.command("place")
@@ -81,11 +67,14 @@ def place_command(
       moescope place my-trace --devices 8 --replicas 16 --out placement.json
       python -m sglang.launch_server ... --init-expert-location placement.json --ep-num-redundant-experts 16
     """
+    import pyarrow.compute as pc
+
     from ...store.deliver.placement_files import placement_file
     from ...store.notes import notes_of
     from ...store.read.token_filter import TokenFilter
     from ...store.views.deploy.decide import decide_placement
     from ...store.views.deploy.placements import Cluster
+    from ..sentences.deploy import placement_answer
 
     opened = open_with_warnings(trace)
     made = decide_placement(
@@ -108,25 +97,8 @@ def place_command(
             about={"method": chosen.method, "notes": notes_of(made.table)},
         )  # fmt: skip
         out.write_text(text, encoding="utf-8")
-    _say(made.table, chosen.method, as_json, out)
-
-
-def _say(table: pa.Table, method: str, as_json: bool, out: Path | None) -> None:
-    from ...store.notes import notes_of
-    from ...store.tables import json_rows
-    from ..sentences.deploy import placement_answer
-
-    notes = notes_of(table)
-    if as_json:
-        facts = {"chosen": method, "out": None if out is None else str(out), "notes": notes}
-        click.echo(json.dumps(json_ready(facts | {"placements": json_rows(table)}), ensure_ascii=False))
-        return
-    import pyarrow.compute as pc
-
-    click.echo(placement_answer(table, method) + "\n")
-    whole = table.filter(pc.is_null(table["layer"])).drop_columns(["layer", "stream"])
-    click.echo(as_text(whole), nl=False)
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-    if out is not None:
-        click.echo(f"{method} → {out}", err=True)
+    answer = placement_answer(made.table, chosen.method)
+    whole = made.table.filter(pc.is_null(made.table["layer"])).drop_columns(["layer", "stream"])
+    say({"chosen": chosen.method, "placements": made.table}, answer, whole, as_json, out)
+    if out is not None and form.startswith("sglang") and replicas:
+        click.echo(f"note: start SGLang with --ep-num-redundant-experts {replicas}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ...kernels.offload import ring_schedule
 from ..text import words
 
 
@@ -29,6 +30,94 @@ def placement_answer(table: pa.Table, method: str) -> str:
     if row["remote_share"] is not None:
         said += f" {words.percent(row['remote_share'])} of what goes from layer to layer changes the device."
     return said
+
+
+def offload_answer(table: pa.Table) -> str:
+    """How much a cache hits, at the largest size that was asked for.
+
+    Args:
+        table: the view `offload`.
+    """
+    rows = table.to_pylist()
+    if not rows:
+        return "No token passed the chosen layers."
+    real = [
+        row
+        for row in rows
+        if row["kind"] != "knows the future" and row["slots"] == max(r["slots"] for r in rows)
+    ]
+    best = max(real, key=lambda row: row["hit_rate"])
+    held = words.amount(best["slots"], "slot")
+    memory = (
+        f"With {words.size(best['bytes'])} for experts ({held} a layer)"
+        if best["bytes"]
+        else f"With {held} a layer"
+    )
+    others = ", ".join(f"{row['policy']} {words.percent(row['hit_rate'])}" for row in real if row is not best)
+    ceiling = next(r for r in rows if r["policy"] == "belady" and r["slots"] == best["slots"])
+    return (
+        f"With {memory}, {words.percent(best['hit_rate'])} of accesses hit by {best['policy']}"
+        f"{_between(best['low'], best['high'])}; {others}; a cache that knows the future "
+        f"{words.percent(ceiling['hit_rate'])}."
+    )
+
+
+def regrouping_answer(table: pa.Table, batch: int) -> str:
+    """What regrouping sequences saves.
+
+    Args:
+        table: the view `regrouping`.
+    """
+    row = {one["order"]: one for one in table.to_pylist()}
+    if not row:
+        return "No sequence passed the chosen layers."
+    return (
+        f"A batch of {words.amount(batch, 'sequence')} needs {words.percent(row['regrouped']['share'])} of all experts "
+        f"regrouped, {words.percent(row['as recorded']['share'])} in the recorded order and "
+        f"{words.percent(row['random']['share'])} in a random one."
+    )
+
+
+def ring_answer(layers: int, compute: float, copy: float) -> str:
+    """Slots of a ring from which on nothing waits, for times that the user gave."""
+    runs = [ring_schedule([compute] * layers, copy, slots) for slots in range(1, layers + 1)]
+    enough = next(at for at, run in enumerate(runs, 1) if run.stall <= runs[-1].stall + 1e-9)
+    return (
+        f"Ring of layers with your times ({compute:g} ms to compute, {copy:g} ms to copy a layer): one slot takes "
+        f"{runs[0].total:g} ms a pass, of which {runs[0].stall:g} ms waiting; {words.amount(enough, 'slot')} of "
+        f"{layers} reach the least, {runs[-1].total:g} ms."
+    )
+
+
+def bits_answer(table: pa.Table, method: str) -> str:
+    """What an allocation saves of the predicted error.
+
+    Args:
+        table: the view `bits`, of one budget.
+    """
+    row = {one["method"]: one for one in table.to_pylist()}
+    chosen, uniform = row[method], row["uniform"]
+    return (
+        f"{method} at {chosen['mean_bits']:.2f} bits an expert predicts {words.percent(chosen['relative'])} of the "
+        f"error of random allocations of the same budget, on prompts that it was not fitted on; the same bits for all "
+        f"({uniform['mean_bits']:.2f}) {words.percent(uniform['relative'])}."
+    )
+
+
+def calibration_answer(table: pa.Table) -> str:
+    """How even a picked set is beside random ones.
+
+    Args:
+        table: the view `calibration-balance`.
+    """
+    rows = table.to_pylist()
+    picked, random = (next(row for row in rows if row["set"] == name) for name in ("picked", "random"))
+    spread = f"{random['low']:.4f} to {random['high']:.4f}"
+    return (
+        f"{words.amount(picked['prompts'], 'picked prompt')} use experts with σ {picked['sigma']:.4f} (0 is perfectly "
+        f"even); random sets of as many have {random['sigma']:.4f} ({spread}), all prompts {rows[-1]['sigma']:.4f}. "
+        f"The picked ones have {words.count(picked['tokens'])} tokens, random ones {words.count(random['tokens'])}."
+    )
 
 
 def _between(low: float | None, high: float | None) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_labels, check_size, to_numpy
+from .._arrays import as_labels, check_size, row_chunks, to_numpy
 
 
 class PredictiveCache(NamedTuple):
@@ -70,18 +70,35 @@ def predictive_cache_run(predicted: ArrayLike, ids: ArrayLike, slots: int) -> Ca
             f"predicted {predicted_TLM.shape} and ids {ids_TLK.shape} differ in tokens or layers"
         )
     check_size(slots, "slots", least=0)
+    hits, misses = np.zeros((2, ids_TLK.shape[1]), np.int64)
+    copied, before = 0, np.full((1, *predicted_TLM.shape[1:]), -1, np.int64)
+    for rows in row_chunks(len(ids_TLK), predicted_TLM[0].size if len(ids_TLK) else 1):
+        held_TLM = _filled(predicted_TLM[rows], slots)
+        used = ids_TLK[rows] >= 0
+        hit = is_among(ids_TLK[rows], held_TLM)
+        hits += hit.sum((0, 2))
+        misses += (used & ~hit).sum((0, 2))
+        held = np.concatenate([before, held_TLM])
+        copied += int(((held_TLM >= 0) & ~is_among(held_TLM, held[:-1])).sum())
+        before = held[-1:]
+    return CacheRun(hits, misses, copied + int(misses.sum()))
+
+
+def is_among(ids_TLK: np.ndarray, held_TLM: np.ndarray) -> np.ndarray:
+    """(T, L, K) whether each expert is one of those that are held for its token and layer; never for -1."""
+    most = int(max(ids_TLK.max(initial=0), held_TLM.max(initial=0))) + 1
+    # One column more, for -1: what is written there is never asked for.
+    member = np.zeros((*held_TLM.shape[:2], most + 1), bool)
+    np.put_along_axis(member, held_TLM, True, 2)
+    member[..., -1] = False
+    return np.take_along_axis(member, ids_TLK, 2)
+
+
+def _filled(predicted_TLM: np.ndarray, slots: int) -> np.ndarray:
+    """What is held of the predictions: layer after layer and best first, as long as there are slots."""
     wanted_TLM = _first_mention(predicted_TLM)
-    # Places before each one, layer after layer and best first: those below `slots` are filled.
-    tokens = len(wanted_TLM)
-    order = np.cumsum(wanted_TLM.reshape(tokens, -1), axis=1).reshape(wanted_TLM.shape)
-    held_TLM = np.where(wanted_TLM & (order <= slots), predicted_TLM, -1)
-    used = ids_TLK >= 0
-    hit = used & (ids_TLK[..., None] == held_TLM[:, :, None]).any(-1)
-    stays = np.zeros_like(held_TLM, bool)
-    stays[1:] = (held_TLM[1:, :, :, None] == held_TLM[:-1, :, None]).any(-1)
-    copied = int(((held_TLM >= 0) & ~stays).sum())
-    missed = used & ~hit
-    return CacheRun(hit.sum((0, 2)), missed.sum((0, 2)), copied + int(missed.sum()))
+    order = np.cumsum(wanted_TLM.reshape(len(wanted_TLM), -1), axis=1).reshape(wanted_TLM.shape)
+    return np.where(wanted_TLM & (order <= slots), predicted_TLM, -1)
 
 
 def _three(values: ArrayLike, name: str) -> np.ndarray:
@@ -96,7 +113,10 @@ def _three(values: ArrayLike, name: str) -> np.ndarray:
 
 def _first_mention(predicted_TLM: np.ndarray) -> np.ndarray:
     """Where an expert is named for the first time by its token and layer, and is one."""
-    again = np.zeros_like(predicted_TLM, bool)
-    for at in range(1, predicted_TLM.shape[2]):
-        again[..., at] = (predicted_TLM[..., :at] == predicted_TLM[..., at : at + 1]).any(-1)
-    return (predicted_TLM >= 0) & ~again
+    order = np.argsort(predicted_TLM, axis=2, kind="stable")
+    rising = np.take_along_axis(predicted_TLM, order, 2)
+    first = np.ones_like(rising, bool)
+    first[..., 1:] = rising[..., 1:] != rising[..., :-1]
+    out = np.empty_like(first)
+    np.put_along_axis(out, order, first & (rising >= 0), 2)
+    return out

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arrays import as_labels, check_range, check_size
-from .cache import _three
+from .._arrays import as_labels, check_range, check_size, row_chunks
+from .cache import _three, is_among
 
 
 def same_as_previous_token(ids: ArrayLike, starts: ArrayLike | None = None) -> np.ndarray:
@@ -51,14 +51,14 @@ def transition(fit: ArrayLike, ids: ArrayLike, num_experts: int, k: int | None =
     fit_FLK, ids_TLK = _three(fit, "fit"), _three(ids, "ids")
     if fit_FLK.shape[1] != ids_TLK.shape[1]:
         raise ValueError(f"fit has {fit_FLK.shape[1]} layers, ids {ids_TLK.shape[1]}")
-    k = ids_TLK.shape[2] if k is None else k
-    out = layer_frequency(fit_FLK, len(ids_TLK), num_experts, k)
+    named = ids_TLK.shape[2] if k is None else k
+    out = layer_frequency(fit_FLK, len(ids_TLK), num_experts, named)
     for layer in range(1, ids_TLK.shape[1]):
         follows = _one_hot(fit_FLK[:, layer - 1], num_experts).T @ _one_hot(fit_FLK[:, layer], num_experts)
         # What is seen in all tokens breaks ties, and stands in for experts that were never seen.
         share = _counts(fit_FLK[:, layer], num_experts)
         score = _one_hot(ids_TLK[:, layer - 1], num_experts) @ follows + share / (share.sum() + 1)
-        out[:, layer] = _top(score, k)
+        out[:, layer] = _top(score, named)
     return out
 
 
@@ -69,9 +69,11 @@ def recall(predicted: ArrayLike, ids: ArrayLike) -> np.ndarray:
     """
     predicted_TLM, ids_TLK = _three(predicted, "predicted"), _three(ids, "ids")
     used = ids_TLK >= 0
-    found = used & (ids_TLK[..., None] == predicted_TLM[:, :, None]).any(-1)
+    found_TL = np.zeros(used.shape[:2])
+    for rows in row_chunks(len(ids_TLK), ids_TLK[0].size if len(ids_TLK) else 1):
+        found_TL[rows] = is_among(ids_TLK[rows], predicted_TLM[rows]).sum(-1)
     chosen = used.sum(-1)
-    return np.divide(found.sum(-1), chosen, out=np.full(chosen.shape, np.nan), where=chosen > 0)
+    return np.divide(found_TL, chosen, out=np.full(chosen.shape, np.nan), where=chosen > 0)
 
 
 def _counts(ids_FK: np.ndarray, num_experts: int) -> np.ndarray:

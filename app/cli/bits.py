@@ -1,0 +1,85 @@
+"""`moescope bits`: how many bits each expert gets, as a recipe for a quantiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
+from .output import open_with_warnings
+from .view_options import conditions
+
+
+@click.command("bits")
+@click.argument("trace")
+@click.option("--budget", default=2.5, show_default=True, help="Mean bits of an expert.")
+@click.option("--levels", default="2,3,4", show_default=True, help="Bits that an expert may have.")
+@click.option(
+    "--scope", type=click.Choice(("model", "layer")), default="model", show_default=True,
+    help="All layers share the budget, or each keeps it.",
+)  # fmt: skip
+@click.option(
+    "--method", type=click.Choice(("mc-moe", "uniform", "usage", "outliers", "block")), default="mc-moe",
+    show_default=True, help="The allocation to write.",
+)  # fmt: skip
+@click.option(
+    "--group",
+    default=128,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Inputs that share a scale, for the recipe.",
+)
+@click.option(
+    "--rest",
+    default=4,
+    show_default=True,
+    type=click.IntRange(2, 8),
+    help="GPTQModel: bits of what is no expert.",
+)
+@FIT_WHERE
+@WHERE
+@LAYERS
+@STREAM
+@SEED
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the recipe."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("json", "gptqmodel", "llm-compressor")),
+    default="json",
+    show_default=True,
+)
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+def bits_command(
+    trace: str, budget: float, levels: str, scope: str, method: str, group: int, rest: int, fit_where: tuple[str, ...],
+    where: tuple[str, ...], layers: str | None, stream: str, seed: int, out: Path | None, form: Any, as_json: bool,
+) -> None:  # fmt: skip
+    """Bit allocations of experts side by side, and one of them as a recipe; needs the expert sheet (moescope weigh).
+
+    \b
+    Example:
+      moescope weigh sample_data/model --trace my-trace --bits 2,3,4
+      moescope bits my-trace --budget 2.5 --levels 2,3,4 --format gptqmodel --out quantize.json
+    """
+    from ...store.deliver.recipes import recipe
+    from ...store.read.token_filter import TokenFilter
+    from ...store.views.deploy.bits import allocate, bit_costs
+    from ..sentences.deploy import bits_answer
+
+    opened = open_with_warnings(trace)
+    fit, chosen = conditions(fit_where), conditions(where)
+    common: dict[str, Any] = {"layers": layers, "stream": stream, "seed": seed}
+    table = opened.view(
+        "bits", budgets=str(budget), levels=levels, scope=scope, fit_where=fit, where=chosen, **common
+    )
+    if out is not None:
+        costs = bit_costs(opened, levels, fit=fit, tokens=TokenFilter(where=chosen), **common)
+        out.write_text(
+            recipe(form, costs.allocation(allocate(costs, method, budget, scope, seed)), group, rest),
+            encoding="utf-8",
+        )
+    say({"method": method, "bits": table}, bits_answer(table, method), table, as_json, out)
