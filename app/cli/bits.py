@@ -52,6 +52,7 @@ from .view_options import conditions
     type=click.Choice(("json", "gptqmodel", "llm-compressor")),
     default="json",
     show_default=True,
+    help="Who reads the recipe.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
 def bits_command(

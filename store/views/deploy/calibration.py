@@ -52,7 +52,7 @@ def picked_prompts(
     """
     used = usage_by_prompt(trace, layers, stream, tokens)
     there = int((used.tokens_P > 0).sum())
-    if prompts > there:
+    if prompts > there or there == 0:
         raise DecisionRefused(f"{prompts} prompts were asked for, but only {there} have tokens here")
     found = balanced_subset(used.counts_PLE, used.tokens_P, prompts)
     return found.picked, found.sigma
@@ -91,6 +91,8 @@ def calibration_balance(
     """
     used = usage_by_prompt(trace, layers, stream, tokens)
     there = np.flatnonzero(used.tokens_P > 0)
+    if len(there) == 0:
+        raise DecisionRefused("no prompt of the selection has tokens: there is nothing to pick from")
     wanted = sorted({min(size, len(there)) for size in _sizes(sizes)})
     rng = np.random.default_rng(seed)
     picked, _ = picked_prompts(trace, wanted[-1], layers=layers, stream=stream, tokens=tokens)

@@ -192,10 +192,13 @@ def expert_prediction(
         for at, layer in enumerate(seen.layers):
             row = {"predictor": predictor, "layer": layer, "stream": stream}
             chosen = (report.ids_TLK[:, at] >= 0).sum(1).mean() if len(report.ids_TLK) else 0.0
-            rows.append(
-                row | {"recall": float(np.nanmean(share_TL[:, at])), "chance": float(chosen / experts)}
-            )
+            rows.append(row | {"recall": _mean(share_TL[:, at]), "chance": float(chosen / experts)})
     return with_notes(pa.Table.from_pylist(rows), [parts.note, LIMIT, tokens.note()])
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 @view("regrouping", needs=("events",))
@@ -225,7 +228,7 @@ def regrouping(
     plain = [list(range(start, min(start + batch, len(used)))) for start in range(0, len(used), batch)]
 
     def cost(batches: list[list[int]]) -> float:
-        return float(np.mean(union_sizes(used, batches)))
+        return float(np.mean(union_sizes(used, batches))) if batches else 0.0
 
     random = []
     for _ in range(draws):
