@@ -7,11 +7,16 @@ footer's own figures are held against limits first; while rows come in, what the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .parquet_footer import declared
 
 _BATCH_BYTES = 1 << 26
 _BATCH_ROWS = 65536
@@ -44,18 +49,18 @@ class TooMuch(ValueError):
     """A file beyond a limit; the message says which."""
 
 
-def rows_within(source: Any, size: int, limits: Limits) -> Iterator[list[dict[str, Any]]]:
+def rows_within(source: Path | BytesIO, size: int, limits: Limits) -> Iterator[list[dict[str, Any]]]:
     """Rows of a Parquet file, some at a time.
 
     Args:
-        source: a path, or a file object.
+        source: a path, or the bytes.
         size: its bytes.
     Raises:
         TooMuch: beyond a limit; nothing was decoded where the footer says so already.
         One of UNREADABLE: a damaged file.
     """
+    rows_at_once = _checked(_tail(source), size, limits)
     with pq.ParquetFile(source, page_checksum_verification=True) as file:
-        rows_at_once = _checked(file.metadata, size, limits)
         decoded = 0
         for batch in file.iter_batches(rows_at_once, use_threads=False):
             decoded += batch.nbytes
@@ -64,28 +69,38 @@ def rows_within(source: Any, size: int, limits: Limits) -> Iterator[list[dict[st
             yield batch.to_pylist()
 
 
-def column_names(source: str | BinaryIO) -> list[str]:
+def column_names(source: Path | BytesIO) -> list[str]:
     """Names of the top-level columns."""
     return pq.read_schema(source).names
 
 
-def _checked(metadata: pq.FileMetaData, size: int, limits: Limits) -> int:
+def _tail(source: Path | BytesIO) -> bytes:
+    """The end of a file, with its footer."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(8)[:4], "little") + 8
+        file.seek(max(0, size - length))
+        tail = file.read()
+        file.seek(0)
+    return tail
+
+
+def _checked(tail: bytes, size: int, limits: Limits) -> int:
     """How many rows may be decoded at once."""
-    if metadata.num_rows > limits.rows:
-        raise TooMuch(f"it declares {metadata.num_rows:,} rows; at most {limits.rows:,} are read")
-    values, widest = 0, 1
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunks = [group.column(column) for column in range(group.num_columns)]
-        declared = max(group.total_byte_size, sum(chunk.total_uncompressed_size for chunk in chunks))
-        if declared > limits.group:
+    rows, groups = declared(tail)
+    rows = max(rows, sum(group.rows for group in groups))
+    if rows > limits.rows:
+        raise TooMuch(f"it declares {rows:,} rows; at most {limits.rows:,} are read")
+    for number, group in enumerate(groups):
+        if group.bytes > limits.group:
             raise TooMuch(
-                f"row group {number} declares {declared:,} bytes; at most {limits.group:,} are read at once: "
+                f"row group {number} declares {group.bytes:,} bytes; at most {limits.group:,} are read at once: "
                 "write smaller row groups"
             )
-        values += sum(max(chunk.num_values, group.num_rows) for chunk in chunks)
-        widest = max([widest, *(chunk.total_uncompressed_size for chunk in chunks)])
+    values = sum(group.values for group in groups)
     if values > min(limits.values, _FREE_VALUES + _VALUES_A_BYTE * size):
         raise TooMuch(f"it declares {values:,} values in {size:,} bytes, which no recording needs")
     # No value is longer than all that its column declares: so many rows can't decode to more than a batch.
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // widest)) if metadata.num_rows > 1 else 1
+    widest = max([1, *(group.widest for group in groups)])
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // widest)) if rows > 1 else 1
