@@ -1,9 +1,18 @@
 """One writer at a time.
 
 On a local disk the lock is an flock on a file beside the manifest: it dies with its process, whatever kills
-it. Where flock does not work (object stores, some network disks) the lock is a small object with a heartbeat
-that each commit renews; a writer that has been silent for `STALE_SECONDS` counts as dead. That second form
-can't stop two writers that start within the same instant; it stops the ones that people start by mistake.
+it. (A library such as filelock would do for writers; readers ask whether a writer is at work without writing anything,
+by a shared flock, which it does not offer: tests/store/files/test_bad_luck.py.)
+
+Where flock does not work (object stores, some network disks) the lock is a small object with a heartbeat:
+
+1. A thread of the writer counts it up every `BEAT_SECONDS`, however long a commit takes.
+2. Who wants to write watches it for `WATCH_SECONDS`: a count that stands still is a dead writer's. No clock of another
+   machine is believed. A writer of this machine whose process is gone is dead at once.
+3. The writer looks before every file that it puts whether the lock is still its own, and stops where it is not.
+
+What it does not promise: two writers that start within the same second can both begin; the one whose name does not
+stand in the object afterwards stops at its first file.
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ import importlib.util
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from typing import Any
@@ -26,7 +36,11 @@ fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl
 
 LOCK_NAME = ".writer.lock"
 HEARTBEAT_NAME = ".writer.json"
-STALE_SECONDS = 900.0
+BEAT_SECONDS = 10.0
+WATCH_SECONDS = 35.0
+"""More than three beats: a store that answers late does not make a living writer look dead."""
+STALE_SECONDS = 60.0
+"""Age of a heartbeat beyond which a reader, who never waits, takes the writer for dead; by the reader's clock."""
 
 
 class FileLock:
@@ -65,8 +79,8 @@ class FileLock:
         except FileNotFoundError:
             return False
 
-    def renew(self) -> None:
-        """A held flock needs no heartbeat."""
+    def check(self) -> None:
+        """A held flock cannot be taken over."""
 
     def release(self) -> None:
         if self._descriptor >= 0:
@@ -77,33 +91,81 @@ class FileLock:
 
 
 class HeartbeatLock:
-    """An object with the writer's token and the time of its last commit."""
+    """An object with the writer's token and a count that its thread keeps raising."""
 
     def __init__(self, folder: Folder):
         self._folder = folder
-        self._token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex
+        self._beat = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="moescope-heartbeat", daemon=True)
 
     def acquire(self) -> None:
         owner = _heartbeat(self._folder)
-        if owner and time.time() - float(owner["time"]) < STALE_SECONDS:
+        if owner and not _process_is_gone(owner) and self._is_beating(owner):
             raise TraceLocked(
                 f"{self._folder.url}: {owner.get('host')} (process {owner.get('pid')}) is writing this trace"
             )
-        self.renew()
+        self._put()
+        self.check()
+        self._thread.start()
 
-    def renew(self) -> None:
-        """Say that this writer lives. Raises TraceLocked where another took over."""
+    def _is_beating(self, owner: dict) -> bool:
+        """Whether the count of another writer moves while it is watched."""
+        until = time.monotonic() + WATCH_SECONDS
+        while time.monotonic() < until:
+            time.sleep(min(1.0, WATCH_SECONDS / 4))
+            now = _heartbeat(self._folder)
+            if now is None:
+                return False
+            if (now["token"], now.get("beat")) != (owner["token"], owner.get("beat")):
+                return True
+        return False
+
+    def check(self) -> None:
+        """Raises TraceLocked where another took over; asked before every file that is put."""
         owner = _heartbeat(self._folder)
-        if owner and owner["token"] != self._token and time.time() - float(owner["time"]) < STALE_SECONDS:
+        if owner is None or owner["token"] != self.token:
             raise TraceLocked(f"{self._folder.url}: another writer took over this trace")
-        now = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+
+    def _put(self) -> None:
+        self._beat += 1
+        now = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         with plain_os_errors(f"{self._folder.url}: can't write here"):
-            self._folder.put(HEARTBEAT_NAME, json.dumps(now).encode())
+            self._folder.put(HEARTBEAT_NAME, json.dumps(now | {"beat": self._beat}).encode())
+
+    def _keep_beating(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            try:
+                self.check()
+                self._put()
+            except TraceLocked:
+                return  # whoever writes next is told by its own check
+            except (StoreError, OSError):
+                continue  # the store is away for a moment; the next file that is put says so if it stays away
 
     def release(self) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
         owner = _heartbeat(self._folder)
-        if owner and owner["token"] == self._token:
+        if owner and owner["token"] == self.token:
             self._folder.remove(HEARTBEAT_NAME)
+
+
+def _process_is_gone(owner: dict) -> bool:
+    """Whether the writer was a process of this machine that has ended."""
+    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+        return False
+    if owner["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError, OSError):
+        return False
+    return False
 
 
 def _heartbeat(folder: Folder) -> dict | None:
@@ -111,7 +173,8 @@ def _heartbeat(folder: Folder) -> dict | None:
         owner = json.loads(folder.read(HEARTBEAT_NAME))
     except (FileNotFoundError, ValueError):
         return None
-    return owner if isinstance(owner, dict) and {"token", "time"} <= owner.keys() else None
+    good = isinstance(owner, dict) and isinstance(owner.get("time"), (int, float)) and "token" in owner
+    return owner if good else None
 
 
 def acquire_lock(folder: Folder) -> FileLock | HeartbeatLock:
@@ -154,4 +217,4 @@ def is_being_written(folder: Folder) -> bool:
             finally:
                 os.close(descriptor)
     owner = _heartbeat(folder)
-    return bool(owner) and time.time() - float(owner["time"]) < STALE_SECONDS
+    return bool(owner) and abs(time.time() - float(owner["time"])) < STALE_SECONDS

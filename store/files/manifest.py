@@ -23,7 +23,8 @@ from .folder import Folder
 MANIFEST_NAME = "trace.json"
 TABLES = ("prompts", "tokens", "events", "rollups")
 STATES = ("running", "complete", "partial")
-_PART_NAME = re.compile(r"part-\d{5,9}")
+_PART_NAME = re.compile(r"part-[0-9]{5,9}(-[0-9a-f]{8})?")
+"""With its writer's mark where a lock can be taken over: two writers never give one name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from ..errors import BadPart, NotATrace, ResumeRefused, StoreError, TraceExists, plain_os_errors
 from ..files.folder import Folder, open_folder
-from ..files.lock import acquire_lock
+from ..files.lock import HeartbeatLock, acquire_lock
 from ..files.manifest import MANIFEST_NAME, TABLES, Manifest, PartEntry, current_versions
 from ..schema import CAPTURES, DEFAULT_CAPTURE, Part, RouterSpec
 from .parts import PartBuilder
@@ -112,7 +112,7 @@ class TraceWriter:
         with self._write_lock:
             ids = self._new_ids(part)
             first = sum(entry.prompts for entry in self._manifest.parts)
-            name = f"part-{len(self._manifest.parts):05d}"
+            name = self._new_name()
             self._commit(self._builder.build(part, name, first, partial(self._put, name)))
             self._added = True
             self._committed |= ids
@@ -187,12 +187,19 @@ class TraceWriter:
             seen.add(prompt_id)
         return seen
 
+    def _new_name(self) -> str:
+        """A name that no part had before. Where a dead writer may wake up again, it is this writer's alone: files of
+        the other then never lie under a name that is listed here."""
+        numbers = [int(entry.name.split("-")[1]) for entry in self._manifest.parts]
+        own = f"-{self._lock.token[:8]}" if isinstance(self._lock, HeartbeatLock) else ""
+        return f"part-{max(numbers, default=-1) + 1:05d}{own}"
+
     def _put(self, name: str, table: str, data: memoryview) -> None:
+        self._lock.check()
         with plain_os_errors(f"{self.url}: {name} could not be written"):
             self._folder.put(f"{table}/{name}.parquet", data)
 
     def _commit(self, entry: PartEntry) -> None:
-        self._lock.renew()
         self._manifest.parts.append(entry)
         try:
             self._save()
@@ -201,6 +208,7 @@ class TraceWriter:
             raise
 
     def _save(self) -> None:
+        self._lock.check()
         self._manifest.updated = _now()
         with plain_os_errors(f"{self.url}: the manifest could not be written"):
             self._manifest.save(self._folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import uuid
 
@@ -10,8 +12,9 @@ import pytest
 
 from moescope.store import TraceWriter, open_trace
 from moescope.store.errors import NotATrace, TraceExists, TraceLocked
+from moescope.store.files import lock
 from moescope.store.files.folder import open_folder
-from moescope.store.files.lock import HEARTBEAT_NAME, STALE_SECONDS
+from moescope.store.files.lock import HEARTBEAT_NAME
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
 
 PLAN = Synthetic(prompts=10, tokens_per_prompt=8, layers=2, experts=6, top_k=2, part_tokens=30)
@@ -55,19 +58,72 @@ def test_written_read_and_resumed(url: str, tmp_path) -> None:
     assert open_folder(url).sizes("").keys() == {"trace.json"}
 
 
-def test_a_second_writer_is_refused_until_the_first_is_long_silent(url: str) -> None:
+@pytest.fixture
+def fast(monkeypatch) -> None:
+    """Beats and watching in hundredths of a second."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.4)
+
+
+def killed(first: TraceWriter) -> None:
+    """The writer's threads end without a word, as by SIGKILL."""
+    assert isinstance(first._lock, lock.HeartbeatLock)
+    first._lock._end.set()
+    first._lock._thread.join()
+
+
+def test_a_live_writer_keeps_its_lock_however_long_a_commit_takes(url: str, fast) -> None:
     first = writer(url)
+    time.sleep(1.0)  # no commit for more than twice the time that a rival watches
     with pytest.raises(TraceLocked, match="is writing this trace"):
         writer(url, resume=True)
-    folder = open_folder(url)
-    beat = json.loads(folder.read(HEARTBEAT_NAME))
-    folder.put(HEARTBEAT_NAME, json.dumps(beat | {"time": time.time() - STALE_SECONDS - 1}).encode())
-    assert open_trace(url).state == "partial"
+    first.write(next(synthetic_parts(PLAN)))
+    first.close()
+    assert len(open_trace(url).parts) == 1
+
+
+def test_a_dead_writer_is_followed_at_once_and_stops_where_it_wakes(url: str, fast) -> None:
+    first = writer(url)
+    parts = list(synthetic_parts(PLAN))
+    first.write(parts[0])
+    killed(first)
     with writer(url, resume=True) as second:
         with pytest.raises(TraceLocked, match="took over"):
-            first.write(next(synthetic_parts(PLAN)))
-        second.write(next(synthetic_parts(PLAN)))
-    assert len(open_trace(url).parts) == 1
+            first.write(parts[1])
+        second.write(parts[1])
+        with pytest.raises(TraceLocked, match="took over"):
+            first.finish()
+        with pytest.raises(TraceLocked, match="took over"):
+            first._save()
+        first.close()
+    trace = open_trace(url)
+    assert trace.verify() == []
+    names = [part.name for part in trace.parts]
+    assert len(names) == 2
+    assert names[0].split("-")[2] != names[1].split("-")[2]
+
+
+def test_a_clock_that_ran_ahead_locks_nobody_out(url: str, fast) -> None:
+    first = writer(url)
+    killed(first)
+    folder = open_folder(url)
+    beat = json.loads(folder.read(HEARTBEAT_NAME))
+    folder.put(HEARTBEAT_NAME, json.dumps(beat | {"time": time.time() + 1e7}).encode())
+    assert open_trace(url).state == "partial"
+    writer(url, resume=True).close()
+
+
+def test_a_dead_process_of_this_machine_does_not_make_its_successor_wait(url: str) -> None:
+    first = writer(url)
+    killed(first)
+    folder = open_folder(url)
+    beat = json.loads(folder.read(HEARTBEAT_NAME))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    folder.put(HEARTBEAT_NAME, json.dumps(beat | {"pid": gone.pid}).encode())
+    started = time.monotonic()
+    writer(url, resume=True).close()
+    assert time.monotonic() - started < lock.WATCH_SECONDS / 2
 
 
 def test_a_folder_with_files_of_others_is_refused(url: str) -> None:
@@ -85,7 +141,8 @@ def test_nothing_there(url: str) -> None:
 
 def test_a_missing_remote_file_is_named(url: str) -> None:
     write_synthetic(url, PLAN)
-    open_folder(url).remove("events/part-00001.parquet")
+    lost = f"events/{open_trace(url).parts[1].name}.parquet"
+    open_folder(url).remove(lost)
     trace = open_trace(url)
-    assert [problem.file for problem in trace.problems] == ["events/part-00001.parquet"]
+    assert [problem.file for problem in trace.problems] == [lost]
     assert 0 < trace.num_prompts < PLAN.prompts
