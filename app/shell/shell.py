@@ -13,7 +13,7 @@ import streamlit as st
 
 from ...store import Trace
 from .. import ASSETS
-from . import link_check, messages, theme_watch, topbar, travel
+from . import gate, link_check, messages, theme_watch, topbar, travel
 from .frame import current, current_theme
 
 
@@ -58,6 +58,7 @@ def run() -> None:
     theme = current_theme()
     st.html(f"<style>:root {{ --ms-steered: {theme.steered}; --ms-background: {theme.background}; }}</style>")
     st.logo(ASSETS / "logo.svg", size="large")
+    gate.stop_without_token()
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
     # The default page has no address of its own: links to /library lead to it.
     by_name = st.Page(
