@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import vl_convert
 
 from ..store.tables import csv_bytes, storable
+from .render_process import renderer
 
 PAGE_WIDTH = 960
 EMBED = {
@@ -44,11 +45,11 @@ def specification(
 
 
 def to_png(spec: dict[str, Any]) -> bytes:
-    return vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[])
+    return renderer.draw("png", spec, scale=2)
 
 
 def to_svg(spec: dict[str, Any]) -> bytes:
-    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
+    return renderer.draw("svg", spec)
 
 
 def to_html(spec: dict[str, Any], *, title: str = "") -> bytes:

@@ -9,9 +9,8 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import vl_convert
-
 from .figures.theme import DARK, LIGHT, Theme
+from .render_process import renderer
 
 COLUMNS = {"single": 85.0, "1.5": 120.0, "double": 174.0}
 """Width in millimetres; those of most journals are within 5 mm of it."""
@@ -70,7 +69,7 @@ def print_specification(
 
 def to_pdf(spec: dict[str, Any]) -> bytes:
     """A specification as PDF, with its text as text."""
-    return vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[])
+    return renderer.draw("pdf", spec)
 
 
 def _number(value: Any) -> bool:

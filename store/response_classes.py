@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import regex
+
 from .errors import StoreError
 
 OTHER = "other"
+SECONDS = 1.0
+"""That one expression may take on one answer: some take for ever on some texts, `(a+)+$` on `aaa...b`."""
 
 Rules = Mapping[str, Sequence[str]]
 """class → regular expressions (searched anywhere, whatever the case), in the order they are tried."""
@@ -57,10 +60,15 @@ def classify(text: str | None, rules: Rules) -> Classified | None:
     for name, patterns in rules.items():
         for pattern in patterns:
             try:
-                found = re.search(pattern, text, re.IGNORECASE)
-            except re.error as error:
+                # `concurrent`: the interpreter is free while it searches, so nobody else waits.
+                found = regex.search(pattern, text, regex.IGNORECASE, timeout=SECONDS, concurrent=True)
+            except regex.error as error:
                 raise StoreError(
                     f"rule {pattern!r} of class {name!r} is no regular expression: {error}"
+                ) from None
+            except TimeoutError:
+                raise StoreError(
+                    f"rule {pattern!r} of class {name!r} took longer than {SECONDS:g} s on one answer: simplify it"
                 ) from None
             if found:
                 return Classified(name, pattern, found.group())

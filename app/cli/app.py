@@ -70,8 +70,8 @@ def app_command(
         environment[TOKEN] = _token(token_file, port)
     if shared:
         click.echo(
-            f"warning: listening on {host}: whoever knows the token sees all traces of the library, may start models and "
-            "fill the disk. The connection is not encrypted: put a proxy with TLS before it (docs/serve.md).",
+            f"warning: listening on {host}: whoever knows the token sees all traces of the library, may start models "
+            "and fill the disk. The connection is not encrypted: put a proxy with TLS before it (docs/serve.md).",
             err=True,
         )
     folder = Path(__file__).parent.parent

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..text.literal import visible
+from ..text.literal import cut, visible
+
+MOST_CHARACTERS = 60
+"""Of a token's text in a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,5 +94,6 @@ def _padded(column: pa.ChunkedArray, row_N: tuple, shape: tuple[int, int], fill:
 
 
 def shown_tokens(arrays: TokenArrays) -> list[str]:
-    """Tokens with controls and line breaks made visible."""
-    return [visible(token) for token in arrays.tokens]
+    """Tokens with controls and line breaks made visible, and cut: a figure with a token of 100,000 characters takes
+    minutes to draw."""
+    return [cut(visible(token), MOST_CHARACTERS) for token in arrays.tokens]

@@ -17,8 +17,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import vl_convert
-
 from .. import export, print_export
 from . import render
 from .item import Item
@@ -61,8 +59,7 @@ def _fill(folder: Path, report: Report) -> None:
             addresses[item.id] = f"data/{stem}"
         if item.spec is not None:
             spec = print_export.print_specification(item.spec, column="double")
-            svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-            _put(folder / "figures" / f"{stem}.svg", svg.encode())
+            _put(folder / "figures" / f"{stem}.svg", export.to_svg(spec))
             _put(folder / "figures" / f"{stem}.pdf", print_export.to_pdf(spec))
         for name, content in item.files.items():
             data = json.dumps(content, indent=1, ensure_ascii=False).encode()

@@ -11,11 +11,11 @@ import io
 import re
 from collections.abc import Iterator
 
-import vl_convert
 from PIL import ImageFont
 from pypdf import PdfReader, PdfWriter
 
-from .. import print_export
+from .. import export, print_export
+from ..render_process import renderer
 from ..text.literal import visible
 from .item import Item
 from .methods import citations
@@ -35,7 +35,7 @@ def to_pdf(report: Report) -> bytes:
     pages += _closing(report)
     writer = PdfWriter()
     for page in pages:
-        writer.append(PdfReader(io.BytesIO(vl_convert.svg_to_pdf(page))))
+        writer.append(PdfReader(io.BytesIO(renderer.draw("svg_pdf", page))))
     writer.add_metadata({"/Title": report.title or report.name, "/Creator": "moescope"})
     out = io.BytesIO()
     writer.write(out)
@@ -66,7 +66,7 @@ def _page(item: Item, number: int) -> str:
     picture = ""
     if item.spec is not None:
         spec = print_export.print_specification(item.spec, column="double")
-        picture = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        picture = export.to_svg(spec).decode()
     return _svg(list(_wrapped(top)), picture, list(_wrapped(below)), grid)
 
 

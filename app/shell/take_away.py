@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
-import vl_convert
 
-from .. import print_export
+from .. import export, print_export
 from ..reports import report as reports
 from ..reports.item import Item
 from ..reports.methods import paragraph
@@ -78,7 +77,7 @@ def _files(spec: dict[str, Any], column: str, grey: bool) -> dict[str, tuple[str
 
     return {
         "PDF": ("application/pdf", lambda: print_export.to_pdf(made())),
-        "SVG": ("image/svg+xml", lambda: vl_convert.vegalite_to_svg(made(), allowed_base_urls=[]).encode()),
+        "SVG": ("image/svg+xml", lambda: export.to_svg(made())),
     }
 
 

@@ -5,6 +5,7 @@ Two people who steer one model share its process; the server keeps their steerin
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import streamlit as st
 
 from ...store import Trace, sample_dir
 from ...tracer.client import Client, ServerCrashed, ServerProcess
-from ...tracer.serve.token_file import TokenError, read_token
+from ...tracer.serve.token_file import TokenError, token_for_address
 
 EMERGENT = "adapter emergent"
 """`RouterSpec.found_by` of emergent experts."""
@@ -96,14 +97,19 @@ def find(source: Source) -> Live | None:
     return _started().get(source)
 
 
+_STARTING = threading.Lock()
+
+
 def start(source: Source) -> Live:
-    """A running process, started anew where there is none or where it has ended."""
-    live = find(source)
-    if live is None or live.state == "crashed":
-        if live is not None:
-            live.process.stop()
-        live = _started()[source] = Live.start(source)
-    return live
+    """A running process, started anew where there is none or where it has ended. People who ask at the same time get
+    the same one."""
+    with _STARTING:
+        live = find(source)
+        if live is None or live.state == "crashed":
+            if live is not None:
+                live.process.stop()
+            live = _started()[source] = Live.start(source)
+        return live
 
 
 def stop(source: Source) -> None:
@@ -113,16 +119,21 @@ def stop(source: Source) -> None:
         live.process.stop()
 
 
-def attach(url: str, token_file: str, name: str) -> Client:
+def attach(url: str, token: str, name: str) -> Client:
     """A client of a server that someone else started.
+
+    Args:
+        token: the token file that the server wrote, or the token itself.
 
     Raises:
         ServerError: it does not answer, or not to this token.
         ValueError: the address or the token file cannot be used.
     """
+    token = token.strip()
     try:
-        token, _ = read_token(Path(token_file).expanduser())
-    except TokenError as error:
+        if os.sep in token or token.startswith("~"):
+            token = token_for_address(Path(token).expanduser(), url)
+    except (TokenError, ValueError, RuntimeError) as error:
         raise ValueError(str(error)) from None
     client = Client(url.strip(), token, name=name)
     client.model()

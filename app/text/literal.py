@@ -24,10 +24,15 @@ def direction(language: str | None) -> str:
     return "rtl" if is_right_to_left(language) else "auto"
 
 
+def cut(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis where it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def excerpt(text: str, length: int = 70) -> str:
     """The beginning of a text on one visible line."""
     line = visible(" ".join(text.split()))
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+    return cut(line, length)
 
 
 def context_html(row: dict) -> str:

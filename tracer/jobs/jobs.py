@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX = ".job"
+INPUT = "input"
+"""Folder in the job's that holds its own copy of the prompts."""
 ENDED = ("complete", "failed", "cancelled", "died")
 LOG_TAIL = 4000
 
@@ -155,9 +158,7 @@ class Job:
         """Remove the job's folder, not its trace. Raises RuntimeError while it runs."""
         if not self.status().ended:
             raise RuntimeError(f"{self.out.name} is still being traced")
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
+        shutil.rmtree(self.folder)
 
 
 def start_trace(
@@ -180,7 +181,7 @@ def start_trace(
     job.folder.mkdir(parents=True, exist_ok=True)
     asked = {
         "model": str(model),
-        "prompts": str(Path(prompts).absolute()),
+        "prompts": str(_own_copy(Path(prompts), job.folder)),
         "out": str(out),
         "options": options,
     }
@@ -199,6 +200,16 @@ def start_trace(
         )
     (job.folder / "pid").write_text(str(process.pid))
     return job
+
+
+def _own_copy(prompts: Path, folder: Path) -> Path:
+    """The prompt file as it is now, in the job's folder: the run reads what was chosen, whatever becomes of it."""
+    copy = folder / INPUT / prompts.name
+    if prompts.absolute() != copy:
+        shutil.rmtree(folder / INPUT, ignore_errors=True)
+        copy.parent.mkdir()
+        shutil.copyfile(prompts, copy)
+    return copy
 
 
 def list_jobs(library: str | os.PathLike[str]) -> list[Job]:

@@ -165,14 +165,14 @@ def token_for(sock: socket.socket, named: str | Path | None) -> Iterator[tuple[s
             for warning in warnings:
                 log.warning(warning)
         else:
-            token = tokens.write_token(path)
+            token = tokens.write_token(path, url_of(sock, sock.getsockname()[0]))
     except (OSError, tokens.TokenError) as error:
         raise ServeError(str(error)) from None
     try:
         yield token, path.absolute()
     finally:
         if named is None:
-            path.unlink(missing_ok=True)
+            tokens.remove_token(path)
 
 
 def make_server(engine: Engine, token: str, host: str) -> uvicorn.Server:

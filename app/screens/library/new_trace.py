@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from ...text.literal import excerpt, safe_name
 from . import prompt_template
 
 UPLOADS = ".uploads"
+DIGITS = 16
+"""Hexadecimal digits of a content's digest that name its folder."""
 FILE, TEMPLATE = "a prompt set", "a template with slots"
 KINDS = ["csv", "tsv", "json", "jsonl", "parquet", "txt"]
 CAPTURES = {
@@ -107,7 +112,7 @@ def _prompt_file(library: Path) -> Path | None:
         made = prompt_template.draw()
         return None if made is None else _keep(library, *made)
     offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
-    offered |= {path.name: path for path in sorted((library / UPLOADS).glob("*")) if path.is_file()}
+    offered |= _kept(library)
     uploaded = st.file_uploader(
         "Prompt set: CSV, TSV, JSON, JSONL, Parquet or text, with a column `text`", type=KINDS, key="new-upload",
         help="Optional columns: id, language, group, parallel_id, completion, choices and answer, messages; "
@@ -122,12 +127,24 @@ def _prompt_file(library: Path) -> Path | None:
 
 
 def _keep(library: Path, name: str, data: bytes) -> Path:
-    """The uploaded file in the library, where the job's process reads it."""
-    path = library / UPLOADS / safe_name(name)
-    if not path.exists() or path.read_bytes() != data:
+    """The uploaded file in the library, in a folder named by its content: two people's files of one name stay two."""
+    path = library / UPLOADS / hashlib.sha256(data).hexdigest()[:DIGITS] / safe_name(name)
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".upload-", delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
     return path
+
+
+def _kept(library: Path) -> dict[str, Path]:
+    """What was uploaded before, newest first: name → file; with its mark where several have one name."""
+    files = [path for path in (library / UPLOADS).glob("*/*") if path.is_file() and path.name[0] != "."]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    several = {name for name, number in Counter(path.name for path in files).items() if number > 1}
+    return {
+        f"{path.name} ({path.parent.name[:6]})" if path.name in several else path.name: path for path in files
+    }
 
 
 def _check(path: Path) -> PromptSet | None:
@@ -139,7 +156,7 @@ def _check(path: Path) -> PromptSet | None:
             todo="Nothing was started. Correct the place it names and choose the file again.",
         )  # fmt: skip
         if st.session_state.get("new-upload") is not None:
-            path.unlink(missing_ok=True)  # what is refused is not kept
+            path.unlink(missing_ok=True)  # what is refused is not kept; no other content lies under its name
         return None
     languages = prompts.languages
     spoken = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import regex
 import streamlit as st
 
 from ....store import sample_dir
@@ -202,8 +202,8 @@ def _read_classes(text: str) -> dict[str, list[str]] | None:
     for line in filter(str.strip, text.splitlines()):
         name, colon, pattern = line.partition(":")
         try:
-            re.compile(pattern.strip())
-        except re.error as error:
+            regex.compile(pattern.strip())
+        except regex.error as error:
             messages.note("error", f"{pattern.strip()!r} is no regular expression: {error}")
             return None
         if not colon or not pattern.strip():

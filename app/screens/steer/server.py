@@ -175,7 +175,7 @@ def _menu(frame: Frame, served: Served) -> None:
     st.text_input(
         "Or a server that runs already: its url", key="steer-url", placeholder="http://127.0.0.1:8700"
     )
-    st.text_input("Its token file", key="steer-token", placeholder="as moescope serve printed it")
+    st.text_input("Its token file, or the token itself", key="steer-token", type="password")
     with st.container(horizontal=True):
         st.button("Attach", key="steer-attach", on_click=_attach)
         st.button("Detach", key="steer-detach", on_click=_detach, disabled=not served.attached)
