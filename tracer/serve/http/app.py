@@ -15,10 +15,13 @@ from starlette.types import ASGIApp
 from ..engine.engine import Engine
 from ..engine.jobs import JobBoard
 from ..errors import ApiError
-from . import answers, openapi, schemas
+from ..requests.given import exactly_one
+from . import answers, openapi
 from .answers import Json
+from .bodies import request_models
 from .body import read_body
 from .guard import Guard
+from .parse import parse
 
 
 def build_app(engine: Engine, *, token: str, hosts: tuple[str, ...] = ()) -> ASGIApp:
@@ -51,7 +54,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.jobs = JobBoard(engine, engine.limits)
-        self.schemas = schemas.request_schemas(engine.limits)
+        self.bodies = request_models(engine.limits)
 
     async def health(self, request: Request) -> Response:
         engine = self.engine
@@ -61,7 +64,7 @@ class Api:
         return Json(known, 200 if engine.state == "ready" else 503)
 
     async def openapi(self, request: Request) -> Response:
-        return Json(openapi.describe(self.schemas))
+        return Json(openapi.describe(self.bodies))
 
     async def model(self, request: Request) -> Response:
         served = self.engine.require_ready()
@@ -69,7 +72,7 @@ class Api:
 
     async def tokenize(self, request: Request) -> Response:
         served, data = await self._read(request, "Tokenize")
-        field = schemas.exactly_one(data, "text", "prompt", "messages")
+        field = exactly_one(data, "text", "prompt", "messages")
         ids = await run_in_threadpool(served.encode, data[field], field, self.engine.limits)
         return Json({"ids": ids, "tokens": served.token_texts(ids), "count": len(ids)})
 
@@ -121,11 +124,11 @@ class Api:
             Route(f"/v1/{kind}/{{job_id}}", look_or_cancel, methods=["GET", "DELETE"]),
         ]
 
-    async def _read(self, request: Request, schema: str) -> tuple[Any, dict[str, Any]]:
+    async def _read(self, request: Request, name: str) -> tuple[Any, dict[str, Any]]:
         """What is served, and the checked body."""
         body = await read_body(request, self.engine.limits)
         served = self.engine.require_ready()
-        return served, await run_in_threadpool(schemas.parse, body, self.schemas[schema])
+        return served, await run_in_threadpool(parse, body, self.bodies[name])
 
 
 def _job_maker(kind: str) -> Any:

@@ -1,10 +1,12 @@
-"""The OpenAPI description, made of the schemas that requests are checked against."""
+"""The OpenAPI description, made of the models that requests are checked against, and of those of the answers."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from .schemas import Schema
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
 
 ERRORS = {
     "400": "A field is missing, unknown or wrong; `field` names it",
@@ -15,112 +17,92 @@ ERRORS = {
     "503": "The model is being loaded, or its process failed",
 }
 
-ERROR: Schema = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["status", "message"],
-            "properties": {
-                "status": {"type": "integer"},
-                "message": {"type": "string"},
-                "field": {"type": "string"},
-            },
-        }
-    },
-}
-
-TOKEN_EVENT: Schema = {
-    "type": "object",
-    "required": ["side", "index", "token_id", "token", "text", "logprob", "experts", "kl"],
-    "properties": {
-        "side": {"enum": ["base", "steered"]},
-        "index": {"type": "integer", "description": "0 for the first new token of this side."},
-        "token_id": {"type": "integer"},
-        "token": {"type": "string", "description": "This token by itself."},
-        "text": {"type": "string", "description": "What it adds to the text; empty within a character."},
-        "logprob": {"type": ["number", "null"], "description": "Under this side's model, at temperature 1."},
-        "experts": {
-            "type": "object",
-            "description": "By layer, the experts of the forward pass that predicted this token, at the last "
-            "position before it, in descending gate weight. Other streams than decoder: `stream.layer`.",
-            "additionalProperties": {"type": "array", "items": {"type": "integer"}},
-        },
-        "kl": {
-            "type": ["number", "null"],
-            "description": "KL(base || steered) in nats of the next-token distributions, both given this "
-            "side's own text so far. Null unless compared.",
-        },
-        "changed": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "Compared only: layers whose expert set the steering changed at this position.",
-        },
-        "candidates": {
-            "type": "object",
-            "description": "If asked for: by model, the likeliest next tokens as [id, token, logprob].",
-        },
-    },
-}
-
-SIDE_RESULT: Schema = {
-    "type": "object",
-    "properties": {
-        "text": {"type": "string"},
-        "token_ids": {"type": "array", "items": {"type": "integer"}},
-        "count": {"type": "integer"},
-        "finish": {"enum": ["stop", "length"]},
-        "mean_kl": {"type": ["number", "null"]},
-    },
-}
-PROMPT_POSITION: Schema = {
-    "type": "object",
-    "required": ["position", "token_id", "token", "logprob", "kl", "experts", "changed"],
-    "properties": {
-        "position": {"type": "integer", "description": "In the prompt, from 0; 0 itself is never predicted."},
-        "token_id": {"type": "integer"},
-        "token": {"type": "string"},
-        "logprob": {"type": "object", "description": "Of this token, by model: `base`, `steered`."},
-        "kl": {
-            "type": ["number", "null"],
-            "description": "KL(base || steered) in nats of the distributions that predict this token.",
-        },
-        "experts": {
-            "type": "object",
-            "description": "By model, then by layer: the experts at the position before, which predicted this token.",
-        },
-        "changed": {"type": "array", "items": {"type": "string"}},
-        "candidates": TOKEN_EVENT["properties"]["candidates"],
-    },
-}
-END_EVENT: Schema = {
-    "type": "object",
-    "required": ["done", "prompt_tokens"],
-    "properties": {
-        "done": {"const": True},
-        "prompt_tokens": {"type": "integer"},
-        "base": SIDE_RESULT,
-        "steered": SIDE_RESULT,
-        "kl_floor": {
-            "type": ["number", "null"],
-            "description": "Of a comparison: KL in nats that rounding alone may show here.",
-        },
-        "prompt_positions": {
-            "type": "array",
-            "items": PROMPT_POSITION,
-            "description": "If `positions` were asked for.",
-        },
-        "prompt_note": {
-            "type": ["string", "null"],
-            "description": "With `prompt_positions`: why they are not of every token that something predicts.",
-        },
-    },
-}
+CANDIDATES = "If asked for: by model, the likeliest next tokens as [id, token, logprob]."
 
 
-def describe(schemas: dict[str, Schema]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the server; `schemas` are the request bodies by name."""
+class Failure(BaseModel):
+    status: int
+    message: str
+    field: str | None = None
+
+
+class Error(BaseModel):
+    error: Failure
+
+
+Experts = dict[str, list[int]]
+
+
+class TokenEvent(BaseModel):
+    """One new token of one side."""
+
+    side: Literal["base", "steered"]
+    index: int = Field(description="0 for the first new token of this side.")
+    token_id: int
+    token: str = Field(description="This token by itself.")
+    text: str = Field(description="What it adds to the text; empty within a character.")
+    logprob: float | None = Field(description="Under this side's model, at temperature 1.")
+    experts: Experts = Field(
+        description="By layer, the experts of the forward pass that predicted this token, at the last position before "
+        "it, in descending gate weight. Other streams than decoder: `stream.layer`."
+    )
+    kl: float | None = Field(
+        description="KL(base || steered) in nats of the next-token distributions, both given this side's own text so "
+        "far. Null unless compared."
+    )
+    changed: list[str] | None = Field(
+        None, description="Compared only: layers whose expert set the steering changed at this position."
+    )
+    candidates: dict[str, Any] | None = Field(None, description=CANDIDATES)
+
+
+class SideResult(BaseModel):
+    text: str
+    token_ids: list[int]
+    count: int
+    finish: Literal["stop", "length"]
+    mean_kl: float | None = None
+
+
+class PromptPosition(BaseModel):
+    """One token of the prompt."""
+
+    position: int = Field(description="In the prompt, from 0; 0 itself is never predicted.")
+    token_id: int
+    token: str
+    logprob: dict[str, float | None] = Field(description="Of this token, by model: `base`, `steered`.")
+    kl: float | None = Field(
+        description="KL(base || steered) in nats of the distributions that predict this token."
+    )
+    experts: dict[str, Experts] = Field(
+        description="By model, then by layer: the experts at the position before, which predicted this token."
+    )
+    changed: list[str]
+    candidates: dict[str, Any] | None = Field(None, description=CANDIDATES)
+
+
+class EndEvent(BaseModel):
+    """The last event of a generation."""
+
+    done: Literal[True]
+    prompt_tokens: int
+    base: SideResult | None = None
+    steered: SideResult | None = None
+    kl_floor: float | None = Field(
+        None, description="Of a comparison: KL in nats that rounding alone may show here."
+    )
+    prompt_positions: list[PromptPosition] | None = Field(None, description="If `positions` were asked for.")
+    prompt_note: str | None = Field(
+        None, description="With `prompt_positions`: why they are not of every token that something predicts."
+    )
+
+
+def describe(bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the server; `bodies` are the models of the requests by name."""
+    _, described = models_json_schema(
+        [(model, "validation") for model in (*bodies.values(), TokenEvent, EndEvent, Error)],
+        ref_template="#/components/schemas/{model}",
+    )
     events = [{"$ref": f"#/components/schemas/{name}"} for name in ("TokenEvent", "EndEvent")]
     stream = {"text/event-stream": {"schema": {"anyOf": events}}, **_json()}
     paths = {
@@ -156,7 +138,7 @@ def describe(schemas: dict[str, Schema]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {**schemas, "TokenEvent": TOKEN_EVENT, "EndEvent": END_EVENT, "Error": ERROR},
+            "schemas": described["$defs"],
         },
     }
 

@@ -21,9 +21,9 @@ from ...generate.sampling import Sampler
 from ..engine.engine import Event, Steps
 from ..engine.served import Served
 from ..errors import ApiError
-from ..http.schemas import exactly_one
 from ..limits import Limits
 from .checks import read_steering
+from .given import exactly_one
 from .prompt_positions import along_prompt, first_steered, note, rows_to_keep
 
 

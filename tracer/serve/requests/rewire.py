@@ -19,9 +19,9 @@ from ..engine.engine import Event, Steps
 from ..engine.served import Served
 from ..engine.turns import Pause, in_turns
 from ..errors import ApiError
-from ..http.schemas import exactly_one
 from ..limits import Limits
 from .checks import read_steering
+from .given import exactly_one
 
 
 def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable[[Served], Steps]:
