@@ -150,7 +150,7 @@ def _tags_as_columns(prompts: pa.Table, names: list[str]) -> pa.Table:
 def _folder(
     trace: Trace, folder: Path, format: str, where: Where | None, spreadsheet_safe: bool, progress: Progress
 ) -> None:
-    manifest = json.dumps(trace.manifest.to_json() | {"parts": []}, indent=1)
+    manifest = json.dumps(trace.manifest.to_json() | {"parts": [], "checksum": None}, indent=1)
     (folder / "trace.json").write_text(manifest)
     for table, found in _told(trace, CSV_TABLES if format == "csv" else TABLES, where, progress):
         path = folder / f"{table}.{format}"
@@ -203,7 +203,7 @@ def _duckdb(trace: Trace, path: Path, where: Where | None, progress: Progress) -
                 "unnest(range(len(experts)))::INTEGER AS slot, unnest(experts)::INTEGER AS expert, "
                 f"{weight} AS weight FROM events"
             )
-            manifest = json.dumps(trace.manifest.to_json() | {"parts": []})
+            manifest = json.dumps(trace.manifest.to_json() | {"parts": [], "checksum": None})
             connection.execute("CREATE TABLE trace AS SELECT $m::JSON AS manifest", {"m": manifest})
     except duckdb.Error as error:
         raise StoreError(f"{path}: {str(error).splitlines()[0]}") from error

@@ -56,6 +56,7 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         "steering": manifest.steering,
         "versions": manifest.versions,
         "schema_version": manifest.schema_version,
+        "checksum": manifest.checksum,
         "summary": manifest.summary,
         "routers": [router.to_json() for router in opened.routers],
         "problems": problems,
@@ -66,6 +67,10 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         _print_facts(facts)
         if said := nan_notice(opened):
             click.echo(f"  warning  {said}", err=True)
+        if manifest.checksum is None:
+            click.echo(
+                "  note     made before trace.json had a checksum: changes of it are not noticed", err=True
+            )
     if verify and problems:
         raise StoreError(f"{trace}: {len(problems)} problems, the first: {problems[0]}")
 

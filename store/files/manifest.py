@@ -6,9 +6,9 @@ a whole (see `folder.py`), after the files that it newly lists are durable.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -18,49 +18,13 @@ from typing import Any
 from ..errors import DamagedTrace, NewerTrace, NotATrace
 from ..noise import Noise
 from ..schema import CAPTURES, SCHEMA_VERSION, RouterSpec
+from .entries import TABLES, FileEntry, PartEntry, check_sequence, part_entry, router_entry
 from .folder import Folder
 
 MANIFEST_NAME = "trace.json"
-TABLES = ("prompts", "tokens", "events", "rollups")
 STATES = ("running", "complete", "partial")
-_PART_NAME = re.compile(r"part-[0-9]{5,9}(-[0-9a-f]{8})?")
-"""With its writer's mark where a lock can be taken over: two writers never give one name."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """One file of a part."""
-
-    rows: int
-    bytes: int
-    sha256: str
-    footer_crc32: int
-    """CRC-32 of the Parquet footer, checked whenever the file is opened; pages carry their own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartEntry:
-    """One committed part."""
-
-    name: str
-    """`part-00000`, ...; its files are `TABLE/NAME.parquet`."""
-    first_prompt: int
-    """Key of its first prompt; the keys of a part are consecutive."""
-    prompts: int
-    tokens: int
-    events: int
-    """(token, router) pairs."""
-    nan_tokens: int = 0
-    """Events whose router logits held a NaN."""
-    languages: dict[str, int] = field(default_factory=dict)
-    """Prompts by language; prompts without one are left out."""
-    files: dict[str, FileEntry]
-
-    def path(self, table: str) -> str:
-        return f"{table}/{self.name}.parquet"
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"files": {table: vars(file) for table, file in self.files.items()}}
+__all__ = ["MANIFEST_NAME", "STATES", "TABLES", "FileEntry", "Manifest", "PartEntry", "current_versions"]
 
 
 @dataclass(kw_only=True)
@@ -89,6 +53,8 @@ class Manifest(Mapping[str, Any]):
     parts: list[PartEntry] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     """What the tracer says at the end: seconds, tokens per second, ..."""
+    checksum: str | None = None
+    """SHA-256 of all other entries (`checksum_of`), set when it is saved; null in traces made before there was one."""
 
     def __getitem__(self, name: str) -> Any:
         return self.to_json()[name]
@@ -107,6 +73,7 @@ class Manifest(Mapping[str, Any]):
 
     def save(self, folder: Folder) -> None:
         """Replace the manifest in the folder. Raises OSError."""
+        self.checksum = checksum_of(self.to_json())
         entries = [f"{json.dumps(name)}: {_lines(value)}" for name, value in self.to_json().items()]
         folder.put(MANIFEST_NAME, ("{\n" + ",\n".join(entries) + "\n}\n").encode())
 
@@ -142,16 +109,21 @@ class Manifest(Mapping[str, Any]):
                 f"this moescope reads formats up to {SCHEMA_VERSION}: upgrade it"
             )
         try:
+            if data.get("checksum") is not None and data["checksum"] != checksum_of(data):
+                raise DamagedTrace(
+                    f"{where} was changed after it was written: its checksum differs. Restore it from a copy; who "
+                    "changed it on purpose removes its entry `checksum`"
+                )
             return cls._checked(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise DamagedTrace(f"{where} is damaged: {reason}") from error
 
     @classmethod
     def _checked(cls, data: dict[str, Any]) -> Manifest:
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        known["routers"] = [_router(entry) for entry in data["routers"]]
-        known["parts"] = [_part(entry) for entry in data["parts"]]
+        known["routers"] = [router_entry(entry) for entry in data["routers"]]
+        known["parts"] = [part_entry(entry) for entry in data["parts"]]
         manifest = cls(**known)
         for name in ("model", "prompt_set", "settings", "versions", "summary"):
             if not isinstance(getattr(manifest, name), dict):
@@ -167,7 +139,15 @@ class Manifest(Mapping[str, Any]):
         keys = [spec.key for spec in manifest.routers]
         if len(set(keys)) < len(keys):
             raise ValueError("two routers have the same layer and stream")
+        check_sequence(manifest.parts)
         return manifest
+
+
+def checksum_of(data: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the entries other than `checksum` in a canonical form: JSON with sorted keys, without
+    blanks, in ASCII. How the file is laid out doesn't matter."""
+    entries = {name: value for name, value in data.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _lines(value: Any) -> str:
@@ -175,35 +155,6 @@ def _lines(value: Any) -> str:
     if not isinstance(value, list):
         return json.dumps(value, allow_nan=False)
     return "[" + ",".join("\n " + json.dumps(item, allow_nan=False) for item in value) + "]"
-
-
-def _router(entry: dict[str, Any]) -> RouterSpec:
-    spec = RouterSpec.from_json(entry)
-    if not (
-        isinstance(spec.layer, int) and isinstance(spec.stream, str) and isinstance(spec.num_experts, int)
-    ):
-        raise ValueError("a router's layer, stream or num_experts has the wrong type")
-    if not 0 < spec.num_experts <= 2**31:
-        raise ValueError(f"a router has {spec.num_experts} experts")
-    return spec
-
-
-def _part(entry: dict[str, Any]) -> PartEntry:
-    files = {
-        table: FileEntry(
-            **{name: entry["files"][table][name] for name in ("rows", "bytes", "sha256", "footer_crc32")}
-        )
-        for table in TABLES
-    }
-    known: dict[str, Any] = {f.name: entry[f.name] for f in fields(PartEntry) if f.name in entry}
-    known["files"] = files
-    part = PartEntry(**known)
-    if not _PART_NAME.fullmatch(part.name):
-        raise ValueError(f"a part is called {part.name!r}")
-    for name in ("first_prompt", "prompts", "tokens", "events"):
-        if not isinstance(getattr(part, name), int) or getattr(part, name) < 0:
-            raise ValueError(f"{part.name}: {name} is {getattr(part, name)!r}")
-    return part
 
 
 def current_versions() -> dict[str, str]:

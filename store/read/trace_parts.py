@@ -14,6 +14,7 @@ from ..files.damage import Problem, find_problems, verify_files
 from ..files.folder import Folder
 from ..files.lock import is_being_written
 from ..files.manifest import Manifest, PartEntry
+from ..files.router_check import check_routers
 from ..schema import RouterSpec
 from .memo import Memo
 
@@ -123,14 +124,16 @@ class TraceParts:
             return True
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
-        """Read every byte of every listed part and compare checksums. Empty where all is well.
+        """Read every byte of every listed part, compare checksums, and routers with those of the manifest. Empty where
+        all is well.
 
         Args:
             progress: told how many parts are done, and of how many.
         """
         problems = []
         for number, entry in enumerate(self.manifest.parts, 1):
-            problems += verify_files(self._folder, entry)
+            found = verify_files(self._folder, entry)
+            problems += found or check_routers(self._folder, entry, self.routers)
             progress(number, len(self.manifest.parts))
         return problems
 

@@ -43,7 +43,8 @@ def test_a_floor_comes_back_from_the_manifest_and_survives_resuming(tmp_path: Pa
 def test_a_trace_of_before_has_no_floor(tmp_path: Path) -> None:
     write(tmp_path / "t", None)
     path = tmp_path / "t" / "trace.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "noise"}))
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("noise", "checksum")}
+    path.write_text(json.dumps(old))
     trace = open_trace(tmp_path / "t")
     assert noise_of(trace) is None
     rows, (note,) = noise_between(trace, trace)
@@ -54,7 +55,7 @@ def test_a_trace_of_before_has_no_floor(tmp_path: Path) -> None:
 def test_a_damaged_floor_is_named(tmp_path: Path) -> None:
     write(tmp_path / "t", floor(4))
     path = tmp_path / "t" / "trace.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"noise": {"variations": 3}}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"noise": {"variations": 3}, "checksum": None}))
     with pytest.raises(DamagedTrace, match="damaged"):
         open_trace(tmp_path / "t")
 

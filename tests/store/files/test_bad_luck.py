@@ -367,6 +367,7 @@ def test_an_unknown_column_and_unknown_manifest_entries_are_ignored(own_trace_pa
     whole = everything(open_trace(own_trace_path))
     path = own_trace_path / "trace.json"
     data = json.loads(path.read_text())
+    del data["checksum"]
     data["new"] = {"x": 1}
     data["routers"][0]["colour"] = "red"
     for table in TABLES:
@@ -404,6 +405,8 @@ JSON = st.recursive(
 @given(st.data())
 def test_a_damaged_manifest_is_refused_or_read(shared_trace_path: Path, data: st.DataObject) -> None:
     manifest = json.loads((shared_trace_path / "trace.json").read_text())
+    if data.draw(st.booleans()):
+        del manifest["checksum"]  # what stands behind it must hold by itself
     at = manifest
     while isinstance(at, dict | list) and at:
         keys = list(at) if isinstance(at, dict) else range(len(at))
@@ -436,7 +439,8 @@ def test_a_manifest_with_damaged_bytes_is_refused_or_read(
 
 def test_a_part_name_can_not_lead_out_of_the_folder(own_trace_path: Path) -> None:
     path = own_trace_path / "trace.json"
-    path.write_text(path.read_text().replace('"part-00000"', '"../../../etc/passwd"'))
+    data = path.read_text().replace('"part-00000"', '"../../../etc/passwd"')
+    path.write_text(json.dumps(json.loads(data) | {"checksum": None}))
     with pytest.raises(StoreError, match="a part is called"):
         open_trace(own_trace_path)
 
