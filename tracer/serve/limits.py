@@ -29,6 +29,11 @@ class Limits:
     """Traces and evaluations that run or wait. [429]"""
     connections: int = 256
     """Open connections. [503]"""
+    waiting: int = 48
+    """Connections of one peer on which no request is under way; all peers together have twice as many. One more closes
+    the oldest. [-]"""
+    header_s: float = 10.0
+    """Longest time for a client to send the header of a request; then it is cut off. [-]"""
     request_s: float = 600.0
     """Longest time from a request's arrival to its last token. [504]"""
     body_s: float = 30.0

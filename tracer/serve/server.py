@@ -22,6 +22,7 @@ import uvicorn
 from . import token_file as tokens
 from .engine.engine import Engine
 from .http.app import build_app
+from .http.connections import with_limits
 from .limits import Limits
 from .process import PARENT_VARIABLE
 
@@ -180,7 +181,7 @@ def make_server(engine: Engine, token: str, host: str) -> uvicorn.Server:
     hosts = {host} if is_loopback(host) else {host, socket.gethostname(), socket.getfqdn()}
     config = uvicorn.Config(
         build_app(engine, token=token, hosts=tuple(hosts)),
-        http="h11",
+        http=with_limits(engine.limits),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -83,7 +83,21 @@ def test_health_needs_no_token(address):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "[::1", "a b"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "localhost.evil.example",
+        "",
+        "[::1",
+        "a b",
+        "me@127.0.0.1",
+        "127.0.0.1:1:2",
+        "evil.example@localhost",
+        "localhost#evil.example",
+        "[::1]x",
+        "127.0.0.1:x",
+    ],
 )
 def test_a_rebound_name_is_refused_even_with_the_token(address, host):
     for path in ("/v1/model", "/health"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import ApiError
 
 OPEN_PATHS = frozenset({"/health"})
+HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
+"""A name or an address and at most one port: nothing before an `@`, no second port, no zone."""
 
 
 class Guard:
@@ -58,10 +61,10 @@ class Guard:
         return ApiError(401, "a valid `Authorization: Bearer TOKEN` header is needed (see the token file)")
 
     def _known(self, netloc: str) -> bool:
-        try:
-            name = urlsplit(f"//{netloc}").hostname or ""
-        except ValueError:
+        form = HOST.fullmatch(netloc)
+        if form is None:
             return False
+        name = (form["name"] or form["v6"]).lower()
         if name in self.hosts:
             return True
         try:
