@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 ENGINES = ("transformers", "vllm")
-NOT_THERE = ("device", "gguf_file", "experts", "experts_used", "batch_size", "batch_tokens")
+NOT_THERE = (
+    "device", "gguf_file", "allow_missing", "attn_implementation", "routers", "experts", "experts_used",
+    "batch_size", "batch_tokens", "noise", "reproducible",
+)  # fmt: skip
 """Options of a plain run that an engine has no place for."""
 
 

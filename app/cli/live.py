@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .model_options import load, model_options, steering_from
+from .noise import floor_for, show
 from .output import as_text
 
 
@@ -130,25 +131,42 @@ def serve_command(model: str, **options: Any) -> None:
 @click.command("doctor")
 @click.argument("model")
 @model_options
+@click.option("--noise", type=click.Path(dir_okay=False), metavar="PROMPTS",
+              help="A prompt set on which to measure how much of the routing changes with batches, threads, attention "
+              "and dtype alone.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), default=64, show_default=True, metavar="N",
+              help="Of --noise only the first N prompts.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-def doctor_command(model: str, as_json: bool, **options: Any) -> None:
+def doctor_command(model: str, noise: str | None, limit: int, as_json: bool, **options: Any) -> None:
     """Check on a real model that what is recorded is what is executed, and print its routers.
+
+    With --noise also the noise floor: the share of expert sets, of their order and of stored weights that change when
+    only the arithmetic does. A difference between two traces of the model means something only above it.
 
     \b
     Example:
       moescope doctor sample_data/model
+      moescope doctor sample_data/model --noise sample_data/contrast.csv --limit 32
     """
+    from ...tracer.prompts.prompt_set import PromptSet
+
+    prompts = PromptSet.from_file(noise).limit(limit) if noise else None
+    again = dict(options)
     loaded = load(model, options)
     from ...tracer.diagnose import diagnose
 
     report = diagnose(loaded.model, loaded.tokenizer)
+    floor = None if prompts is None else floor_for(loaded, model, prompts, again)
     if as_json:
-        click.echo(json.dumps(report.to_json(), ensure_ascii=False))
+        told = report.to_json() | ({} if floor is None else {"noise": floor.to_json()})
+        click.echo(json.dumps(told, ensure_ascii=False))
     else:
         import pyarrow as pa
 
         click.echo(as_text(pa.Table.from_pylist(report.rows), width=44), nl=False)
         for line in report.lines:
             click.echo(line)
+        if floor is not None:
+            show(floor)
     if not report.passed:
         raise click.ClickException(f"{model} failed the check: do not trust its traces")

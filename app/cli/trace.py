@@ -58,6 +58,11 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option("--weight-type", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="How gate weights are stored.")  # fmt: skip
 @click.option("--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="Steer while tracing.")
+@click.option("--noise", type=click.IntRange(1), metavar="N",
+              help="Also measure on the first N prompts how much of the routing changes with batches, threads, "
+              "attention and dtype alone; kept in the manifest.")  # fmt: skip
+@click.option("--reproducible", is_flag=True,
+              help="Eager attention, one prompt a batch: no prompt depends on the others. Slow.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on where a trace of the same prompts stopped.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
@@ -76,6 +81,7 @@ def trace_command(
     from ...tracer.prompts.prompt_set import PromptSet
 
     engine = take_engine(options)
+    _reproducible(options)
     prompt_set = PromptSet.from_file(prompts)
     for note in prompt_set.notes:
         click.echo(f"note: {prompts}: {note}", err=True)
@@ -101,14 +107,18 @@ def trace_command(
 def _trace_here(
     model: str, prompts: PromptSet, out: str, profile: Any, path: str | None, options: dict[str, Any]
 ) -> TraceSummary:
+    from .noise import floor_for
+
+    noise, again = options.pop("noise", None), dict(options)
     loaded = load(model, options)
     from ...tracer import trace_prompts
 
     steering = None if profile is None else fitting(profile, path, loaded.model)
+    floor = None if noise is None else floor_for(loaded, model, prompts.limit(noise), again)
     with Meter() as meter, _resumable(out):
         return trace_prompts(
-            loaded.model, loaded.tokenizer, prompts, out,
-            card=loaded.card, steering=steering, progress=meter.tell, **options,
+            loaded.model, loaded.tokenizer, prompts, out, card=loaded.card, steering=steering,
+            progress=meter.tell, noise=None if floor is None else floor.to_json(), **options,
         )  # fmt: skip
 
 
@@ -130,6 +140,16 @@ def _trace_in_vllm(
             f"{summary.recomputed:,} positions were computed again; the last computation is kept", err=True
         )
     return summary
+
+
+def _reproducible(options: dict[str, Any]) -> None:
+    """Puts the settings of --reproducible into the options. Raises UsageError where others contradict them."""
+    if not options.pop("reproducible", False):
+        return
+    for name, value in (("attn_implementation", "eager"), ("batch_size", 1)):
+        if options[name] not in (None, value):
+            raise click.UsageError(f"--reproducible means --{name.replace('_', '-')} {value}")
+        options[name] = value
 
 
 @contextmanager

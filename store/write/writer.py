@@ -30,6 +30,9 @@ MAY_DIFFER = frozenset({"batch_tokens", "device", "limit", "name", "path", "url"
 """Entries of `model`, `prompt_set` and `settings` that a resumed run may have otherwise. They do not change what is
 asked of the model; another batch or device rounds otherwise, which near a tie changes an expert (`store.noise`)."""
 
+SINCE = frozenset({"attention"})
+"""Entries that traces of before do not have; those can be resumed."""
+
 
 class TraceWriter:
     """The one writer of a trace.
@@ -260,7 +263,7 @@ def _refuse_strangers(folder: Folder) -> None:
 def _check_same(folder: Folder, found: Manifest, wanted: Manifest) -> None:
     for name in ("model", "prompt_set", "settings"):
         before, now = getattr(found, name), getattr(wanted, name)
-        for key in sorted((before.keys() | now.keys()) - MAY_DIFFER):
+        for key in sorted((before.keys() | now.keys()) - MAY_DIFFER - (SINCE - before.keys())):
             if before.get(key) != now.get(key):
                 raise ResumeRefused(
                     f"{folder.url} can't be resumed: its {name} has {key} = {_short(before.get(key))}, "

@@ -1,7 +1,8 @@
-"""What has to hold of a model while it reads: no training, and no more tokens than it takes."""
+"""What has to hold of a model while it reads: no training, no more tokens than it takes, no work that nobody needs."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,3 +23,11 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def forward_options(model: Any) -> dict[str, Any]:
+    """What spares the model work that a trace does not need: a cache, and the vocabulary at every
+    position."""
+    accepted = inspect.signature(model.forward).parameters
+    wanted = {"use_cache": False, "logits_to_keep": 1}
+    return {name: value for name, value in wanted.items() if name in accepted}

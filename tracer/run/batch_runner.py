@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from ...store.schema import RouterSpec
 from ..errors import CaptureError, TracerError
 from ..generate.batch import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
 from ..hooks.selfcheck import examined
+from ..models.forward import forward_options
 from ..models.input_device import input_device
 from ..prompts.prompt import Prompt
 from ..steering.profile import Applied
@@ -63,7 +63,7 @@ class BatchRunner:
         self._batch_tokens = batch_tokens
         self._pad_id = pad_token_id(tokenizer)
         self._stop_ids = stop_token_ids(model)
-        self._options = _forward_options(model)
+        self._options = forward_options(model)
         self._answered: list[bool] = []
         self._routers = routers
         self._steered = steered
@@ -194,14 +194,6 @@ class BatchRunner:
             if result.prompt.answer is not None:
                 result.correct = picked(logprobs) == result.prompt.answer
                 self._answered.append(result.correct)
-
-
-def _forward_options(model: Any) -> dict[str, Any]:
-    """What spares the model work that a trace does not need: a cache, and the vocabulary at every
-    position."""
-    accepted = inspect.signature(model.forward).parameters
-    wanted = {"use_cache": False, "logits_to_keep": 1}
-    return {name: value for name, value in wanted.items() if name in accepted}
 
 
 def _is_watched(model: Any) -> bool:

@@ -57,6 +57,7 @@ def trace_prompts(
     routers: Sequence[RouterSpec] | None = None,
     weight_type: str = "float16",
     card: dict[str, Any] | None = None,
+    noise: dict[str, Any] | None = None,
     part_events: int = PART_EVENTS,
 ) -> TraceSummary:
     """Runs a model over a prompt set and writes a trace.
@@ -76,6 +77,7 @@ def trace_prompts(
         routers: only these, or declarations of one's own; all that `find_routers` finds if left out.
         weight_type: gate weights are stored as `float16` or `float32`.
         card: what the manifest says of the model; `model_card(model)` if left out.
+        noise: a noise floor to keep in the manifest (`measure_noise(...).to_json()`).
     Raises:
         TracerError: a model or prompt that can't be traced, a capture that does not hold, or no memory for even
             one prompt. What is committed stays, and `resume=True` goes on.
@@ -93,6 +95,9 @@ def trace_prompts(
     card["active_parameters"] = active_parameters(model, specs)
     settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
     settings["batch_order"] = "shuffled"
+    settings |= {"batch_size": batch_size} if batch_size is not None else {}
+    if attention := getattr(getattr(model, "config", None), "_attn_implementation", None):
+        settings["attention"] = attention
     settings |= sampling.to_json() if max_new_tokens else {"max_new_tokens": 0}
     sink = Capture(
         specs,
@@ -112,6 +117,7 @@ def trace_prompts(
         resume=resume,
         steering=None if steering is None else steering.to_json(),
         weight_type=weight_type,
+        noise=noise,
     )
     runner = BatchRunner(
         model,
