@@ -40,8 +40,8 @@ def show(noise: Noise) -> None:
     """Print a floor: a line on how it was measured, a row a cause, and what could not be varied."""
     click.echo(
         f"\nNoise floor on {noise.prompts:,} prompts ({noise.tokens:,} tokens), {noise.dtype} on {noise.device}. "
-        "Shares of decisions with other experts (95 % interval over prompts, from 5), of those with the same experts in "
-        "another order, and of stored gate weights that change:"
+        "Shares of decisions with other experts (95 % interval over prompts, from 5), of those with the same experts "
+        "in another order, and of stored gate weights that change:"
     )
     click.echo(as_text(noise.table()), nl=False)
     for note in noise.notes:
