@@ -46,7 +46,7 @@ def rename(library: Path, name: str, new: str) -> Path:
     """
     source = _own(library, name)
     if not re.fullmatch(r"[\w][\w .-]{0,79}", new) or new.endswith((".", ".job")):
-        raise StoreError(f"{new!r} is no name for a trace: use letters, digits, spaces, dots and dashes")
+        raise StoreError(f"{new!r} is not a valid trace name: use letters, digits, spaces, dots and dashes")
     target = library / new
     if target.exists():
         raise StoreError(f"{new!r} is taken")

@@ -64,7 +64,7 @@ def classify(text: str | None, rules: Rules) -> Classified | None:
                 found = regex.search(pattern, text, regex.IGNORECASE, timeout=SECONDS, concurrent=True)
             except regex.error as error:
                 raise StoreError(
-                    f"rule {pattern!r} of class {name!r} is no regular expression: {error}"
+                    f"rule {pattern!r} of class {name!r} is not a regular expression: {error}"
                 ) from None
             except TimeoutError:
                 raise StoreError(
@@ -98,7 +98,7 @@ def read_classes(path: str | Path) -> dict[str, str]:
     """prompt_id → class from a CSV with those columns.
 
     Raises:
-        StoreError: the file can't be read, a column is missing, or a prompt_id stands twice.
+        StoreError: the file can't be read, a column is missing, or a prompt_id occurs twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -119,6 +119,6 @@ def parse_classes(text: str, path: str = "the table") -> dict[str, str]:
         if not name or not prompt_id:
             raise StoreError(f"{path}, row {number}: needs columns prompt_id and class")
         if prompt_id in found:
-            raise StoreError(f"{path}, row {number}: prompt_id {prompt_id!r} stands twice")
+            raise StoreError(f"{path}, row {number}: prompt_id {prompt_id!r} occurs twice")
         found[prompt_id] = name
     return found

@@ -177,7 +177,7 @@ class Client:
         try:
             return json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise ServerError(0, f"{self.url} broke off its answer: {error}") from error
+            raise ServerError(0, f"{self.url} broke the connection: {error}") from error
         finally:
             connection.close()
 
@@ -216,11 +216,11 @@ class Generation(Iterator[Event]):
             if self._ended:  # closed by its reader
                 raise StopIteration from None
             self.close()
-            raise ServerError(0, f"the server broke off: {error}") from error
+            raise ServerError(0, f"the connection broke: {error}") from error
         whole, self._ended = self._ended, True
         self.close()
         if not whole:
-            raise ServerError(0, "the server broke off: its answer has no end")
+            raise ServerError(0, "the connection closed before the answer was complete")
         raise StopIteration
 
     def _event(self, event: Event) -> Event:

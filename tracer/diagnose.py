@@ -84,7 +84,7 @@ class Diagnosis:
         if self.problems:
             return [f"problem: {problem}" for problem in self.problems]
         unseen = sum(check.executed is None for check in self.routers)
-        heard = "what is recorded is what the experts received"
+        heard = "the records equal what the experts received"
         if unseen:  # a declared router has no experts module that could be watched
             which = "" if unseen == len(self.routers) else f" (not compared at {unseen} of them)"
             heard = heard + which if which else "what their experts received can't be compared"
@@ -141,7 +141,7 @@ def _try_off_and_on(model: nn.Module, inputs: dict[str, Tensor], specs: Sequence
     problems = []
     for rule, expert_of, wrong in (
         ("off", most, lambda chosen: chosen.any() and "was chosen though off"),
-        ("on", least, lambda chosen: not chosen.all() and "was left out though on"),
+        ("on", least, lambda chosen: not chosen.all() and "was not chosen although it is on"),
     ):
         rules = [
             {"rule": rule, "layers": [spec.layer], "stream": spec.stream,

@@ -33,7 +33,9 @@ TOKEN = "MOESCOPE_APP_TOKEN"
 @click.option(
     "--library", type=click.Path(file_okay=False), metavar="DIR", help="Folder whose traces are listed."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8501, show_default=True, help="Port to listen on."
+)
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
               help="Address to listen on. Anything but loopback asks every visitor for a token.")  # fmt: skip

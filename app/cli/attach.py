@@ -22,7 +22,11 @@ KEY_VARIABLE = "MOESCOPE_SERVER_KEY"
 @click.argument("prompts", type=click.Path(dir_okay=False))
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(0), default=0, show_default=True, help="Generate and record."
+    "--max-new-tokens",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Tokens to generate after each prompt, recorded too.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option(

@@ -36,9 +36,13 @@ VIEWS = ("overall", "tokens", "margin", "experts", "prompts", "sequences")
 @click.option("--fail-above", type=click.FloatRange(0, 1), metavar="RATE",
               help="Exit with 3 where more than this share of routing decisions flipped.")  # fmt: skip
 @click.option(
-    "--resamples", type=click.IntRange(1), default=1000, show_default=True, help="Of the bootstrap."
+    "--resamples",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Bootstrap resamples of the prompts.",
 )
-@format_options("Only the table, for a machine; by the ending of --out.")
+@format_options("Print only the table, in this format. Default: by the ending of --out.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the table there."
 )

@@ -56,21 +56,30 @@ def _doses(
 @model_options
 @click.option("--by", metavar="COLUMN", help="Split effects by language, group or a tag; by default by language, "
               "or else group, where the prompts have several.")  # fmt: skip
-@click.option("--target", metavar="VALUE", help="A value of --by: also its effect minus that on the others.")
+@click.option(
+    "--target",
+    metavar="VALUE",
+    help="One value of --by; also report its effect minus the effect on all other values.",
+)
 @click.option(
     "--where", multiple=True, metavar="COLUMN=VALUE,...", callback=_pairs, help="Only these prompts."
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option("--controls", type=click.IntRange(0), default=5, show_default=True,
-              help="Random draws; fewer than 5 make no finding, 19 can show a chance of 5 %.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+              help="Random-expert controls. A finding needs at least 5; the smallest p is 1/(N+1), "
+    "0.05 with 19.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(0), default=0, show_default=True,
               help="Tokens to generate after each prompt, for --classes.")  # fmt: skip
 @click.option("--classes", type=click.Path(dir_okay=False), metavar="RULES.json",
               help='Response classes, {"class": ["regular expression", ...]}.')  # fmt: skip
 @click.option(
-    "--batch-tokens", type=click.IntRange(1), default=4096, show_default=True, help="Padded tokens a batch."
+    "--batch-tokens",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Padded tokens in a batch.",
 )
 @click.option("--dose", callback=_doses, metavar="WHAT=N,N,...",
               help="A dose curve: experts=1,2,4 (of the ranking's top) or amount=0.25,0.5,1.")  # fmt: skip

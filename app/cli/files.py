@@ -48,7 +48,9 @@ def _labels(
     required=True,
     help="duckdb is one file, the others a folder.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="PATH", help="What to make.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="PATH", help="File or folder to write."
+)
 @click.option(
     "--exact", is_flag=True, help="CSV without the apostrophe before text that a spreadsheet would run."
 )

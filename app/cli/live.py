@@ -20,17 +20,25 @@ from .output import as_text
 @click.option(
     "--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="The steering profile."
 )
-@click.option("--compare", is_flag=True, help="Answer without the profile too.")
+@click.option("--compare", is_flag=True, help="Also answer without the profile.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens at most."
+    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens to generate."
 )
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest."
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Nucleus of the sampling."
+    "--top-p",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Sample among the likeliest tokens that hold this probability.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
 @click.option("--rewire", is_flag=True, help="Learn logit vectors on the text at hand (arXiv 2510.14853).")
 @click.option(

@@ -10,21 +10,22 @@ from typing import Any
 
 import click
 
+from ..text.words import amount
 from .output import Lines, as_text, format_options, json_ready, open_with_warnings, write_table
 from .view_options import parse
 
-FORM = format_options("How to write it; by FILE's ending.")
+FORM = format_options("Format of the table. Default: by FILE's ending, else an aligned table.")
 OUT = click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write there, not to stdout.",
+    help="File to write instead of stdout.",
 )
 
 
 @click.command("info")
 @click.argument("trace")
-@click.option("--json", "as_json", is_flag=True, help="Everything, for a machine.")
+@click.option("--json", "as_json", is_flag=True, help="All fields, as JSON.")
 @click.option("--verify", is_flag=True, help="Read every byte and compare checksums.")
 def info_command(trace: str, as_json: bool, verify: bool) -> None:
     """What a trace holds: model, prompts, routers, size, state.
@@ -86,7 +87,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         ("prompts", f"{facts['prompts']:,}"),
         ("tokens", f"{facts['tokens']:,}"),
         ("events", f"{facts['events']:,} (a token at a router)"),
-        ("size", f"{facts['bytes'] / 1e6:.1f} MB in {facts['parts']} parts"),
+        ("size", f"{facts['bytes'] / 1e6:.1f} MB in {amount(facts['parts'], 'part')}"),
         ("captured", ", ".join(facts["capture"])),
         ("steering", (facts["steering"] or {}).get("name") or ("yes" if facts["steering"] else "none")),
     ]:

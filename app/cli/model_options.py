@@ -35,7 +35,10 @@ MODEL_OPTIONS = (
         "--experts", type=int, metavar="N", help="View a dense model as N emergent experts a layer."
     ),
     click.option(
-        "--experts-used", type=int, metavar="K", help="Of those use K a token; by default only trace them."
+        "--experts-used",
+        type=int,
+        metavar="K",
+        help="Run only the top K groups per token. Default: run all of them and only record the scores.",
     ),
 )
 

@@ -37,19 +37,35 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
 @model_options
 @engine_options
 @click.option(
-    "--batch-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Padded tokens a batch."
+    "--batch-tokens",
+    type=click.IntRange(1),
+    default=8192,
+    show_default=True,
+    help="Padded tokens in a batch.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Prompts in a batch at most.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(0), default=0, show_default=True, help="Generate and record."
+    "--max-new-tokens",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Tokens to generate after each prompt, recorded too.",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest."
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Nucleus of the sampling."
+    "--top-p",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Sample among the likeliest tokens that hold this probability.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
 @click.option(
     "--chat", is_flag=True, help="Apply the tokenizer's chat template; its tokens are marked special."
 )
@@ -63,7 +79,7 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
               "attention and dtype alone; kept in the manifest.")  # fmt: skip
 @click.option("--reproducible", is_flag=True,
               help="Eager attention, one prompt a batch: no prompt depends on the others. Slow.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on where a trace of the same prompts stopped.")
+@click.option("--resume", is_flag=True, help="Continue a trace of the same prompts where it stopped.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def trace_command(

@@ -63,7 +63,7 @@ def _where(text: str) -> dict[str, list[str]]:
     for condition in text.split(";"):
         column, equals, values = condition.partition("=")
         if not equals:
-            raise click.UsageError(f"{condition!r} is no condition; write column=value,value")
+            raise click.UsageError(f"{condition!r} is not a filter; write column=value,value")
         found[column.strip()] = values.split(",")
     return found
 

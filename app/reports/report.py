@@ -94,7 +94,9 @@ def folder_of(library: Path) -> Path:
 def file_of(library: Path, name: str) -> Path:
     """Raises ReportError for a name that is no file name."""
     if not re.fullmatch(r"[\w][\w .-]{0,79}", name) or name.endswith("."):
-        raise ReportError(f"{name!r} is no name for a report: use letters, digits, spaces, dots and dashes")
+        raise ReportError(
+            f"{name!r} is not a valid report name: use letters, digits, spaces, dots and dashes"
+        )
     return folder_of(library) / f"{name}{SUFFIX}"
 
 

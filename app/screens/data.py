@@ -74,7 +74,7 @@ def _query(frame: Frame) -> None:
             "No query", "Type a SELECT over prompts, tokens, events, selections or rollups, and run it."
         )
         return
-    with messages.guarded("The query was not answered"):
+    with messages.guarded("The query failed"):
         with messages.loading(height=200):
             rows = _answer(frame.url, sources.version(frame.url), query)
         cut = TRUNCATED in (rows.schema.metadata or {})
@@ -82,7 +82,7 @@ def _query(frame: Frame) -> None:
         show.table(
             rows,
             name="query",
-            say=f"The first {found}; the rest was cut." if cut else f"{found}.",
+            say=f"The first {found}; more rows were left out." if cut else f"{found}.",
             python=f"from moescope.store import open_trace\n\ntable = open_trace({frame.url!r}).sql({query!r})",
         )
 
@@ -109,7 +109,7 @@ def _columns(url: str, version: tuple[str, int]) -> dict[str, list[tuple[str, st
 
 
 def _export(frame: Frame) -> None:
-    st.subheader("Take the whole trace home", anchor=False)
+    st.subheader("Export the whole trace", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         form = st.selectbox("Format", list(FORMATS), key="format", width=160) or "duckdb"
         size = sum(file.bytes for part in frame.trace.parts for file in part.files.values())

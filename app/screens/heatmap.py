@@ -95,8 +95,8 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
     if b.second and frame.second and _shape(frame.trace) != _shape(frame.second):
         messages.note(
             "error",
-            "These traces are not of the same routers: an expert of one is not that of the other with its number. "
-            "Only layers and experts that both have are shown.",
+            "The two traces have different routers, so equal expert numbers mean different experts. "
+            "Only cells in both are shown.",
         )
     with messages.loading(height=420):
         tables = [

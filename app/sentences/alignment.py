@@ -78,7 +78,7 @@ def correlations(table: pa.Table) -> str:
         interval = f" (95 % {row['low']:+.2f} to {row['high']:+.2f})" if known else ""
         parts.append(f"{row['method'].capitalize()} r = {row['r']:+.2f}{interval}")
     languages = table["languages"][0].as_py()
-    return f"{'; '.join(parts)}; {languages} languages. It is a correlation over few, related languages: no cause."
+    return f"{'; '.join(parts)}; {languages} languages. Correlation over few, related languages is not causation."
 
 
 def spread(table: pa.Table, value: str, chance: float | None) -> str:

@@ -42,14 +42,20 @@ _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
         "The page asked for something that this trace does not record.",
         "Clear the filter, or choose another trace.",
     ),
-    errors.QueryRefused: ("The query was not run to its end.", "Change the query and run it again."),
-    StoreError: ("The trace could not be read as asked.", "Choose another trace, or clear the filter."),
+    errors.QueryRefused: ("The query was stopped.", "Change the query and run it again."),
+    StoreError: (
+        "The trace could not be read with these settings.",
+        "Choose another trace, or clear the filter.",
+    ),
     MemoryError: (
         "This machine has too little free memory for the picture.",
         "Narrow the layer window or the filter.",
     ),
 }
-_OUR_BUG = ("This is a fault in moescope, not in your data.", "Reload the page; if it stays, report the log.")
+_OUR_BUG = (
+    "This is a fault in moescope, not in your data.",
+    "Reload the page. If the error stays, report the log.",
+)
 
 
 def say(text: str) -> None:
@@ -84,7 +90,7 @@ def problem(error: BaseException, *, doing: str = "") -> None:
     """The error state: what happened, what it means, what to do, and the log behind a fold."""
     meaning, todo = next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), _OUR_BUG)
     happened = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
-    card(doing or "That did not work", f"{happened}", todo=f"{meaning} {todo}", kind="error")
+    card(doing or "Something failed", f"{happened}", todo=f"{meaning} {todo}", kind="error")
     with st.expander("Log"):
         st.code("".join(traceback.format_exception(error)), language=None, wrap_lines=True)
 
@@ -117,7 +123,7 @@ def banners(trace: Trace, url: str) -> None:
         _partial(trace, url)
     if trace.problems:
         lost = words.amount(len({problem.part for problem in trace.problems}), "part")
-        note("error", f"Damaged trace. {lost} left out with all prompts in it; every number is of the rest.")
+        note("error", f"Damaged trace. {lost} and all prompts in it are excluded from every number.")
         with st.expander("Which parts"):
             st.code("\n".join(str(problem) for problem in trace.problems), language=None, wrap_lines=True)
     if said := nan_notice(trace):

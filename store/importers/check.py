@@ -99,7 +99,7 @@ def _check_events(events: Events, where: str) -> None:
     twice = np.flatnonzero((expert_S[1:] == expert_S[:-1]) & (event_S[1:] == event_S[:-1]))
     if len(twice):
         expert, token = int(expert_S[twice[0]]), int(events.position[event_S[twice[0]]])
-        raise ImportRefused(f"{where}: expert {expert} stands twice in the token at position {token}")
+        raise ImportRefused(f"{where}: expert {expert} occurs twice in the token at position {token}")
     if (
         len(events.position)
         and not 0 <= int(events.position.min()) <= int(events.position.max()) <= LARGEST_ID

@@ -39,7 +39,7 @@ ROW_LIMITS = (1, 100_000_000)
 MEMORY_LIMITS = (64, 1 << 20)
 _GRACE_SECONDS = 2.0
 _START_SECONDS = 120.0
-_DIED = "the query ended its process: it may need too much memory"
+_DIED = "the query's process ended, probably for lack of memory"
 
 TRUNCATED = b"moescope.truncated"
 """Key in the schema metadata of a result that was cut at the row limit; its value is the limit."""
@@ -86,7 +86,7 @@ def run_query(
     limits = QueryLimits(seconds=seconds, rows=rows, memory_mb=memory_mb)
     if not trace.parts:
         why = "no part of the trace can be read" if trace.problems else "the trace has no committed part yet"
-        raise QueryRefused(f"{why}: there is nothing to ask")
+        raise QueryRefused(f"{why}: there is nothing to query")
     # Tables of earlier statements: looking at their files again is quicker than asking twice.
     known = [table for table in TABLES if trace.memo.find(("sql", table))]
     check_tables(trace, known)

@@ -45,7 +45,7 @@ _TOKENS = pa.array(["<s>", *(f" t{n}" for n in range(1, _VOCABULARY + 1))])
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """What to make."""
+    """File or folder to write."""
 
     prompts: int = 60
     tokens_per_prompt: int = 40

@@ -91,7 +91,7 @@ def probe(model: nn.Module, sites: Sequence[Site], inputs: Tokens, *, residual: 
     return {site.spec.router: _addition(site, seen[site.spec.router], residual=residual) for site in sites}
 
 
-def refused(site: Site, reason: str, what: str = "what single experts put out") -> CaptureError:
+def refused(site: Site, reason: str, what: str = "the outputs of single experts") -> CaptureError:
     return CaptureError(f"{site.spec.experts or site.spec.router}: {what} can't be recorded: {reason}")
 
 

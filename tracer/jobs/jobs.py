@@ -98,7 +98,9 @@ class Job:
             status.state = "cancelled"
         else:
             status.state = "died"
-            status.error = status.error or "the process ended without a word: killed, or out of memory"
+            status.error = (
+                status.error or "the process exited without an error message (killed, or out of memory)"
+            )
 
     def _log_tail(self) -> str:
         try:

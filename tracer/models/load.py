@@ -205,5 +205,5 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     if len(tokenizer) <= len(
         tokenizer.all_special_ids
     ):  # what transformers makes of a folder without its files
-        raise ModelError(f"{source}: its tokenizer cannot be loaded: the folder holds no vocabulary")
+        raise ModelError(f"{source}: its tokenizer cannot be loaded: the folder has no vocabulary file")
     return tokenizer

@@ -26,7 +26,7 @@ def check_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], name: str) -> Iter
         prompt = _Row(name, place, cells).prompt(number)
         if prompt.id in places:
             raise PromptSetError(
-                f"{name}, {place}, column 'id': {prompt.id!r} is the id of {places[prompt.id]} already"
+                f"{name}, {place}, column 'id': duplicate id {prompt.id!r} (first in {places[prompt.id]})"
             )
         places[prompt.id] = place
         yield prompt
@@ -127,7 +127,7 @@ class _Row:
         column = self.column(wanted)
         value = self.scalar(column)
         if wanted == "language" and value is not None and len(value) > LONGEST_LANGUAGE:
-            raise self.fail(column, f"{value!r:.60} is no language (BCP 47: en, pt-BR, zh-Hant)")
+            raise self.fail(column, f"{value!r:.60} is not a language code (BCP 47: en, pt-BR, zh-Hant)")
         return value
 
     def scalar(self, column: str) -> str | None:

@@ -231,7 +231,7 @@ def _check_header(header: list[str], name: str) -> None:
             index = " (pandas writes its index like this: to_csv(..., index=False))" if number == 1 else ""
             raise PromptSetError(f"{name}, header: column {number} has no name{index}")
         if header.count(column) > 1:
-            raise PromptSetError(f"{name}, header: column {column!r} stands there twice")
+            raise PromptSetError(f"{name}, header: column {column!r} occurs twice")
 
 
 def _parquet_rows(data: bytes, name: str) -> Iterator[Row]:

@@ -124,7 +124,7 @@ def _watch(server: uvicorn.Server, engine: Engine, line: dict[str, str], out: Te
         if engine.state == "failed" and engine.loaded is None:
             server.should_exit = True
         if parent and os.getppid() != parent:
-            log.warning("the program that started this server has gone")
+            log.warning("the program that started this server has ended")
             server.should_exit = True
         time.sleep(0.5 if announced else 0.02)
 

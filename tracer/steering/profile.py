@@ -217,4 +217,4 @@ def _parsed(data: Any) -> Any:
             data = Path(data).read_text(encoding="utf-8")
         return json.loads(data) if isinstance(data, str) else data
     except (OSError, ValueError) as error:
-        raise SteeringError(f"this is no steering profile: {error}") from None
+        raise SteeringError(f"not a steering profile: {error}") from None

@@ -69,13 +69,15 @@ def _between(text: str, pieces: list[str]) -> list[Span]:
     """Spans between the template's pieces where it changed the contents, found from left to right."""
     spans, start = [], len(pieces[0])
     if not text.startswith(pieces[0]):
-        raise ValueError("the chat template writes something else around these messages than around others")
+        raise ValueError(
+            "the chat template formats these messages differently, so its own tokens can't be told from the text"
+        )
     for number, piece in enumerate(pieces[1:], 1):
         last = number == len(pieces) - 1
         end = len(text) - len(piece) if last and text.endswith(piece) else text.find(piece, start)
         if end < start:
             raise ValueError(
-                "the chat template writes something else around these messages than around others"
+                "the chat template formats these messages differently, so its own tokens can't be told from the text"
             )
         spans.append((start, end))
         start = end + len(piece)

@@ -36,7 +36,7 @@ def read_table(data: bytes) -> LanguageTable:
     for number, row in enumerate(rows, start=2):
         language = (row["language"] or "").strip()
         if not language or language in seen:
-            problem = f"{language!r} stands twice" if language else "no language"
+            problem = f"{language!r} occurs twice" if language else "no language"
             raise StoreError(f"row {number}: {problem}")
         seen.add(language)
         for name in columns:
@@ -52,7 +52,7 @@ def _rows(data: bytes) -> list[dict[str, str]]:
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise StoreError(f"the file is no CSV in UTF-8: {error}") from None
+        raise StoreError(f"the file is not CSV in UTF-8: {error}") from None
     if not rows:
         raise StoreError("the file has no rows")
     return rows

@@ -29,8 +29,8 @@ CAPTURES = {
     "ids only": ("ids",),
     "ids and gate weights": ("ids", "weights"),
     "with router entropy": ("ids", "weights", "entropy"),
-    "all of the decision": ("ids", "weights", "probability", "entropy", "logits"),
-    "with what the experts put out": ("ids", "weights", "entropy", "output_norm", "similarity"),
+    "router logits and probabilities": ("ids", "weights", "probability", "entropy", "logits"),
+    "expert output norms and similarity": ("ids", "weights", "entropy", "output_norm", "similarity"),
 }
 GROUPS = 32
 """Groups that a layer of a dense model is split into at first."""
@@ -153,7 +153,7 @@ def _check(path: Path) -> PromptSet | None:
     except PromptSetError as error:
         states.card(
             "This prompt set can't be used", str(error), kind="error",
-            todo="Nothing was started. Correct the place it names and choose the file again.",
+            todo="Nothing was started. Correct the row named above and choose the file again.",
         )  # fmt: skip
         if st.session_state.get("new-upload") is not None:
             path.unlink(missing_ok=True)  # what is refused is not kept; no other content lies under its name

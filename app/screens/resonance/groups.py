@@ -50,7 +50,7 @@ def choose(frame: Frame) -> Contrast | None:
         "Two groups of prompts, by", list(WAYS), default="tag", key="groups", bind="query-params", required=True,
         format_func=WAYS.__getitem__, on_change=link_check.forget, args=("groups", "target", "rest"),
     )  # fmt: skip
-    with messages.guarded("These are no two groups"):
+    with messages.guarded("These are not two groups"):
         chosen = {"condition": _condition, "picked": picks.choose, "class": _class}.get(way or "tag", _tag)(
             frame
         )

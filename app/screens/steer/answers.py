@@ -54,13 +54,13 @@ def _ask_and_show(frame: Frame, served: Served) -> None:
         st.button(
             "Stop", type="tertiary", icon=":material/stop:", key="steer-halt", disabled=served.client is None
         )
-        st.toggle("again at every change", key="steer-live",
-                  help="Generates anew whenever the steering changes.")  # fmt: skip
+        st.toggle("generate at every change", key="steer-live",
+                  help="Generate again whenever the steering changes.")  # fmt: skip
     pressed = st.session_state.pop("steer run", False) or pressed
     place = st.empty()
     if pressed and served.client is not None:
         if problems := problems_with(state.draft().rules, served.routers):
-            states.card("Nothing was sent", problems[0], kind="error",
+            states.card("Nothing was generated", problems[0], kind="error",
                         todo="The steering does not fit this model. Undo, or remove the rule it names.")  # fmt: skip
         else:
             _generate(place, served, request)
@@ -149,7 +149,7 @@ def neutral(draft: Draft, served: Served, frame: Frame) -> bool:
 def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
     if failed := st.session_state.get("steer failed"):
         states.card(
-            "The answer broke off",
+            "The answer was interrupted",
             failed,
             kind="error",
             todo="What has come so far is kept. "
@@ -164,7 +164,7 @@ def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
     if not any(answers.events[side] for side in SIDES):
         return
     if answers.draft != state.draft():
-        states.note("partial", "The steering has changed since; these answers are of the one before.")
+        states.note("partial", "The steering has changed since; these answers belong to the earlier one.")
     states.say(sentences_steering.outcome(answers, neutral=neutral(answers.draft, served, frame)))
     if answers.untouched:
         return

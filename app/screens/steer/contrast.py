@@ -31,7 +31,9 @@ def underlay(frame: Frame) -> Underlay | None:
         return None
     chosen = choose(frame, "board")
     if chosen is None:
-        st.caption("All prompts of this trace are alike: nothing to contrast. The load is shown.")
+        st.caption(
+            "All prompts of this trace have the same values, so there is nothing to contrast. The load is shown."
+        )
         return None
     table = scan(frame, chosen)
     cells = table.select(["stream", "layer", "expert"]).append_column("value", table["score"])

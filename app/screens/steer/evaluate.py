@@ -62,7 +62,7 @@ def evaluate_tab(profile: Any, model_source: str, client: Client | None) -> None
         if st.button("Evaluate", type="primary", key="evaluate-start"):
             _start(made, model_source, client, settings)
     if lost := st.session_state.get("evaluate lost"):
-        messages.card("The evaluation did not end well", lost, kind="error",
+        messages.card("The evaluation failed", lost, kind="error",
                     todo="Its numbers are lost; earlier ones stay below. Start it again.")  # fmt: skip
     done = st.session_state.get(DONE)
     if done is not None:
@@ -74,7 +74,7 @@ def _start(profile: dict[str, Any], model: str, client: Client, settings: Settin
         job = client.evaluate(list(settings.prompts), profile, **settings.request(profile))
     except ServerError as error:
         messages.card("The evaluation could not be started", str(error), kind="error",
-                    todo="Nothing was run. Correct what it names, and start again.")  # fmt: skip
+                    todo="Nothing was run. Correct the field named above and start again.")  # fmt: skip
         return
     about = {"profile": profile, "model": model, "by": settings.by, "target": settings.target}
     about |= {"classes": settings.classes, "prompts": settings.prompts.name}
@@ -125,7 +125,9 @@ def _bar(job: RemoteJob, status: dict[str, Any]) -> None:
 def _result(done: dict[str, Any], current: dict[str, Any]) -> None:
     evaluation = Evaluation.from_json(done["result"]["evaluation"])
     if done["profile"].get("rules") != current.get("rules"):
-        messages.note("plain", "The profile has changed since: this is the evaluation of the earlier one.")
+        messages.note(
+            "plain", "The profile has changed since. This evaluation belongs to the earlier profile."
+        )
     for note in evaluation.notes:
         messages.note("plain", note[:1].upper() + note[1:] + ".")
     by, target, classes = done["by"], done["target"], done["classes"]
@@ -170,8 +172,8 @@ def _numbers(table: pa.Table, done: dict[str, Any]) -> None:
     show.table(
         rows, name="steering-effects", key="evaluate-table",
         say=f"{done['prompts']} with {short(done['model'])}, in {measured}. random: the lowest and the highest end of "
-        "any draw's interval. p_draws: how often as many random experts would come out as far; 5 draws cannot say less "
-        "than .17, 19 draws .05.",
+        "any draw's interval. p_draws: share of random controls with an effect at least as large; its minimum is "
+        "1/(draws + 1).",
         columns={
             # Beside the names, as it would else stand out of sight at the table's end.
             "measure": st.column_config.TextColumn(pinned=True),
@@ -194,7 +196,7 @@ def _dose(evaluation: Evaluation, by: str | None, target: str | None, classes: A
     table = dose_table(evaluation, by, target=target, effect=effect, classes=classes)
     said = {
         "effect": sentences_steer.dose(table, by),
-        "side effect": "What the same doses do beside it, on the same scale where the measure is the same.",
+        "side effect": "Side effects of the same doses (same axis where the measure is the same).",
     }
     for role, say in said.items():
         show.chart(

@@ -142,7 +142,7 @@ def _prompt_set() -> PromptSet | None:
         return None if name is None else _read(str(offered[name]))
     except PromptSetError as error:
         messages.card("This prompt set can't be used", str(error), kind="error",
-                    todo="Correct the place it names and choose the file again.")  # fmt: skip
+                    todo="Correct the row named above and choose the file again.")  # fmt: skip
         return None
 
 
@@ -204,7 +204,7 @@ def _read_classes(text: str) -> dict[str, list[str]] | None:
         try:
             regex.compile(pattern.strip())
         except regex.error as error:
-            messages.note("error", f"{pattern.strip()!r} is no regular expression: {error}")
+            messages.note("error", f"{pattern.strip()!r} is not a regular expression: {error}")
             return None
         if not colon or not pattern.strip():
             messages.note("error", f"{line!r}: a class is written name: expression")

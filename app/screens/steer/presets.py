@@ -58,7 +58,7 @@ def _rule_of(place: str) -> tuple[str, float | None]:
 def _top_of_contrast(frame: Frame) -> Callable[[], Made] | None:
     contrast = steer_contrast.choose(frame, "preset")
     if contrast is None:
-        messages.say("All prompts of this trace are alike: nothing to contrast.")
+        messages.say("All prompts of this trace have the same values, so there is nothing to contrast.")
         return None
     number = int(st.number_input("N", 1, 1000, 10, key="steer-preset-n", width=120))
     sure = st.toggle("only those with q ≤ 0.05", value=True, key="steer-preset-sure")

@@ -180,5 +180,8 @@ def correlate(points: pa.Table, *, resamples: int = 2000, seed: int = 0) -> pa.T
         rows.append(
             {"method": method, "r": found.r, **ends, "languages": found.n, "undefined": found.undefined}
         )
-    few = "Languages are few and related: the interval tests no cause, and is too narrow below about 10."
+    few = (
+        "Few, related languages: correlation is not causation, and below about 10 languages the interval is "
+        "too narrow."
+    )
     return with_notes(pa.Table.from_pylist(rows), [*notes_of(points), few])

@@ -252,7 +252,7 @@ def test_the_query_page_answers_and_refuses(hand_library, monkeypatch):
     app.text_area(key="sql").set_value("SELECT * FROM read_csv('/etc/passwd')")
     next(button for button in app.button if button.label == "Run").click().run()
     assert not app.exception
-    assert "The query was not answered" in shown(app)
+    assert "The query failed" in shown(app)
 
 
 def test_an_unexpected_failure_is_a_card_with_the_log_behind_a_fold(hand_library, monkeypatch):

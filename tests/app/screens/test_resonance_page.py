@@ -157,7 +157,7 @@ def test_groups_by_a_condition(folder, slots):
     column = maps[first["layer"], first["expert"]]
     assert first["score"] == pytest.approx(column[ids].mean() - column.drop(ids).mean())
     wrong = run(folder, groups="condition", **{"a-where": "nonsense ="})
-    assert "These are no two groups" in text_of(wrong)
+    assert "These are not two groups" in text_of(wrong)
 
 
 def test_groups_picked_by_hand_stay_in_the_address(folder, slots):

@@ -123,7 +123,7 @@ def test_uploaded_tables_are_read_or_refused_by_row():
     assert table.classes == {"resource": {"de": "high", "fr": "low", "sw": "low"}}
     with pytest.raises(StoreError, match="fr: the score 'good' is no number"):
         read_table(b"language,score\nde,0.5\nfr,good\n")
-    with pytest.raises(StoreError, match="row 3: 'de' stands twice"):
+    with pytest.raises(StoreError, match="row 3: 'de' occurs twice"):
         read_table(b"language,score\nde,0.5\nde,0.6\n")
     with pytest.raises(StoreError, match="no rows"):
         read_table(b"language,score\n")

@@ -206,7 +206,7 @@ def test_a_refused_request_says_what_the_server_said(play):
     app = play(Playing(ServerError(413, "prompt: has 9000 tokens; at most 4096 are allowed", "prompt")))
     app.button(key="steer-go").click().run()
     text = well(app)
-    assert "The answer broke off" in text
+    assert "The answer was interrupted" in text
     assert "at most 4096 are allowed" in text
 
 

@@ -148,7 +148,7 @@ def test_a_job_can_be_cancelled_and_a_lost_one_is_said(address):
     gone = RemoteJob(Client("http://127.0.0.1:9", "x"), "evaluate", "1")
     app.session_state[steer_evaluate.RUN] = {"job": gone}
     app = until_done(app)
-    assert "The evaluation did not end well" in shown(app)
+    assert "The evaluation failed" in shown(app)
 
 
 def test_what_cannot_be_run_is_said_before(address):

@@ -90,7 +90,7 @@ def test_an_expert_twice_in_a_token_is_refused(tmp_path: Path) -> None:
     ids = ramp(6)
     ids[3, 1] = 5
     said = refused("vllm", lines(tmp_path / "a.jsonl", request(ids)))
-    assert "sequence 'r', layer 1: expert 5 stands twice in the token at position 3" in said
+    assert "sequence 'r', layer 1: expert 5 occurs twice in the token at position 3" in said
     row = {"text": "", "output_ids": list(range(4)), "input_ids": [1, 2, 3]}
     row["meta_info"] = {"id": "x", "routed_experts": base64.b64encode(ids.tobytes()).decode()}
     assert "stands twice" in refused("sglang", lines(tmp_path / "b.jsonl", row), num_layers=2, top_k=2)

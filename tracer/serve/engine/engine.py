@@ -93,7 +93,7 @@ class Engine:
             return self.loaded
         if self.state == "loading":
             raise ApiError(503, "the model is still being loaded", retry_after=2)
-        raise ApiError(503, f"the model is not there: {self.reason or 'the server is stopping'}")
+        raise ApiError(503, f"no model is loaded: {self.reason or 'the server is stopping'}")
 
     def submit(
         self,

@@ -18,7 +18,7 @@ Dose = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
 Index = Annotated[int, Field(strict=True, ge=0)]
 PROFILE = "A steering profile, as `Steering.to_json` writes it; null for none."
 COMPARE = "Also run without the steering, and compare the two."
-CHAT = "Put the prompts through the model's chat template."
+CHAT = "Apply the model's chat template to the prompts."
 TRACE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -82,13 +82,15 @@ class Tokenize(Spoken):
 
 
 class Rewire(Spoken):
-    steering: Profile = Field(None, description="A profile that acts before the vectors meanwhile.")
+    steering: Profile = Field(
+        None, description="A profile that acts before the vectors while they are learned."
+    )
     start: Profile = Field(None, description="An earlier answer's `steering`, to go on from; null: zero.")
     steps: int = Field(
         5, strict=True, ge=0, le=100,
         description="Steps of plain gradient descent; 0 gives vectors of zeros.",
     )  # fmt: skip
-    learning_rate: float = Field(0.05, strict=True, ge=0, le=1000, description="Of every step.")
+    learning_rate: float = Field(0.05, strict=True, ge=0, le=1000, description="Learning rate of every step.")
     layers: Literal["all", "most_confident", "least_confident"] = Field(
         "all", description="All layers, or the half whose choices are the most or the least confident."
     )
@@ -112,7 +114,7 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
         )  # fmt: skip
         seed: int = Field(
             0, strict=True, ge=0, le=2**63 - 1,
-            description="Each side draws from its own generator with this seed.",
+            description="Seed; each side draws from its own generator.",
         )  # fmt: skip
         stream: Switch = Field(True, description="Server-sent events, or one JSON.")
         candidates: int = Field(
@@ -140,7 +142,7 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
             5, strict=True, ge=0, le=50,
             description="Random draws; below 5 nothing is a finding, 0 is no control.",
         )  # fmt: skip
-        seed: int = Field(0, strict=True, ge=0, le=2**31 - 1, description="Of the draws.")
+        seed: int = Field(0, strict=True, ge=0, le=2**31 - 1, description="Seed of the draws.")
         by: str | None = Field(None, description="Column to split effects by.")
         target: str | None = Field(None, description="A value of `by`: also its effect minus the others'.")
         chat: Switch = Field(False, description=CHAT)
@@ -164,6 +166,6 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
             0, strict=True, ge=0, le=limits.new_tokens, description="Tokens to generate after each prompt."
         )
         chat: Switch = Field(False, description=CHAT)
-        resume: Switch = Field(False, description="Go on with a partial trace.")
+        resume: Switch = Field(False, description="Continue a partial trace.")
 
     return {model.__name__: model for model in (Tokenize, Generate, Score, Rewire, Evaluate, Trace)}

@@ -28,7 +28,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.body_s:g} s") from None
     except ClientDisconnect:
-        raise ApiError(400, "the body broke off") from None
+        raise ApiError(400, "the connection closed before the body was complete") from None
     if seen > limits.body_bytes:
         raise ApiError(413, f"the body is longer than {limits.body_bytes} bytes")
     return bytes(kept)

@@ -13,7 +13,7 @@ ERRORS = {
     "401": "No token, or not this server's",
     "413": "The body or the prompt is too long",
     "422": "The steering names a rule, layer or expert that does not exist",
-    "429": "Too many requests wait; Retry-After says when to come back",
+    "429": "Too many requests are waiting; Retry-After says when to try again",
     "503": "The model is being loaded, or its process failed",
 }
 
@@ -51,7 +51,7 @@ class TokenEvent(BaseModel):
         "far. Null unless compared."
     )
     changed: list[str] | None = Field(
-        None, description="Compared only: layers whose expert set the steering changed at this position."
+        None, description="With `compare`: layers whose expert set the steering changed at this position."
     )
     candidates: dict[str, Any] | None = Field(None, description=CANDIDATES)
 
@@ -106,7 +106,7 @@ def describe(bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     events = [{"$ref": f"#/components/schemas/{name}"} for name in ("TokenEvent", "EndEvent")]
     stream = {"text/event-stream": {"schema": {"anyOf": events}}, **_json()}
     paths = {
-        "/health": {"get": {**_operation("Whether the model is there", _json()), "security": []}},
+        "/health": {"get": {**_operation("Whether the model is loaded", _json()), "security": []}},
         "/openapi.json": {"get": _operation("This description", _json())},
         "/v1/model": {"get": _operation("Model card, routers and limits", _json())},
         "/v1/tokenize": {"post": _operation("Token ids of a text", _json(), "Tokenize")},
@@ -170,6 +170,6 @@ def _job(kind: str, summary: str) -> dict[str, Any]:
     }
     many = {
         "post": _operation(summary, _json(), kind.capitalize(), "202"),
-        "get": _operation("All that this server remembers", _json()),
+        "get": _operation("All jobs that this server keeps", _json()),
     }
     return {f"/v1/{kind}": many, f"/v1/{kind}/{{job_id}}": one}

@@ -59,7 +59,7 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable
         message = f"max_new_tokens: the model takes {served.context} tokens, the prompt has {len(ids)}; "
         raise ApiError(400, message + f"at most {most} can follow", field="max_new_tokens")
     if request["positions"] and not request["compare"]:
-        raise ApiError(400, "positions: are told of a comparison; ask for `compare` too", field="positions")
+        raise ApiError(400, "`positions` needs `compare: true`", field="positions")
     keep = rows_to_keep(served, len(ids), limits) if request["positions"] else 1
     return lambda loaded: generate_steps(loaded, ids, steering, request, keep)
 
