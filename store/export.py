@@ -7,6 +7,7 @@ written appears under its name when it is whole; a large trace streams through, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -68,12 +69,20 @@ def export_trace(
                 _folder(trace, temporary, format, where, spreadsheet_safe, progress)
             os.replace(temporary, target)
     except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
     return target
+
+
+def _remove(temporary: Path) -> None:
+    """What a failed export leaves, with the log and the folder that DuckDB keeps beside its file."""
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    for path in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(temporary.with_name(f"{temporary.name}.tmp"), ignore_errors=True)
 
 
 def _told(

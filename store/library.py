@@ -74,7 +74,9 @@ def list_traces(library: str | os.PathLike[str] | None = None) -> list[TraceSumm
 
 def _traces_in(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if (path / MANIFEST_NAME).is_file())
+        # What begins with a dot is a copy that an import or an export had not ended.
+        found = (path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in found if (path / MANIFEST_NAME).is_file())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...store.files.whole import write_whole
 from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
 from .output import open_with_warnings
 from .view_options import conditions
@@ -79,8 +80,7 @@ def bits_command(
     )
     if out is not None:
         costs = bit_costs(opened, levels, fit=fit, tokens=TokenFilter(where=chosen), **common)
-        out.write_text(
-            recipe(form, costs.allocation(allocate(costs, method, budget, scope, seed)), group, rest),
-            encoding="utf-8",
+        write_whole(
+            out, recipe(form, costs.allocation(allocate(costs, method, budget, scope, seed)), group, rest)
         )
     say({"method": method, "bits": table}, bits_answer(table, method), table, as_json, out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...store.files.whole import write_whole
 from .model_options import load, model_options, steering_from
 from .output import format_options, write_table
 
@@ -120,7 +121,7 @@ def evaluate_command(model: str, prompts: str, steer: str, **options: Any) -> No
     with Steps() as steps:
         evaluation = _run(loaded, chosen, steering_from(steer, loaded.model), options, steps.tell)
     if options["keep"]:
-        options["keep"].write_text(json.dumps(evaluation.to_json(), ensure_ascii=False), encoding="utf-8")
+        write_whole(options["keep"], json.dumps(evaluation.to_json(), ensure_ascii=False))
     for note in evaluation.notes:
         click.echo(f"note: {note}", err=True)
     write_table(_table(evaluation, by, rules, options), options["form"], options["out"])

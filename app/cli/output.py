@@ -16,6 +16,7 @@ import click
 import pyarrow as pa
 from rich.cells import cell_len, set_cell_size
 
+from ...store.files.whole import write_whole
 from ...store.tables import json_rows, plain
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:
             raise click.UsageError("--format parquet needs --out FILE, or a pipe")
         click.echo(_bytes(table, form), nl=False)
         return
-    out.write_bytes(_bytes(table, form))
+    write_whole(out, _bytes(table, form))
     click.echo(f"{table.num_rows:,} rows → {out}", err=True)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...store.files.whole import write_whole
 from .decision_options import LAYERS, SEED, STREAM, WHERE, say
 from .output import open_with_warnings
 from .view_options import conditions
@@ -47,5 +48,5 @@ def pick_command(
         seed=seed,
     )
     if out is not None:
-        out.write_text(prompt_lines(opened, rows), encoding="utf-8")
+        write_whole(out, prompt_lines(opened, rows))
     say({"calibration": table}, calibration_answer(table), table, as_json, out)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...store.files.whole import write_whole
 from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
 from .output import Lines, open_with_warnings
 from .view_options import conditions
@@ -96,7 +97,7 @@ def place_command(
             model_layers=opened.manifest.model.get("layers"),
             about={"method": chosen.method, "notes": notes_of(made.table)},
         )  # fmt: skip
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text)
     answer = placement_answer(made.table, chosen.method)
     whole = made.table.filter(pc.is_null(made.table["layer"])).drop_columns(["layer", "stream"])
     say({"chosen": chosen.method, "placements": made.table}, answer, whole, as_json, out)

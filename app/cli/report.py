@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...store.files.whole import write_whole
 from .output import open_with_warnings
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def report_command(
 
     report = _made(traces, words, pinned, title)
     data = render.to_html(report) if kind == ".html" else pdf.to_pdf(report)
-    _write(out, data)
+    write_whole(out, data)
     _said(out, len(report.items), as_json)
 
 
@@ -136,16 +137,6 @@ def bundle_command(
 
     report = _made(traces, words, pinned, title)
     _said(write_bundle(report, out), len(report.items), as_json)
-
-
-def _write(out: Path, data: bytes) -> None:
-    """Replace the file at once: a full disk leaves no half of it."""
-    temporary = out.with_name(f".{out.name}.writing")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _said(out: Path, entries: int, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...store.files.whole import write_whole
 from ...store.schema import LayerExpert
 from ..text.literal import safe_name
 
@@ -57,9 +58,7 @@ def keep(library: Path, made: Mapping[str, Any]) -> Path:
     path = library / FOLDER / f"{safe_name(str(made['name']) or 'profile')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: a reader in another session never sees half a file.
-    half = path.with_suffix(".json.part")
-    half.write_bytes(as_file(made))
-    half.replace(path)
+    write_whole(path, as_file(made))
     return path
 
 

@@ -69,7 +69,7 @@ def router_entry(entry: dict[str, Any]) -> RouterSpec:
     _whole(spec.layer, f"{where}: layer", most=LARGEST - 1)
     _whole(spec.num_experts, f"{where}: num_experts", least=1, most=LARGEST)
     if spec.top_k is not None:
-        _whole(spec.top_k, f"{where}: top_k", least=1, most=spec.num_experts)
+        _whole(spec.top_k, f"{where}: top_k", most=LARGEST)
     return spec
 
 

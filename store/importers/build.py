@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import ImportRefused, TraceExists, plain_os_errors
+from ..files.folder import open_folder
+from ..files.lock import is_being_written
 from ..files.manifest import MANIFEST_NAME
 from ..schema import Part, RouterCounts, RouterEvents, RouterSpec
 from ..write.writer import TraceWriter
@@ -22,6 +26,9 @@ from .probabilities import chosen_extras, router_sums
 from .sequences import Events, ImportedSequence, Router
 
 PART_TOKENS = 65536
+IMPORTING = ".importing-"
+LEFT_SECONDS = 3600.0
+"""Age beyond which a copy that nobody writes was left by an import that was killed."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,17 @@ def _temporary(final: Path) -> str:
         raise TraceExists(f"{final} already holds {what}: choose another place")
     with plain_os_errors(f"{final.parent}: can't make the folder"):
         final.parent.mkdir(parents=True, exist_ok=True)
-    return str(final.parent / f".{final.name}.importing-{uuid.uuid4().hex[:8]}")
+    _remove_leftovers(final)
+    return str(final.parent / f".{final.name}{IMPORTING}{uuid.uuid4().hex[:8]}")
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Copies of imports to this place that were killed: nobody has held their lock for a while."""
+    for path in final.parent.glob(f".{glob.escape(final.name)}{IMPORTING}*"):
+        manifest = path / MANIFEST_NAME
+        old = manifest.is_file() and manifest.stat().st_mtime < time.time() - LEFT_SECONDS
+        if old and not is_being_written(open_folder(path)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _routers(

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...store.files.whole import write_whole
 from ...store.schema import RouterSpec
 from ..errors import SteeringError
 from ..hooks.taps import tapped
@@ -88,9 +89,8 @@ class Steering:
         return cls(data["rules"], name=str(data.get("name") or ""), model=str(data.get("model") or ""))
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(
-            json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        """Write it whole or not at all. Raises OSError."""
+        write_whole(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     def validate(self, model: nn.Module, *, routers: Routers = None) -> list[str]:
         """What of this steering does not fit a model, one sentence each; empty where all fits."""

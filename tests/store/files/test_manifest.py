@@ -75,7 +75,7 @@ WRONG = {
     "languages": (("parts", 0, "languages"), {"en": 10_000}),
     "rows": (("parts", 0, "files", "tokens", "rows"), -1),
     "sha256": (("parts", 0, "files", "tokens", "sha256"), "../x"),
-    "top_k": (("routers", 0, "top_k"), 7),
+    "top_k": (("routers", 0, "top_k"), 1.5),
     "a layer below 0": (("routers", 0, "layer"), -1),
     "a layer beyond int32": (("routers", 0, "layer"), 2**31),
     "a layer of half": (("routers", 0, "layer"), 0.5),
