@@ -87,3 +87,21 @@ def test_every_folder_of_code_is_a_package_of_the_distribution():
     assert len(listed) == len(set(listed))
     for name in sorted(folders - {"moescope.kernels"}):
         assert (ROOT / Path(*name.split(".")[1:]) / "__init__.py").exists(), name
+
+
+def test_every_kernel_has_its_place_in_the_methods():
+    """Every family by its import path, and every function that it offers by its name."""
+    methods = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "methods").glob("*.md"))
+    )
+    tools = {"compiled"}  # serve kernels, and measure nothing
+    missing = []
+    for path in sorted((ROOT / "kernels").iterdir()):
+        name = path.stem
+        if name.startswith(("_", ".")) or name in tools or not (path.is_dir() or path.suffix == ".py"):
+            continue
+        if not re.search(rf"`moescope\.kernels\.{name}\b", methods):
+            missing.append(name)
+        offered = getattr(importlib.import_module(f"moescope.kernels.{name}"), "__all__", [])
+        missing += [f"{name}.{one}" for one in offered if one.islower() and f"`{one}" not in methods]
+    assert missing == []
