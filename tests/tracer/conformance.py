@@ -25,6 +25,7 @@ from moescope.tracer import Steering, find_routers, record_routing
 from moescope.tracer.errors import CaptureError
 from moescope.tracer.hooks.outputs import OUTPUTS, OutputWatch
 from moescope.tracer.hooks.record import Routing
+from moescope.tracer.routers.scoring import SCORING
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 NOT_PROPORTIONAL = {
@@ -81,6 +82,7 @@ class _Examination:
         routing = self.executed(base)
         self.neutral(base)
         self.steered(routing)
+        self.replayed(base, routing)
         self.outputs()
         self.require(_hooks(self.model) == before, "hooks are left")
 
@@ -182,6 +184,41 @@ class _Examination:
             always = (ids_TK == forced).any(-1)[routed_T].all()
             self.require(bool(always), f"an expert that is on is missing in {where}")
 
+    def replayed(self, base: Any, routing: Routing) -> None:
+        """6. Replaying its own routing changes nothing, bit for bit; replaying a steered one executes that."""
+        weighed = [s for s in self.called if routing.weights(s.layer, s.stream) is not None]
+        for weights in ("recorded", "live"):
+            steering, _ = self.replaying(routing, weighed, weights)
+            with steering.applied(self.model):
+                output = self.model(**self.batch)
+            self.require(
+                _identical(base, output), f"replaying its own routing ({weights}) changes the output"
+            )
+        able = [spec for spec in weighed if spec.steerable]
+        if not able:
+            return
+        other = self.under(able, {"rule": "off", "experts": [0]})
+        steering, acting = self.replaying(other, able, "recorded")
+        with steering.applied(self.model), record_routing(self.model) as again:
+            self.model(**self.batch)
+        for spec in acting:
+            ids, wanted = (r.ids(spec.layer, spec.stream).sort(-1).values for r in (again, other))
+            self.require(
+                torch.equal(ids, wanted), f"{spec.stream} layer {spec.layer}: another routing is executed"
+            )
+
+    def replaying(
+        self, routing: Routing, specs: Sequence[RouterSpec], weights: str
+    ) -> tuple[Steering, list[Any]]:
+        """The steering that replays a routing at these routers, where live weights can be told, and those routers."""
+        unfit = weights == "live" and self.family.folder in NOT_PROPORTIONAL
+        acting = [] if unfit else [s for s in specs if weights == "recorded" or s.scoring in SCORING]
+        steering = Steering()
+        for stream in sorted({spec.stream for spec in acting}):
+            layers = [spec.layer for spec in acting if spec.stream == stream]
+            steering += Steering.replay(routing, weights=weights, layers=layers, stream=stream)
+        return steering, acting
+
     def outputs(self) -> None:
         """What experts put out is told, or refused; a trace has no place for encoder-decoder models."""
         if getattr(self.model.config, "is_encoder_decoder", False) or "input_ids" not in self.batch:
@@ -264,7 +301,8 @@ def table(results: Sequence[Result]) -> str:
         "**Traced** means: for every token of a forward pass and of generation with a cache, padded on either "
         "side, the recorded experts and gate weights equal what the experts module received, and the recorded "
         "logits explain the weights. **Steered** means: an expert that is `off` never appears, one that is `on` "
-        "always does, in every layer, and a neutral steering leaves the output bit-identical. **Outputs** names the "
+        "always does, in every layer, and a neutral steering leaves the output bit-identical; so does "
+        "replaying the model's own routing, and a replayed foreign routing is executed. **Outputs** names the "
         "captures of what experts put out that can be told there: the chosen experts, run one by one with their "
         "gate weights, add up to what the experts module returned (`output_norm`), and that is found again, "
         "by itself, in what the layer adds to its residual stream (`similarity`); elsewhere they are refused.",

@@ -108,7 +108,7 @@ class Tap:
         self._use(programs)
 
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
-        if self.sinks:
+        if self.sinks or (self._editor is not None and self._editor.wants_logits):
             logits = self.site.logits(Call(module, args, kwargs, output))
             self._logits_TE = None if logits is None else flat(logits.detach())
 
@@ -143,13 +143,15 @@ class Tap:
             ids_TK, weights_TK = self.site.passage.read(call)
         except CaptureError as error:
             raise CaptureError(f"{self.site.spec.experts or self.site.spec.router}: {error}") from None
-        decision = self._editor.decide(ids_TK, weights_TK) if self._editor is not None else None
-        if decision is not None:
-            self.site.passage.write(call, decision.ids_TK, decision.weights_TK)
-            ids_TK, weights_TK = decision.recorded_ids_TK, decision.weights_TK
         logits_TE, self._logits_TE = self._logits_TE, None
         if self.site.passage.scores_TE is not None:
             logits_TE = self.site.passage.scores_TE
+        decision = None
+        if self._editor is not None:
+            decision = self._editor.decide(ids_TK, weights_TK, logits_TE)
+        if decision is not None:
+            self.site.passage.write(call, decision.ids_TK, decision.weights_TK)
+            ids_TK, weights_TK = decision.recorded_ids_TK, decision.weights_TK
         if self.sinks:
             ids_TK = ids_TK.detach()
             ids_TK, weights_TK = by_weight(ids_TK, None if weights_TK is None else weights_TK.detach())

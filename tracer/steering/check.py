@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...store.schema import RouterSpec
+from ..errors import SteeringError
 from ..routers.scoring import SCORING
+from .recorded import recorded
 from .rules import Rule, is_neutral
 
 
@@ -58,6 +60,9 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     layer = spec.layer
     if is_neutral(rule, spec):
         return []
+    if rule.kind.replays:
+        problem = _cannot_replay(rule, spec)
+        return [] if problem is None else [f"layer {layer}: {problem}"]
     if rule.kind.number is not None and rule.amount_in(layer) is None:
         return [f"no ratio for layer {layer}: give mu, or the medians of a trace (median_ratios)"]
     if (
@@ -71,6 +76,16 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:
         return [f"the logits of layer {layer} cannot be edited. {spec.note}".rstrip()]
     return []
+
+
+def _cannot_replay(rule: Rule, spec: RouterSpec) -> str | None:
+    live = rule.options["weights"] == "live"
+    if live and spec.scoring not in SCORING:
+        return "the router's scores are not known; take weights: recorded"
+    try:
+        return recorded(rule.options["trace"]).problem(spec, weights=not live)
+    except SteeringError as error:
+        return str(error)
 
 
 def _problems_together(rules: Sequence[Rule], spec: RouterSpec) -> list[str]:

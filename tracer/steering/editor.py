@@ -17,6 +17,7 @@ from ..errors import SteeringError
 from ..routers.site import Site
 from .at_selection import apply_selection, emptied, with_null_experts
 from .choice_mode import ChoiceMode
+from .replay import replayed
 from .rows import Program, Rows
 from .rules import Rule
 
@@ -49,7 +50,11 @@ class RouterEditor:
             if rule.kind.point == "selection" or rule.kind.rechooses
         ]
         self._chooses = any(rule.kind.rechooses for _, rule in self._selecting)
-        self._empties = site.passage.empties or any(rule.kind.empties for _, rule in self._selecting)
+        self._empties = site.passage.empties or any(
+            rule.kind.empties or rule.kind.replays for _, rule in self._selecting
+        )
+        self.wants_logits = any(rule.options.get("weights") == "live" for _, rule in self._selecting)
+        """Whether the router's logits are needed at the selection."""
 
     def settled(self, values: Iterable[Any]) -> bool:
         """Whether a call with these arguments carries a decision that is as it should be, without a look at it."""
@@ -59,7 +64,9 @@ class RouterEditor:
         # Compared by identity: `==` between tensors compares their numbers.
         return choice.state.masked is None or any(value is choice.safe_ids for value in values)
 
-    def decide(self, ids_TK: Tensor, weights_TK: Tensor | None) -> Decision | None:
+    def decide(
+        self, ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None = None
+    ) -> Decision | None:
         """The decision after all rules, or None where there is nothing to change."""
         state = self.choice.state if self.choice is not None else None
         if self.choice is not None and state is None and ids_TK.numel():
@@ -72,6 +79,9 @@ class RouterEditor:
             return None
         selection = (ids_TK, weights_TK)
         for program, rule in self._selecting:
+            if rule.kind.replays:
+                selection = self._replay(program, rule, selection, logits_TE)
+                continue
             rows = program.rows_of(rule, len(ids_TK), self.site.spec.router)
             if rows is not False or rule.kind.rechooses:
                 new = self._select(rule, selection)
@@ -86,6 +96,14 @@ class RouterEditor:
         best_T1 = weights_TK.masked_fill(ids_TK < 0, -torch.inf).argmax(-1, keepdim=True)
         best_T1 = ids_TK.gather(-1, best_T1).clamp(min=0)
         return Decision(torch.where(ids_TK < 0, best_T1, ids_TK), weights_TK, ids_TK)
+
+    def _replay(
+        self, program: Program, rule: Rule, selection: Selection, logits_TE: Tensor | None
+    ) -> Selection:
+        if rule.experts == ():
+            return selection
+        rows_T, new = replayed(rule, self.site, program, selection, logits_TE)
+        return _merged(rows_T, new, selection)
 
     def _masked_still(self, ids_TK: Tensor) -> Tensor | None:
         """The masked experts, where some of them may be among these ids."""

@@ -15,8 +15,9 @@ from ...store.schema import RouterSpec
 
 RuleJson = dict[str, Any]
 Point = Literal["logits", "selection"]
-Place = Literal["board", "layers", "learn"]
-"""Where the Steer page makes such a rule: a click on the switchboard, the form for whole layers, Learn."""
+Place = Literal["board", "layers", "learn", "compare"]
+"""Where the app makes such a rule: on the Steer page by a click on the switchboard, the form for whole layers or
+Learn; or on the Compare page."""
 Mark = Literal["off", "on", "zero", "low", "up", "down"]
 """The sign of a steered cell on the switchboard."""
 Control = Literal["other experts", "shuffled vector", "none"]
@@ -62,7 +63,7 @@ class Number:
 class Option:
     """A further field of a rule."""
 
-    holds: Literal["switch", "number", "whole", "vectors"]
+    holds: Literal["switch", "number", "whole", "vectors", "word", "routing"]
     names: tuple[str, ...] = ()
     """Other names under which it may be given."""
     default: Any = None
@@ -70,6 +71,8 @@ class Option:
     """Above the form's field; without one, the form does not ask and takes the default."""
     first: Callable[[int], float] = lambda k: 0.0
     """What the field starts with, from the model's experts per token."""
+    words: tuple[str, ...] = ()
+    """What a word may be."""
     gives_amount: bool = False
     """A number here is the amount, and switches the option on."""
 
@@ -119,6 +122,8 @@ class RuleKind:
     """Whether it is neutral by k alone, and so no longer where a token may have more than k experts."""
     rechooses: bool = False
     """Whether it chooses from the logits in the router's place, after all rules at the logits."""
+    replays: bool = False
+    """Whether it imposes recorded decisions, so that it must know which tokens are read."""
     mark: Callable[[float], Mark] | None = None
     """On the board: the sign of a cell, from the amount (0 without one)."""
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from ..routers.find import find_sites
 from ..routers.site import Site
 from .check import effective, problems_with
 from .read import read_rules
+from .recorded import recorded
 from .rows import Program, RowMap
 from .rules import Rule
 
@@ -87,6 +88,36 @@ class Steering:
                 f"this profile has version {version}; this moescope reads up to {PROFILE_VERSION}"
             )
         return cls(data["rules"], name=str(data.get("name") or ""), model=str(data.get("model") or ""))
+
+    @classmethod
+    def replay(
+        cls,
+        source: Any,
+        *,
+        weights: Literal["live", "recorded"] = "live",
+        layers: Iterable[int] | Literal["all"] = "all",
+        stream: str = "decoder",
+        span: Any = "all",
+    ) -> Steering:
+        """Impose a recorded routing.
+
+        Args:
+            source: a `Trace`, its address, or what `record_routing` gave in this process (replayed in the order of the
+                calls, padding included; it cannot be saved).
+            weights: `live` takes the model's own router scores of the recorded experts, scaled as the model does it;
+                `recorded` the stored gate weights (as they were stored: float16 unless traced with float32).
+            layers, stream, span: as in any rule.
+        Raises:
+            SteeringError: nothing that could be replayed.
+        """
+        rule = {
+            "rule": "replay",
+            "trace": recorded(source),
+            "weights": weights,
+            "stream": stream,
+            "span": span,
+        }
+        return cls([rule | {"layers": layers if layers == "all" else list(layers)}])
 
     def save(self, path: str | Path) -> None:
         """Write it whole or not at all. Raises OSError."""
@@ -154,7 +185,8 @@ class Applied:
         """
         self._stack.close()
         for row_map in self._row_maps.values():
-            row_map.prompt_lengths, row_map.asked = prompt_lengths, False
+            row_map.prompt_lengths, row_map.asked, row_map.follows = prompt_lengths, False, False
+            row_map.replayed.clear()
         specs = [site.spec for site in self._sites]
         distinct = {id(steering): steering for steering in steerings if steering}.values()
         for steering in distinct:
@@ -175,7 +207,8 @@ class Applied:
             f"{rule.rule} cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
             for rule in steering.rules
             for spec in unfit
-            if rule.kind.rechooses and rule.acts_in(spec.layer, spec.stream)
+            if (rule.kind.rechooses or rule.options.get("weights") == "live")
+            and rule.acts_in(spec.layer, spec.stream)
         ]
 
     def _steer(self, rules: Sequence[Rule], sequences: tuple[bool, ...] | None) -> None:
@@ -186,6 +219,8 @@ class Applied:
                 row_map = self._row_maps[site.stack]
                 program = Program(tuple(acting), row_map, sequences)
                 row_map.asked |= not all(map(program.on_all, acting))
+                row_map.follows |= any(rule.kind.replays for rule in acting)
+                row_map.asked |= row_map.follows
                 self._stack.enter_context(tapped([site], lambda tap, _, program=program: tap.steer(program)))
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import SteeringError
 from .kind import Number, Option, RuleKind
+from .recorded import Recorded
 from .rules import KINDS, Amount, Rule
 from .span import PositionSpan
 
@@ -100,6 +101,12 @@ def _option(name: str, option: Option, value: Any) -> Any:
         raise SteeringError(f"{name} must be a number, not {value!r}")
     if option.holds == "whole":
         return _whole(value, name)
+    if option.holds == "word" and value not in option.words:
+        raise SteeringError(f"{name} must be {' or '.join(option.words)}, not {value!r}")
+    if option.holds == "routing" and not (isinstance(value, Recorded) or (isinstance(value, str) and value)):
+        raise SteeringError(
+            f"{name} must be the address of a trace, not {value!r}; Steering.replay takes objects"
+        )
     return _vectors(value) if option.holds == "vectors" else value
 
 

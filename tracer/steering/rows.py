@@ -23,6 +23,16 @@ Rows = Tensor | bool
 
 
 @dataclass(frozen=True)
+class Fed:
+    """What the sequences of a batch have read so far."""
+
+    tokens: list[list[int]]
+    """Token ids of each sequence, padding left out."""
+    real_BS: Tensor
+    """Which tokens of this call are no padding, on the CPU."""
+
+
+@dataclass(frozen=True)
 class Program:
     """Rules for the sequences of a batch that they are for."""
 
@@ -53,6 +63,11 @@ class RowMap:
         self._position_ids: Tensor | None = None
         self._device = torch.device("cpu")
         self._rows: dict[tuple[Any, ...], Rows] = {}
+        self.follows = False
+        """Whether anyone asks which tokens were read: they are then copied to the CPU at every call."""
+        self.replayed: dict[tuple[Any, ...], int] = {}
+        """How many rows of each recorded routing were replayed at each router."""
+        self._fed: Fed | None = None
 
     def watch(self, stack: nn.Module):
         """Start noting the calls of a stack of layers; returns the handle that ends it."""
@@ -74,6 +89,32 @@ class RowMap:
         self._position_ids = positions if isinstance(positions, Tensor) and positions.dim() == 2 else None
         self._past = self._cached(kwargs.get("past_key_values"))
         self._rows.clear()
+        if self.follows:
+            self._follow(tokens)
+
+    def _follow(self, tokens: Tensor) -> None:
+        """Add the tokens of this call to what each sequence has read."""
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            self._fed = None
+            return
+        real_BS = torch.ones(self.shape, dtype=torch.bool)
+        if self._mask is not None and self._mask.shape[1] == self._past + self.shape[1]:
+            real_BS = self._mask[:, -self.shape[1] :].bool().cpu()
+        before = self._fed.tokens if self._fed is not None and self._past else [[]] * self.shape[0]
+        if len(before) != self.shape[0]:
+            raise SteeringError(
+                f"the batch had {len(before)} sequences and has {self.shape[0]} now: cannot replay"
+            )
+        read = [ids[real].tolist() for ids, real in zip(tokens.cpu(), real_BS, strict=True)]
+        self._fed = Fed([old + new for old, new in zip(before, read, strict=True)], real_BS)
+
+    def fed(self) -> Fed:
+        """What each sequence has read. Raises SteeringError where the stack is called without token ids."""
+        if self._fed is None:
+            raise SteeringError(
+                "the layers are called with embeddings, not token ids: a trace cannot be replayed here"
+            )
+        return self._fed
 
     def _cached(self, cache: Any) -> int:
         length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0

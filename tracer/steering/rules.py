@@ -12,6 +12,7 @@ from typing import Any
 
 from ...store.schema import RouterSpec
 from .kind import Asked, Mark, Number, Option, RuleJson, RuleKind
+from .recorded import EveryToken, Recorded
 from .span import PositionSpan
 
 Amount = float | int | dict[int, float] | None
@@ -176,6 +177,12 @@ KINDS: dict[str, RuleKind] = {
         example=lambda spec: {"vector": [float(e) for e in range(spec.num_experts)]},
         opposite=lambda rule: {**rule, "vector": [-value for value in rule["vector"]]},
     ),
+    "replay": RuleKind(
+        point="selection", place="compare", control="none", experts=False, replays=True,
+        summary="the experts of a recorded trace are executed, token by token",
+        options={"trace": Option("routing"), "weights": Option("word", default="live", words=("live", "recorded"))},
+        example=lambda spec: {"trace": EveryToken(range(spec.top_k or 1)), "weights": "recorded"}, opposite=_none,
+    ),
 }  # fmt: skip
 
 
@@ -243,6 +250,8 @@ class Rule:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Recorded):
+        return value.told
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

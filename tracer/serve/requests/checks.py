@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from ....store.files.manifest import MANIFEST_NAME
+from ....store.library import default_library
 from ...errors import SteeringError
 from ...prompts.prompt import PromptSetError
 from ...prompts.prompt_set import PromptSet
 from ...steering.check import problems_with
 from ...steering.profile import Steering
+from ...steering.rules import KINDS
 from ..engine.served import Served
 from ..errors import ApiError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a trace of the library may be called in a request."""
 
 
 def read_steering(profile: Any, served: Served, field: str = "steering") -> Steering | None:
@@ -18,12 +25,40 @@ def read_steering(profile: Any, served: Served, field: str = "steering") -> Stee
     if profile is None:
         return None
     try:
-        steering = Steering.from_json(profile)
+        steering = Steering.from_json(_named_traces(profile, field))
     except SteeringError as error:
         raise ApiError(422, f"{field}: {error}", field=field) from None
     if problems := problems_with(steering.rules, served.routers):
         raise ApiError(422, f"{field}: {'; '.join(problems)[:1000]}", field=field)
     return steering
+
+
+def _named_traces(profile: Any, field: str) -> Any:
+    """The profile with the address of each trace that it names: one of the server's own library, never a path.
+
+    Raises `ApiError` 422 for any other.
+    """
+    if not isinstance(profile, dict) or not isinstance(profile.get("rules"), list):
+        return profile
+    return profile | {"rules": [_named_trace(rule, field) for rule in profile["rules"]]}
+
+
+def _named_trace(rule: Any, field: str) -> Any:
+    kind = KINDS.get(str(rule.get("rule"))) if isinstance(rule, dict) else None
+    if kind is None or not kind.replays:
+        return rule
+    name = rule.get("trace")
+    library = default_library()
+    if (
+        not isinstance(name, str)
+        or not _NAME.fullmatch(name)
+        or not (library / name / MANIFEST_NAME).is_file()
+    ):
+        raise ApiError(
+            422, f"{field}: replay takes the name of a trace in the server's library, and there is no {name!r:.120}",
+            field=field,
+        )  # fmt: skip
+    return rule | {"trace": str(library / name)}
 
 
 def read_prompts(rows: list[Any], field: str = "prompts") -> PromptSet:

@@ -1,0 +1,145 @@
+"""The rule `replay`: the experts of a recorded decision are executed in place of the router's own choice.
+
+1. Every row of the call is given its recorded event: by the token ids that its sequence has read, or in the order of
+   the calls.
+2. The recorded experts go to the slots where the router put the same ones, the others into what is left: where
+   nothing differs, nothing is moved, and the sum over experts is rounded as before.
+3. Gate weights are the recorded ones, or `live`: the router's own scores of those experts, scaled as the model does.
+
+Shapes: T token rows, K slots, E experts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import SteeringError
+from ..routers.scoring import router_probabilities
+from ..routers.site import Site
+from .recorded import CallsRecorded, Recorded, TraceRecorded, recorded
+from .rows import Program
+from .rules import Rule
+
+Selection = tuple[Tensor, Tensor]
+
+
+def replayed(
+    rule: Rule, site: Site, program: Program, selection: Selection, logits_TE: Tensor | None
+) -> tuple[Tensor, Selection]:
+    """The rows that are replayed, (T,) bool, and their ids and weights, (T, K)."""
+    spec, (ids_TK, weights_TK) = site.spec, selection
+    source = recorded(rule.options["trace"])
+    events = source.events(spec)
+    rows_T, place_T = _places(source, rule, site, program, len(ids_TK))
+    rows_T, place_T = rows_T.to(ids_TK.device), place_T.to(ids_TK.device)
+    new_ids, old_ids = _same_width(_taken(events.ids_MK, place_T, ids_TK.device).long(), ids_TK, -1)
+    order_TK = _into_slots(old_ids, new_ids)
+    new_ids = new_ids.gather(-1, order_TK)
+    if rule.options["weights"] == "live":
+        return rows_T, (new_ids, _live_weights(new_ids, selection, logits_TE, site))
+    assert events.weights_MK is not None
+    new_weights, _ = _same_width(_taken(events.weights_MK, place_T, ids_TK.device), weights_TK, 0)
+    new_weights = new_weights.gather(-1, order_TK).masked_fill(new_ids < 0, 0)
+    return rows_T, (new_ids, new_weights.to(weights_TK.dtype))
+
+
+def _taken(values_MK: np.ndarray, place_T: Tensor, device: torch.device) -> Tensor:
+    """Those rows, on the model's device: what is taken is small, the whole may not be."""
+    return torch.from_numpy(values_MK[place_T.cpu().numpy()]).to(device)
+
+
+def _same_width(new_TK: Tensor, old_TK: Tensor, empty: int) -> tuple[Tensor, Tensor]:
+    width = max(new_TK.shape[-1], old_TK.shape[-1])
+    padded = (F.pad(x, (0, width - x.shape[-1]), value=empty) for x in (new_TK, old_TK))
+    return tuple(padded)  # pyright: ignore[reportReturnType]
+
+
+def _into_slots(old_TK: Tensor, new_TK: Tensor) -> Tensor:
+    """(T, K): which recorded expert each slot takes; an expert that was in a slot already stays there."""
+    same_TKK = (old_TK.unsqueeze(-1) == new_TK.unsqueeze(-2)) & (old_TK >= 0).unsqueeze(-1)
+    stays_TK, from_TK = same_TKK.any(-1), same_TKK.long().argmax(-1)
+    # Experts without a slot yet come first, then empty ones, then those that have a slot.
+    rank_TK = torch.where(same_TKK.any(-2), 2, (new_TK < 0).long())
+    waiting_TK = rank_TK.argsort(dim=-1, stable=True)
+    place_TK = ((~stays_TK).long().cumsum(-1) - 1).clamp(min=0)
+    return torch.where(stays_TK, from_TK, waiting_TK.gather(-1, place_TK))
+
+
+def _live_weights(new_TK: Tensor, selection: Selection, logits_TE: Tensor | None, site: Site) -> Tensor:
+    """The router's scores of these experts, with the factor or the sum that this token's own weights had."""
+    ids_TK, weights_TK = selection
+    score_TE = router_probabilities(logits_TE, site.spec.scoring)
+    if score_TE is None:
+        raise SteeringError(
+            f"replay with live weights needs the router's scores, which layer {site.spec.layer} does not give; "
+            "take weights: recorded"
+        )
+    old_T1 = _scores(score_TE, ids_TK).sum(-1, keepdim=True)
+    sum_T1 = weights_TK.float().masked_fill(ids_TK < 0, 0).sum(-1, keepdim=True)
+    new_score_TK = _scores(score_TE, new_TK)
+    below_T1 = new_score_TK.sum(-1, keepdim=True) if site.normalises else old_T1
+    new_weights = new_score_TK * torch.where(below_T1 == 0, 0, sum_T1 / below_T1)
+    # Where the choice is the router's own, so are its weights, to the last bit.
+    padded_ids, padded_weights = (
+        F.pad(x, (0, new_TK.shape[-1] - x.shape[-1]), value=empty)
+        for x, empty in ((ids_TK, -1), (weights_TK, 0))
+    )
+    own_T1 = (padded_ids == new_TK).all(-1, keepdim=True)
+    return torch.where(own_T1, padded_weights, new_weights.to(weights_TK.dtype))
+
+
+def _scores(score_TE: Tensor, ids_TK: Tensor) -> Tensor:
+    return score_TE.gather(-1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, 0)
+
+
+def _places(source: Recorded, rule: Rule, site: Site, program: Program, count: int) -> tuple[Tensor, Tensor]:
+    """Which rows are replayed (T,), and the recorded event of each (0 where it is not)."""
+    spec, rows = site.spec, program.rows
+    if isinstance(source, CallsRecorded):
+        return _in_order(source, rule, site, program, count)
+    acting = program.rows_of(rule, count, spec.router)
+    if acting is False or not isinstance(source, TraceRecorded):
+        return _as_tensor(acting, count), torch.zeros(count, dtype=torch.int64)
+    batch, length = rows.shape
+    if count != batch * length:
+        raise SteeringError(
+            f"{spec.router} decides on {count} rows, not on the {batch} x {length} tokens of the batch, so a trace "
+            "cannot be replayed there"
+        )
+    acting_BS = _as_tensor(acting, count).cpu().view(batch, length)
+    fed = rows.fed()
+    acting_BS = acting_BS & fed.real_BS
+    place_BS = torch.zeros((batch, length), dtype=torch.int64)
+    for sequence in torch.nonzero(acting_BS.any(-1)).flatten().tolist():
+        real = fed.real_BS[sequence]
+        new = int(real.sum())
+        tokens, chosen = fed.tokens[sequence], acting_BS[sequence][real].numpy()
+        first = len(tokens) - new
+        # What lies after the last token that is replayed need not be in the trace.
+        upto, since = int(np.flatnonzero(chosen)[-1]) + 1, int(np.flatnonzero(chosen)[0])
+        found = source.places(spec, tokens[: first + upto], first + since)
+        at = torch.nonzero(real).flatten()[since:upto]
+        place_BS[sequence, at] = torch.from_numpy(found)
+    return acting_BS.reshape(-1), place_BS.reshape(-1)
+
+
+def _in_order(
+    source: CallsRecorded, rule: Rule, site: Site, program: Program, count: int
+) -> tuple[Tensor, Tensor]:
+    spec, rows = site.spec, program.rows
+    key = (id(source), *spec.key)
+    start, known = rows.replayed.get(key, 0), len(source.events(spec).ids_MK)
+    if start + count > known:
+        raise SteeringError(
+            f"nothing to replay: {known} rows were recorded in layer {spec.layer} ({spec.stream}), the model routes "
+            f"row {start + count}"
+        )
+    rows.replayed[key] = start + count
+    return _as_tensor(program.rows_of(rule, count, spec.router), count), torch.arange(start, start + count)
+
+
+def _as_tensor(rows: Tensor | bool, count: int) -> Tensor:
+    return rows if isinstance(rows, Tensor) else torch.full((count,), rows)
