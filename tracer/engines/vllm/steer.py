@@ -119,7 +119,7 @@ def unsteerable(rules: Sequence[Rule], specs: Sequence[RouterSpec], corrected: S
     """
     problems: list[str] = []
     for number, rule in enumerate(rules, start=1):
-        if rule.kind.has_vector or rule.kind.rechooses:
+        if rule.kind.has_vector or rule.kind.rechooses or rule.kind.replays:
             problems.append(
                 f"rule {number} ({rule.rule}): this kind of rule is not available with --engine vllm"
             )
