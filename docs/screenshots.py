@@ -31,6 +31,7 @@ PAGES = {
     "structure": "/structure?trace=sample&question=Paths",
     "alignment": "/alignment?trace=sample&lines=script",
     "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+%28ja%29",
+    "deploy": "/deploy?trace=sample",
     "data": "/data?trace=sample",
 }
 """Name of the picture → address of the page."""

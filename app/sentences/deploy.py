@@ -104,6 +104,52 @@ def bits_answer(table: pa.Table, method: str) -> str:
     )
 
 
+def pruning_answer(
+    table: pa.Table, score: str, kept: list[tuple[int, int]], agreement: pa.Table | None
+) -> str:
+    """How many experts stay, what share of choices went to the others, and how stable that is.
+
+    Args:
+        table: the view `expert-scores`.
+        kept: (layer, expert) of those that stay.
+        agreement: the view `score-agreement`.
+    """
+    stay = set(kept)
+    rows = table.to_pylist()
+    layers = len({row["layer"] for row in rows})
+    lost = sum(row["frequency"] for row in rows if (row["layer"], row["expert"]) not in stay) / layers
+    said = (
+        f"{words.count(len(rows) - len(stay))} of {words.amount(len(rows), 'expert')} would go; "
+        f"{words.percent(lost)} of all choices went to them."
+    )
+    own = [
+        row
+        for row in (agreement.to_pylist() if agreement is not None else [])
+        if row["a"] == row["b"] == score
+    ]
+    if own:
+        said += (
+            f" On two halves of the texts, {score} keeps {words.percent(own[0]['overlap'])} of the same experts "
+            f"(chance {words.percent(own[0]['chance'])})."
+        )
+    return said
+
+
+def likeness_answer(rows: pa.Table) -> str:
+    """How alike the experts of clusters are, beside random clusters.
+
+    Args:
+        rows: the view `likeness`, of one layer.
+    """
+    first = rows.to_pylist()[0]
+    clusters = len(set(rows["cluster"].to_pylist()))
+    return (
+        f"{words.amount(rows.num_rows, 'expert')} in {words.amount(clusters, 'cluster')}: experts of one cluster "
+        f"have outputs with a mean cosine of {first['within']:.2f}; in random clusters of the same sizes "
+        f"{first['random']:.2f}, over all pairs {first['mean']:.2f}."
+    )
+
+
 def calibration_answer(table: pa.Table) -> str:
     """How even a picked set is beside random ones.
 

@@ -42,6 +42,7 @@ PAGES = (
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
     Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),
+    Screen(name="deploy", title="Deploy", icon="dns"),
     Screen(name="reports", title="Reports", icon="summarize", needs_trace=False, needs_prompts=False),
     Screen(name="data", title="Data", icon="database"),
 )

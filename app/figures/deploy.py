@@ -1,0 +1,129 @@
+"""Figures of decisions: alternatives side by side on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from .look import Width, finish
+from .structure.over_layers import line_color
+from .theme import LIGHT, Theme
+
+ROW = 26
+
+
+def alternatives(
+    table: pa.Table,
+    name: str,
+    value: str,
+    *,
+    label: str,
+    chosen: str | None = None,
+    reference: float | None = None,
+    value_format: str = ".1%",
+    theme: Theme = LIGHT,
+    width: Width = "container",
+) -> alt.LayerChart:
+    """One bar an alternative in the order of the table, with its interval; the chosen one in the page's colour.
+
+    Args:
+        name, value: columns; low and high are drawn where the table has them.
+        reference: a dashed line at this value.
+    """
+    data = pd.DataFrame({key: table[key].to_pylist() for key in dict.fromkeys([name, value, "low", "high"])
+                         if key in table.column_names})  # fmt: skip
+    data["color"] = [theme.primary if row == chosen else theme.mark for row in data[name]]
+    base = alt.Chart(data)
+    y = alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=200))
+    axis = alt.Axis(format="~%" if "%" in value_format else "~g", tickCount=5)
+    x = alt.X(f"{value}:Q", title=label, axis=axis, scale=alt.Scale(zero=True))
+    tooltip = [
+        alt.Tooltip(f"{name}:N", title="alternative"),
+        alt.Tooltip(f"{value}:Q", title=label, format=value_format),
+    ]
+    layers = [
+        base.mark_bar(height={"band": 0.66}).encode(
+            y=y, x=x, color=alt.Color("color:N", scale=None), tooltip=tooltip
+        ),
+    ]
+    if "low" in data:
+        layers.append(
+            base.transform_filter("isValid(datum.low)")
+            .mark_rule(color=theme.text, strokeWidth=1.3)
+            .encode(y=y, x=alt.X("low:Q", title=label), x2="high:Q")
+        )
+    if reference is not None:
+        line = alt.Chart(pd.DataFrame({"at": [reference]}))
+        layers.append(line.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x="at:Q"))
+    return finish(alt.LayerChart(layer=layers), theme, width=width, height=max(2, len(data)) * ROW)
+
+
+def curves(
+    table: pa.Table,
+    x: str,
+    y: str,
+    name: str,
+    *,
+    x_title: str,
+    y_title: str,
+    percent: bool = True,
+    theme: Theme = LIGHT,
+    height: int = 280,
+    width: Width = "container",
+) -> alt.LayerChart:
+    """A line an alternative; low and high are drawn as bands where the table has them."""
+    columns = [key for key in (x, y, name, "low", "high") if key in table.column_names]
+    data = pd.DataFrame({key: table[key].to_pylist() for key in columns})
+    names: Sequence[str] = list(dict.fromkeys(data[name]))
+    color = alt.Color(
+        f"{name}:N", sort=None,
+        scale=alt.Scale(domain=list(names), range=[line_color(at, theme) for at in range(len(names))]),
+        legend=alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2.5, labelLimit=220),
+    )  # fmt: skip
+    base = alt.Chart(data)
+    across = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False))
+    form = ".1%" if percent else ".4g"
+    up = alt.Y(
+        f"{y}:Q", title=y_title, axis=alt.Axis(format="%" if percent else "~g"), scale=alt.Scale(zero=True)
+    )
+    layers = []
+    if "low" in data:
+        layers.append(
+            base.transform_filter("isValid(datum.low)")
+            .mark_area(opacity=0.14)
+            .encode(x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
+        )
+    layers.append(
+        base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=26)).encode(
+            x=across, y=up, color=color,
+            tooltip=[alt.Tooltip(f"{name}:N", title="alternative"), alt.Tooltip(f"{x}:Q", title=x_title),
+                     alt.Tooltip(f"{y}:Q", title=y_title, format=form)],
+        )
+    )  # fmt: skip
+    return finish(alt.LayerChart(layer=layers), theme, width=width, height=height)
+
+
+def squares(
+    table: pa.Table,
+    value: str,
+    *,
+    label: str,
+    theme: Theme = LIGHT,
+    value_format: str = ".0%",
+    side: int = 24,
+) -> alt.Chart:
+    """A matrix with a row and a column a name (`a`, `b`): magnitude from background to ink."""
+    data = pd.DataFrame({key: table[key].to_pylist() for key in ("a", "b", value)})
+    data[["a", "b"]] = data[["a", "b"]].astype(str)
+    names = list(dict.fromkeys(data["a"]))
+    chart = alt.Chart(data).mark_rect().encode(
+        x=alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-45, ticks=False, domain=False)),
+        y=alt.Y("a:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False)),
+        color=alt.Color(f"{value}:Q", scale=alt.Scale(range=list(theme.sequential), domainMin=0),
+                        legend=alt.Legend(title=label, format=value_format)),
+        tooltip=["a:N", "b:N", alt.Tooltip(f"{value}:Q", title=label, format=value_format)],
+    )  # fmt: skip
+    return finish(chart, theme, width=max(180, side * len(names)), height=max(120, side * len(names)))

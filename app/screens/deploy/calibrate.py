@@ -1,0 +1,88 @@
+"""Merge and calibrate: like experts, and prompts that reach all of them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import streamlit as st
+
+from ....store.arrow import pc
+from ....store.read.token_filter import TokenFilter
+from ....store.views.deploy.calibration import picked_prompts, prompt_lines
+from ...figures import deploy as figures
+from ...sentences.deploy import calibration_answer, likeness_answer
+from ...shell import messages, show
+from ...shell.frame import TOKEN_KINDS, Frame
+from .parts import decided, notes, take, window_text
+
+
+def draw(frame: Frame) -> None:
+    """Clusters of a layer, and the calibration set."""
+    _merge(frame)
+    _calibrate(frame)
+
+
+def _merge(frame: Frame) -> None:
+    keep = st.slider(
+        "Experts after the merge", 0.1, 1.0, 0.5, 0.05, key="merge to", bind="query-params", width=260
+    )
+    ask = {"keep": keep, "layers": window_text(frame)}
+    table = decided(lambda: frame.view("likeness", **ask), "Nothing is known of outputs yet")
+    if table is None:
+        return
+    layers = sorted(set(table["layer"].to_pylist()))
+    layer = st.selectbox("Layer", layers, key="merge layer", width=120)
+    rows = table.filter(pc.equal(table["layer"], layer))
+    messages.say(likeness_answer(rows))
+    matrix = _matrix(rows)
+    show.chart(
+        lambda theme: figures.squares(
+            matrix, "similarity", label="mean cosine", value_format=".2f", side=14, theme=theme
+        ),
+        rows, name=f"likeness-{layer}", title=f"Similarity of experts' outputs in layer {layer}",
+        say="Experts in the order of their clusters.", python=frame.snippet("likeness", **ask),
+    )  # fmt: skip
+    notes(table)
+
+
+def _matrix(rows: pa.Table) -> pa.Table:
+    listed = sorted(rows.to_pylist(), key=lambda row: (row["cluster"], row["expert"]))
+    order = [row["expert"] for row in listed]
+    return pa.Table.from_pylist(
+        [
+            {"a": row["expert"], "b": other, "similarity": row["similarity"][other]}
+            for row in listed
+            for other in order
+        ]
+    )
+
+
+def _calibrate(frame: Frame) -> None:
+    st.subheader("Which prompts should calibrate a quantiser?", anchor=False)
+    first = min(128, max(1, frame.trace.num_prompts // 4))
+    prompts = int(
+        st.number_input("Prompts", 1, 100_000, first, key="calibration", bind="query-params", width=140)
+    )
+    ask = {"sizes": str(prompts), "layers": window_text(frame)}
+    table = decided(lambda: frame.view("calibration-balance", **ask), "No calibration set")
+    if table is None:
+        return
+    messages.say(calibration_answer(table))
+    count = table["prompts"][0].as_py()
+    take(
+        f"{count} prompts", lambda: _lines(frame, count, ask["layers"]), "calibration.jsonl", key="pick.file"
+    )
+    show.chart(
+        lambda theme: figures.alternatives(
+            table, "set", "sigma", label="σ of expert shares (0 is even)", chosen="picked", value_format=".4f",
+            theme=theme,
+        ),
+        table, name="calibration", title="How evenly sets of prompts use experts", say="Line: 95 % of random sets.",
+        python=frame.snippet("calibration-balance", **ask),
+    )  # fmt: skip
+    notes(table)
+
+
+def _lines(frame: Frame, prompts: int, layers: str) -> str:
+    tokens = TokenFilter(where=dict(frame.where) or None, **TOKEN_KINDS[frame.tokens])
+    rows, _ = picked_prompts(frame.trace, prompts, layers=layers, stream=frame.stream, tokens=tokens)
+    return prompt_lines(frame.trace, rows)

@@ -1,0 +1,69 @@
+"""Clusters of experts whose outputs are alike, from the expert sheet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ....kernels.likeness import expert_clusters, similarity_within
+from ...errors import DecisionRefused
+from ...expert_sheet import expert_sheet
+from ...notes import with_notes
+from ...read.trace_rows import TraceRows
+from ..layers import layers_of
+from ..registry import view
+
+NOTE = (
+    "Similarity is the mean cosine of outputs on shared probe tokens. Merging by frequency equals the untruncated "
+    "subspace merge of arXiv 2506.23266; what it costs is measured on the merged model, not here."
+)
+
+
+@view("likeness")
+def likeness(
+    trace: TraceRows,
+    *,
+    keep: float = 0.5,
+    draws: int = 50,
+    layers: str | None = None,
+    stream: str = "decoder",
+    seed: int = 0,
+) -> pa.Table:
+    """Clusters of experts with like outputs: what a merge to fewer experts would put together.
+
+    Args:
+        keep: clusters as a share of the experts of a layer.
+        draws: random clusters of the same sizes, for comparison.
+    Returns:
+        layer, stream, expert, cluster, within (mean similarity of pairs in one cluster of the layer), random (the same
+        of random clusters of the same sizes), mean (of all pairs), similarity (the expert's row: a list).
+    """
+    sheet = expert_sheet(trace)
+    rows = (
+        []
+        if sheet is None
+        else [r for r in sheet.to_pylist() if r["stream"] == stream and r["output_similarity"]]
+    )
+    if not rows:
+        raise DecisionRefused(
+            "the trace has no similarity of outputs; run: moescope weigh MODEL --trace TRACE --what similarity"
+        )
+    rng = np.random.default_rng(seed)
+    out: list[dict[str, Any]] = []
+    for layer in layers_of(trace, layers, stream):
+        mine = sorted((row for row in rows if row["layer"] == layer), key=lambda row: row["expert"])
+        if not mine:
+            continue
+        near = np.array([row["output_similarity"] for row in mine])
+        cluster = expert_clusters(near, max(1, round(keep * len(near))))
+        random = np.mean([similarity_within(near, rng.permutation(cluster)) for _ in range(draws)])
+        facts = {"within": similarity_within(near, cluster), "random": float(random)}
+        facts["mean"] = similarity_within(near, np.zeros(len(near), np.int64))
+        for row, number in zip(mine, cluster.tolist(), strict=True):
+            key = {"layer": layer, "stream": stream, "expert": row["expert"], "cluster": number}
+            out.append(key | facts | {"similarity": row["output_similarity"]})
+    if not out:
+        raise DecisionRefused("the expert sheet has none of these layers")
+    return with_notes(pa.Table.from_pylist(out), [NOTE])

@@ -1,0 +1,112 @@
+"""The Deploy page: every tab answers on a trace with an expert sheet, and says what it lacks on one without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from moescope.app.screens.deploy.page import QUESTIONS
+from moescope.store.expert_sheet import write_router_rows
+from moescope.store.files.folder import open_folder
+from moescope.store.write.synthetic import Synthetic, write_synthetic
+
+EXPERTS, LAYERS = 8, 3
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    plan = Synthetic(prompts=24, tokens_per_prompt=30, languages=4, experts=EXPERTS, top_k=2, layers=LAYERS)
+    for name in ("plain", "weighed"):
+        write_synthetic(str(folder / name), plan)
+    rng = np.random.default_rng(0)
+    for router in range(LAYERS):
+        vectors = rng.normal(size=(EXPERTS, 4))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        near = vectors @ vectors.T
+        rows = [
+            {"layer": router, "stream": "decoder", "expert": e, "bits": [2, 3, 4], "rtn_error": [3.0, 1.5, 0.5],
+             "reap": float(rng.random()), "easy_ep": float(rng.random()), "bytes": 2_000_000,
+             "output_similarity": near[e].tolist()}
+            for e in range(EXPERTS)
+        ]  # fmt: skip
+        write_router_rows(open_folder(folder / "weighed"), router, rows, {})
+    return folder
+
+
+def draw(url: str) -> None:
+    """The script of an AppTest: the page on one trace."""
+    import streamlit as st
+
+    from moescope.app.screens import deploy
+    from moescope.app.shell.frame import Frame
+    from moescope.store import open_trace as reopen
+
+    frame = Frame(url=url, name="first", trace=reopen(url))
+    st.session_state["frame"] = frame
+    deploy.page(frame)
+
+
+def run(library: Path, monkeypatch: pytest.MonkeyPatch, name: str, **state: object) -> AppTest:
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(library))
+    app = AppTest.from_function(draw, kwargs={"url": str(library / name)}, default_timeout=60)
+    for key, value in state.items():
+        app.session_state[key] = value
+    app.run()
+    assert not app.exception, [error.message for error in app.exception]
+    return app
+
+
+def text_of(app: AppTest) -> str:
+    return "\n".join(str(element.proto.body) for element in app.get("html"))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_tab_answers_in_words_with_its_alternatives(
+    library: Path, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    app = run(library, monkeypatch, "weighed", decide=question)
+    text = text_of(app)
+    assert "could not be drawn" not in text, text
+    said = {
+        "Place": "of even on prompts that it was not fitted on",
+        "Cache and offload": "of accesses hit by",
+        "Prune": "of all choices went to them",
+        "Bits": "of the error of random allocations",
+        "Merge and calibrate": "in random clusters of the same sizes",
+    }
+    assert said[question] in text
+    assert "Fitted on" in text or question in ("Prune", "Merge and calibrate")
+
+
+def test_tabs_that_need_weights_say_what_to_run(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for question in ("Bits", "Merge and calibrate", "Prune"):
+        text = text_of(run(library, monkeypatch, "plain", decide=question))
+        assert "moescope weigh" in text, question
+
+
+def test_devices_that_do_not_divide_are_told_on_the_page(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "8 experts do not divide over 3 devices" in text_of(run(library, monkeypatch, "plain", devices=3))
+
+
+def test_the_files_of_the_page_hold_what_the_commands_write(library: Path) -> None:
+    from moescope.app.screens.deploy import bits, calibrate, place
+    from moescope.app.shell.frame import Frame
+    from moescope.store import open_trace
+
+    url = str(library / "weighed")
+    frame = Frame(url=url, name="weighed", trace=open_trace(url))
+    ask = {"devices": 4, "nodes": 1, "replicas": 0, "layers": "0:2"}
+    lines = place._file(frame, ask, "greedy", "csv").splitlines()
+    assert len(lines) == 1 + LAYERS * EXPERTS
+    recipe = json.loads(
+        bits._file(frame, {"levels": "2,3,4", "scope": "model", "layers": "0:2"}, 2.5, "json")
+    )
+    assert sum(row["bits"] for row in recipe["experts"]) <= 2.5 * LAYERS * EXPERTS
+    assert len(calibrate._lines(frame, 5, "0:2").splitlines()) == 5
