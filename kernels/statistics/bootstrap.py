@@ -5,8 +5,9 @@ are one matrix product: counts (B, N) times values (N, M).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -96,6 +97,19 @@ def bootstrap_interval(
         )
         low[columns], high[columns] = percentile_bounds(means_BM, level, carried_M[columns])
     return Interval(*(array.reshape(shape)[()] for array in (point, low, high, carried_M)), level=level)
+
+
+FEWEST_UNITS = 5
+"""Below, an interval claims more than it knows: from 3 units it holds the true value in 69 to 75 % of cases."""
+
+
+def interval_of_enough(*args: Any, **kwargs: Any) -> Interval:
+    """`bootstrap_interval` with NaN for both ends where fewer than `FEWEST_UNITS` units carry a value: the point alone
+    is shown."""
+    found = bootstrap_interval(*args, **kwargs)
+    few = np.asarray(found.units) < FEWEST_UNITS
+    low, high = (np.where(few, np.nan, end)[()] for end in (found.low, found.high))
+    return replace(found, low=low, high=high)
 
 
 def resample(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ..errors import UnknownColumn
 from ..notes import notes_of, with_notes
 from ._arguments import check
-from ._lacks import Need, lacks, limits, why_empty
+from ._lacks import Need, few_units, lacks, limits, why_empty
 from .token_options import parameters_of, token_words, with_token_options
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(trace: TraceRows, name: str, params: dict[str, Any]) -> pa.Table:
     table = function(trace, **params)
     if why is None and not table.num_rows:
         why = why_empty(trace, name, _NEEDS[name], notes_of(table))
-    said = limits(trace, name)
+    said = [*limits(trace, name), *few_units(table)]
     if said:
         table = with_notes(table, [*notes_of(table), *said])
     return table if why is None else without_rows(table, why)

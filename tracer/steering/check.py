@@ -28,7 +28,10 @@ def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
 def problems_with(rules: Sequence[Rule], specs: Sequence[RouterSpec]) -> list[str]:
     """What does not fit, one sentence each, with the number of the rule from 1."""
     problems: list[str] = []
-    for number, rule in enumerate(rules, start=1):
+    given = [rule.number for rule in rules]
+    # Sums of profiles, and rules that were added since, have numbers of several profiles: then it is their place here.
+    of_one_profile = all(given) and given == sorted(given)
+    for number, rule in zip(given if of_one_profile else range(1, len(given) + 1), rules, strict=True):
         problems += [f"rule {number} ({rule.rule}): {text}" for text in _problems(rule, specs)]
     for spec in specs:
         problems += _problems_together(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import SteeringError
@@ -29,7 +30,11 @@ def read_rules(data: Iterable[Any]) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for number, value in enumerate(data, start=1):
         try:
-            rules += [value] if isinstance(value, Rule) else _read(value)
+            rules += (
+                [value]
+                if isinstance(value, Rule)
+                else [replace(rule, number=number) for rule in _read(value)]
+            )
         except SteeringError as error:
             name = value.get("rule") if isinstance(value, Mapping) else None
             called = f" ({name})" if isinstance(name, str) and name in KINDS else ""

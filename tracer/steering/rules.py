@@ -213,6 +213,8 @@ class Rule:
     stream: str = "decoder"
     span: PositionSpan = field(default_factory=PositionSpan)
     options: Mapping[str, Any] = field(default_factory=dict)
+    number: int = field(default=0, compare=False, repr=False)
+    """Which rule of its profile this was, from 1, for messages: one that names experts by layer becomes several."""
 
     @property
     def kind(self) -> RuleKind:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ....kernels.alignment import Interval, bootstrap_interval, clustering_order
+from ....kernels.alignment import Interval, clustering_order
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -79,7 +80,7 @@ _SCHEMA = pa.schema(
 def mean_interval(values: np.ndarray, there: np.ndarray, resamples: int, seed: int) -> Interval:
     """Mean over the first axis of the values that are there, with its bootstrap interval."""
     weights = None if there.all() else there
-    return bootstrap_interval(values, weights=weights, resamples=resamples, seed=seed)
+    return interval_of_enough(values, weights=weights, resamples=resamples, seed=seed)
 
 
 def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:

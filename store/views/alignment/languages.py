@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ....kernels.alignment import bootstrap_interval
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -37,7 +37,7 @@ def _by_language(
         for there_S, at_L in _same_masks(np.isfinite(own_SL)):
             if language is None or not there_S.any():
                 continue
-            mean = bootstrap_interval(own_SL[there_S][:, at_L], resamples=resamples, seed=seed)
+            mean = interval_of_enough(own_SL[there_S][:, at_L], resamples=resamples, seed=seed)
             for i, at in enumerate(at_L):
                 ends = {"low": _known(mean.low[i]), "high": _known(mean.high[i])}
                 rows[int(at), number] = {

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ....kernels.consistency.half_life import expert_survival, half_life, half_life_chance
 from ....kernels.counting import count_experts
-from ....kernels.statistics.bootstrap import bootstrap_interval
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ...notes import with_notes
 from ...read.batches import EventBatch
 from ...read.passes import map_router
@@ -109,7 +109,7 @@ def _row(
     def of(prompts: np.ndarray) -> float:
         return half_life(survived_PD[prompts].sum(0), at_risk_PD[prompts].sum(0))
 
-    found = bootstrap_interval(survived_PD, of, resamples=draws[0], seed=draws[1])
+    found = interval_of_enough(survived_PD, of, resamples=draws[0], seed=draws[1])
     chance, kept_chance = half_life_chance(share_E, horizon)
     survived_D, at_risk_D = survived_PD.sum(0), at_risk_PD.sum(0)
     values = {"half_life": found.point, "low": found.low, "high": found.high, "chance": chance}

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ....kernels.counting import transitions
 from ....kernels.counting.locality import repeated_assignment_chance, repeated_pairs
-from ....kernels.statistics.bootstrap import bootstrap_interval
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ....kernels.structure import path_counts, strongest_flows
 from ...errors import StoreError
 from ...notes import with_notes
@@ -195,7 +195,7 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
     held = pairs_P > 0
     if not held.any():
         return []
-    found = bootstrap_interval(repeated_P[held] / pairs_P[held], weights=pairs_P[held], resamples=1000)
+    found = interval_of_enough(repeated_P[held] / pairs_P[held], weights=pairs_P[held], resamples=1000)
     share_E = uses_E / max(uses_E.sum(), 1)
     return [
         {

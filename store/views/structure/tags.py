@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....kernels.resonance.significance import benjamini_hochberg
-from ....kernels.statistics.bootstrap import bootstrap_interval
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ....kernels.structure import specialisation_spread, tag_information
 from ...errors import StoreError, UnknownColumn
 from ...notes import with_notes
@@ -169,7 +169,7 @@ def expert_shares(
         of = group_R == number
         if not of.any():
             continue
-        found = bootstrap_interval(
+        found = interval_of_enough(
             count_R[of] / sums.tokens[of], weights=sums.tokens[of], resamples=resamples, seed=seed
         )
         ends = {"low": float(found.low), "high": float(found.high)}
@@ -233,7 +233,7 @@ def tag_experts(
     found.sort(key=lambda row: (row[3] - row[2], row[0].layer, row[1]))
     records = []
     for spec, expert, share, elsewhere, count_R, tokens_R in found[: limit or None]:
-        interval = bootstrap_interval(count_R / tokens_R, weights=tokens_R, resamples=resamples, seed=seed)
+        interval = interval_of_enough(count_R / tokens_R, weights=tokens_R, resamples=resamples, seed=seed)
         ends = {"low": float(interval.low), "high": float(interval.high)}
         records.append(
             {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ....kernels.statistics.bootstrap import bootstrap_interval
+from ....kernels.statistics.bootstrap import interval_of_enough
 from ....kernels.structure import rare_token_baseline, vocabulary_shares
 from ...arrow import pc
 from ...errors import StoreError, UnknownColumn
@@ -198,7 +198,7 @@ def _table(
         prompts, prompt_R = np.unique(seen.prompt[rows], return_inverse=True)
         uses_P = np.bincount(prompt_R, (seen.experts[rows] == expert).any(1), len(prompts))
         tokens_P = np.bincount(prompt_R, minlength=len(prompts))
-        interval = bootstrap_interval(uses_P / tokens_P, weights=tokens_P, resamples=1000)
+        interval = interval_of_enough(uses_P / tokens_P, weights=tokens_P, resamples=1000)
         luck = rare_token_baseline(min(len(rows), _MOST_DRAWS), layer_E)
         share = float(uses_P.sum() / len(rows))
         ends = {"low": float(interval.low), "high": float(interval.high)}

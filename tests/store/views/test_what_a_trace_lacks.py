@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moescope.store import Trace, open_trace, views
@@ -163,3 +164,22 @@ def test_a_tag_may_be_called_like_a_column_of_the_result(tagged: Trace, tag: str
         assert tokens == {f"{tag}-long": 7, f"{tag}-short": 7}, view
     counted = tagged.counts(by=tag)
     assert counted.num_rows == 2 * 3
+
+
+@pytest.mark.parametrize("units", [2, 4, 5])
+def test_few_units_give_points_without_intervals_and_say_why(tmp_path: Path, units: int) -> None:
+    rng = np.random.default_rng(units)
+    rows = [
+        {"sequence": f"{language}{unit}", "step": step, "layer": 0, "expert": int(p.argmax()), "language": language,
+         "parallel_id": str(unit), "probabilities": p.tolist()}
+        for language in ("en", "de") for unit in range(units) for step in range(3)
+        for p in [rng.dirichlet(np.ones(4))]
+    ]  # fmt: skip
+    (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run("neutral", tmp_path / "e.jsonl", tmp_path / "t")
+    trace = open_trace(tmp_path / "t")
+    for view, value in {"alignment": "divergence", "routing-entropy": "entropy"}.items():
+        table = trace.view(view)
+        assert table[value].null_count == 0
+        assert table["low"].null_count == (table.num_rows if units < 5 else 0)
+        assert any("stands without an interval" in note for note in notes_of(table)) == (units < 5)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from tiny import tiny_olmoe
 
+from moescope.store.schema import RouterSpec
 from moescope.tracer import Steering, record_routing, save_routing
 from moescope.tracer.errors import SteeringError
+from moescope.tracer.steering.check import problems_with
 from moescope.tracer.steering.median_ratios import median_ratios
 from moescope.tracer.steering.rules import KINDS
 
@@ -173,3 +175,17 @@ def test_ratios_are_the_medians_of_a_trace(tmp_path):
         expected = statistics.median(float(b) / float(a) for a, b, _ in rows.half())
         assert ratio == pytest.approx(expected, rel=1e-3)
     assert Steering([{"rule": "prune_ratio"}]).with_ratios(ratios).validate(model) == []
+
+
+def test_a_rule_by_layers_keeps_its_number_in_messages():
+    spec = RouterSpec(layer=3, num_experts=4, top_k=2, router="r")
+    profile = Steering(
+        [
+            {"rule": "off", "experts": {"3": [1], "5": [2], "7": [3]}},
+            {"rule": "off", "layers": [3], "experts": [9]},
+        ]
+    )
+    said = problems_with(profile.rules, [spec])
+    assert [text.split(" ")[1] for text in said] == ["1", "1", "2"]
+    twice = problems_with(profile.rules + profile.rules[:1], [spec])
+    assert [text.split(" ")[1] for text in twice] == ["2", "3", "4"]
