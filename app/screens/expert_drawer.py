@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
+from ...store.notes import notes_of
 from ...store.schema import Cell, LayerExpert
 from ..figures.bars import share_bars
 from ..sentences import load as sentences
@@ -117,6 +118,9 @@ def _tokens(frame: Frame, cell: Cell) -> None:
     least = 1 if order == "count" else 5
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "order": order, "least": least}
     table = frame.view("expert-tokens", **ask)
+    if not table.num_rows:
+        _why_nothing(table, "No token of this selection uses the expert.")
+        return
     shown = table.set_column(1, "token", pa.array([visible(t) for t in table["token"].to_pylist()]))
     show.table(
         shown.select(["token", "count", "occurrences", "share", "mean_weight"]),
@@ -133,10 +137,17 @@ def _tokens(frame: Frame, cell: Cell) -> None:
     )
 
 
+def _why_nothing(table: pa.Table, otherwise: str) -> None:
+    messages.say(" ".join(notes_of(table)) or otherwise)
+
+
 def _neighbours(frame: Frame, cell: Cell) -> None:
     st.markdown("###### Which experts go with it")
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
     table = frame.view("expert-neighbours", **ask)
+    if not table.num_rows:
+        _why_nothing(table, structure.neighbours(table))
+        return
     chosen = show.table(
         table,
         name=f"layer-{cell.layer}-expert-{cell.expert}-neighbours",
@@ -161,7 +172,7 @@ def _contexts(frame: Frame, cell: Cell) -> None:
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "per_prompt": 1}
     table = frame.view("expert-contexts", limit=CONTEXTS, **ask)
     if not table.num_rows:
-        messages.say("No token of this selection uses the expert.")
+        _why_nothing(table, "No token of this selection uses the expert.")
         return
     st.html("".join(context_html(row) for row in table.to_pylist()))
     show.actions(

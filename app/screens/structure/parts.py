@@ -54,8 +54,9 @@ def told(sentence: str, table: pa.Table) -> str:
 
 def phase_box(table: pa.Table) -> tuple[str, pa.Table]:
     """The phase to show, decode where there is one, and its rows."""
-    phases = [phase for phase in ("decode", "prefill") if phase in set(table["phase"].to_pylist())]
-    names = {"decode": "generated tokens", "prefill": "prompt tokens"}
+    there = set(table["phase"].to_pylist())
+    names = {"decode": "generated tokens", "prefill": "prompt tokens", "unknown": "tokens of unknown phase"}
+    phases = [phase for phase in names if phase in there]
     chosen = phases[0]
     if len(phases) > 1:
         chosen = st.segmented_control(

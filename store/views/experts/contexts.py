@@ -178,7 +178,7 @@ def _at_most(uses: pa.Table, per_prompt: int) -> pa.Table:
         seen[key] = seen.get(key, 0) + 1
         if seen[key] <= per_prompt:
             kept.append(row)
-    return uses.take(kept)
+    return uses.take(pa.array(kept, pa.int64()))
 
 
 def with_context(trace: TraceRows, uses: pa.Table, context: int) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,32 +65,19 @@ def cache_hits(
         raise BadArgument(f"policies name {unknown[0]!r}; there are: {', '.join(POLICIES)}")
     wanted = None if sizes is None else whole_numbers(sizes, "sizes")
     groups = deal(trace.num_prompts)
-    pieces = [
-        _table(trace, trace.router(layer, stream), policy, ahead, groups, tokens, wanted)
-        for layer in layers_of(trace, layers, stream)
-        for policy in chosen
-    ]
+    pieces = [_SCHEMA.empty_table()]
+    for layer in layers_of(trace, layers, stream):
+        spec = trace.router(layer, stream)
+        found = _of_layer(trace, spec, chosen, ahead, groups, tokens)
+        pieces += [_table(spec, policy, found[policy], wanted) for policy in chosen]
     ours = (
         "A cache starts empty in every sequence (a prompt in one phase), which flatters short ones. Intervals leave "
         f"out one of at most {GROUPS} groups of prompts at a time."
     )
-    return with_notes(
-        pa.concat_tables([_SCHEMA.empty_table(), *pieces]).combine_chunks(), [ours, tokens.note()]
-    )
+    return with_notes(pa.concat_tables(pieces).combine_chunks(), [ours, tokens.note()])
 
 
-def _table(
-    trace: TraceRows,
-    spec: RouterSpec,
-    policy: str,
-    m: int,
-    groups: np.ndarray,
-    tokens: TokenFilter,
-    wanted: list[int] | None,
-) -> pa.Table:
-    key = ("cache hits", spec.layer, spec.stream, policy, m if policy == "segment" else 1, tokens.key)
-    work = _uses if policy == "fixed" else _hits
-    found = trace.memo.get(key, lambda: work(trace, spec, policy, m, groups, tokens))
+def _table(spec: RouterSpec, policy: str, found: tuple[Any, ...], wanted: list[int] | None) -> pa.Table:
     pieces = [_SCHEMA.empty_table()]
     size_C = np.arange(1, spec.num_experts + 1)
     if wanted is not None:
@@ -123,55 +110,62 @@ def _rates(hits_GC: np.ndarray, accesses_G: np.ndarray) -> tuple[np.ndarray, np.
     return rate_C, np.maximum(found.low, 0), np.minimum(found.high, 1)
 
 
-def _hits(
-    trace: TraceRows, spec: RouterSpec, policy: Any, m: int, groups: np.ndarray, tokens: TokenFilter
-) -> tuple[Any, ...]:
-    """phase, hits (G, E), accesses (G,), and so on for each phase."""
-
-    def of_part(batch: EventBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        phases = list(by_phase(batch))
-        if not phases:
-            return {}
-        starts = phases[0][1]
-        curves = hit_curves(batch.padded(), spec.num_experts, starts, policy=policy, m=m)
-        group_S = groups[batch.prompt_index[starts[:-1]]]
-        found = {}
-        for phase, _, of_phase in phases:
-            member_GS = (np.arange(groups.max() + 1)[:, None] == group_S) & of_phase
-            # Whole numbers far below 2^53: a product of floats is exact, and has no slow loop as one of integers has.
-            hits = member_GS.astype(np.float64) @ curves.hits.astype(np.float64)
-            found[phase] = hits.astype(np.int64), member_GS @ np.asarray(curves.accesses)
-        return found
-
-    return _by_phase_sums(trace, spec, of_part, tokens)
-
-
-def _uses(
-    trace: TraceRows, spec: RouterSpec, policy: str, m: int, groups: np.ndarray, tokens: TokenFilter
-) -> tuple[Any, ...]:
-    """The same with uses of each expert (G, E) in place of hits."""
-
-    def of_part(batch: EventBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        found = {}
-        for phase, starts, of_phase in by_phase(batch):
-            group_S = np.where(of_phase, groups[batch.prompt_index[starts[:-1]]], -1)
-            group_N = np.repeat(group_S, np.diff(starts))
-            uses = count_experts(batch.padded(), spec.num_experts, group_N, int(groups.max()) + 1)
-            found[phase] = uses, uses.sum(1)
-        return found
-
-    return _by_phase_sums(trace, spec, of_part, tokens)
-
-
-def _by_phase_sums(
+def _of_layer(
     trace: TraceRows,
     spec: RouterSpec,
-    of_part: Callable[[EventBatch], dict[int, tuple[np.ndarray, np.ndarray]]],
+    policies: Sequence[str],
+    ahead: int,
+    groups: np.ndarray,
     tokens: TokenFilter,
-) -> tuple[Any, ...]:
-    sums: dict[int, list[np.ndarray]] = {}
+) -> dict[str, tuple[Any, ...]]:
+    """By policy: phase, hits (G, E) (for "fixed" uses), accesses (G,), and so on for each phase. What is not remembered
+    is worked out in one pass over the events."""
+
+    def key(policy: str) -> tuple[Any, ...]:
+        return "cache hits", spec.layer, spec.stream, policy, ahead if policy == "segment" else 1, tokens.key
+
+    found = {policy: trace.memo.find(key(policy)) for policy in policies}
+    missing = [policy for policy, made in found.items() if made is None]
+    sums: dict[tuple[str, int], list[np.ndarray]] = {}
+
+    def of_part(batch: EventBatch) -> _Sums:
+        return _of_part(batch, spec.num_experts, missing, ahead, groups)
+
     parts = map_router(trace, of_part, spec.layer, spec.stream, token_columns=PHASE, tokens=tokens)
-    for found in parts:
-        for phase, arrays in found.items():
-            sums[phase] = add(sums.get(phase), arrays)
-    return tuple(item for phase in sorted(sums) for item in (phase, *sums[phase]))
+    for part in parts if missing else ():
+        for of, arrays in part.items():
+            sums[of] = add(sums.get(of), arrays)
+    for policy in missing:
+        phases = sorted(phase for name, phase in sums if name == policy)
+        made = tuple(item for phase in phases for item in (phase, *sums[policy, phase]))
+        trace.memo.put(key(policy), made)
+        found[policy] = made
+    return {policy: made for policy, made in found.items() if made is not None}
+
+
+_Sums = dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]
+
+
+def _of_part(
+    batch: EventBatch, num_experts: int, policies: Sequence[Any], ahead: int, groups: np.ndarray
+) -> _Sums:
+    """By policy and phase: hits of each group and size, accesses of each group."""
+    phases = list(by_phase(batch))
+    if not phases:
+        return {}
+    starts, ids = phases[0][1], batch.padded()
+    group_S, num_groups = groups[batch.prompt_index[starts[:-1]]], int(groups.max()) + 1
+    found: _Sums = {}
+    for policy in policies:
+        curves = None if policy == "fixed" else hit_curves(ids, num_experts, starts, policy=policy, m=ahead)
+        for phase, _, of_phase in phases:
+            if curves is None:
+                group_N = np.repeat(np.where(of_phase, group_S, -1), np.diff(starts))
+                uses = count_experts(ids, num_experts, group_N, num_groups)
+                found[policy, phase] = uses, uses.sum(1)
+            else:
+                member_GS = (np.arange(num_groups)[:, None] == group_S) & of_phase
+                # Whole numbers far below 2^53: a product of floats is exact, and faster than one of integers.
+                hits = member_GS.astype(np.float64) @ curves.hits.astype(np.float64)
+                found[policy, phase] = hits.astype(np.int64), member_GS @ np.asarray(curves.accesses)
+    return found

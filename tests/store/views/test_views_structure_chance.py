@@ -14,6 +14,8 @@ from parts_by_hand import record
 
 from moescope.store import Trace, TraceWriter, open_trace
 from moescope.store.errors import StoreError
+from moescope.store.importers import run
+from moescope.store.notes import notes_of
 
 VIEWS = {
     "local-consistency": {"m": "1,2"},
@@ -101,3 +103,17 @@ def test_odd_shapes(seed: int) -> None:
                 windows[phase] += max(len(experts) - 1, 0)
             table = trace.view("local-consistency", layers=spec.layer, stream=spec.stream, m="2").to_pylist()
             assert {row["phase"]: row["windows"] for row in table if row["windows"]} == dict(+windows)
+
+
+def test_counts_without_events_say_what_they_lack(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(40, (4, 2, 6))
+    np.savez(tmp_path / "counts.npz", counts=counts)
+    run("counts", tmp_path / "counts.npz", tmp_path / "trace", top_k=2)
+    trace = open_trace(tmp_path / "trace")
+    for view in ("local-consistency", "cache-hits", "explained", "repeats"):
+        table = trace.view(view)
+        assert table.num_rows == 0
+        assert "counts only" in notes_of(table)[0]
+    assert trace.view("load-influence").num_rows == 2
+    assert trace.view("load-drift", batches=2).num_rows == 6
+    assert trace.view("expert-contexts", layer=0, expert=1, per_prompt=1).num_rows == 0
