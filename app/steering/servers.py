@@ -33,12 +33,17 @@ class Source:
     """View a dense model as this many emergent experts a layer."""
     used: int | None = None
     """Of those a token uses so many; None: all, as the model itself does."""
+    routers: tuple[str, ...] = ()
+    """Declared routers, as text."""
+    allow_missing: bool = False
+    """Load a checkpoint that lacks weights."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of `moescope serve`."""
         asked = {"experts": self.experts, "experts_used": self.used if self.experts else None}
-        asked |= {"gguf_file": only_gguf(self.model)}
+        asked |= {"gguf_file": only_gguf(self.model), "router": list(self.routers)}
+        asked |= {"allow_missing": self.allow_missing}
         return {name: value for name, value in asked.items() if value}
 
 
@@ -141,10 +146,13 @@ def attach(url: str, token: str, name: str) -> Client:
 
 
 def source_of(trace: Trace) -> Source:
-    """The model of a trace, with the emergent experts that it was traced with."""
+    """The model of a trace, with the emergent experts, declared routers and missing weights it was traced with."""
     emergent = next((router for router in trace.routers if router.found_by == EMERGENT), None)
     if emergent is None:
-        return Source(model_of(trace))
+        declared = tuple(map(str, trace.manifest.settings.get("declared") or ()))
+        return Source(
+            model_of(trace), routers=declared, allow_missing=bool(trace.manifest.model.get("missing_weights"))
+        )
     fewer = emergent.top_k is not None and emergent.top_k < emergent.num_experts
     return Source(model_of(trace), emergent.num_experts, emergent.top_k if fewer else None)
 

@@ -172,7 +172,8 @@ def start_trace(
         model: name or folder, as for `load_model`.
         prompts: a prompt file.
         out: folder of the new trace; the job's folder stands beside it.
-        options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile.
+        options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile;
+            `noise_prompts`: on so many prompts the noise floor is measured first.
     Raises:
         FileExistsError: that trace is being written by another job.
     """

@@ -55,6 +55,17 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
 
     wanted = {name: options.pop(name) for name in OPTIONS if name in options}
     loaded = load_prepared(asked["model"], **wanted, progress=split)
+    noise = options.pop("noise_prompts", None)
+    if noise is not None:
+        from ..noise.measure import measure_noise
+
+        log.info("measuring the noise floor on the first %s prompts", noise)
+        given = {name: options[name] for name in ("chat", "batch_tokens") if name in options}
+        floor = measure_noise(
+            loaded.model, loaded.tokenizer, prompts.limit(noise), **given,
+            reload=lambda dtype: load_prepared(asked["model"], **wanted | {"dtype": dtype}).model,
+        )  # fmt: skip
+        options["noise"] = floor.to_json()
     profile = options.pop("steering", None)
     last = 0.0
 

@@ -1,26 +1,15 @@
-"""Routers declared for a model once, so that every later use of it finds them: tracing, steering, serving, checking.
-
-A declaration as text is for the command line and for forms: a module path, then fields after commas.
-
-    model.layers.*.mlp.gate,experts=8,top_k=2,ids=0,weights=1
-"""
+"""Routers declared for a model once, so that every later use of it finds them: tracing, steering, serving, checking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
-from ..errors import UnknownRouterError
+from .declaration import read_fields, to_text
 from .declared import DeclaredRouter
 
-SYNTAX = "PATH,experts=E,top_k=K,ids=WHERE,weights=WHERE,logits=WHERE"
 _ATTRIBUTE = "_moescope_declared"
-_NAMES = {"experts": "num_experts", "k": "top_k"}
-_WHOLE = ("num_experts", "top_k", "layer")
-_WHERE = ("ids", "weights", "logits")
-_TEXT = ("stream", "scoring", "note")
 
 
 def declare_routers(model: nn.Module, routers: Sequence[DeclaredRouter]) -> None:
@@ -40,34 +29,12 @@ def declared_for(model: nn.Module) -> tuple[DeclaredRouter, ...]:
     return getattr(model, _ATTRIBUTE, ())
 
 
+def declared_texts(model: nn.Module) -> list[str]:
+    """What was declared for a model as text, as far as text can hold it."""
+    texts = (to_text(vars(router)) for router in declared_for(model))
+    return [text for text in texts if text is not None]
+
+
 def read_router(text: str) -> DeclaredRouter:
-    """A declaration from text.
-
-    `ids`, `weights` and `logits` say where in the module's output they are: an index, or the name of an attribute.
-    Further fields: `stream`, `scoring` (softmax or sigmoid), `layer`, `note`.
-
-    Raises:
-        UnknownRouterError: a field that is not known, or not as it must be.
-    """
-    path, *parts = (part.strip() for part in text.split(","))
-    fields: dict[str, Any] = {"top_k": None}
-    for part in parts:
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        fields[_NAMES.get(name, name)] = _value(text, _NAMES.get(name, name), value if equals else "")
-    if not path or "num_experts" not in fields or not fields.keys() & set(_WHERE):
-        raise UnknownRouterError(
-            f"router {text!r}: it needs a module path, experts and at least one of ids, weights and logits: {SYNTAX}"
-        )
-    return DeclaredRouter(router=path, **fields)
-
-
-def _value(text: str, name: str, value: str) -> Any:
-    if name in _TEXT and value:
-        return value
-    if name in _WHERE and value:
-        return int(value) if value.removeprefix("-").isdecimal() else value
-    if name in _WHOLE and value.isdecimal() and len(value) < 10 and (int(value) or name == "layer"):
-        return int(value)
-    raise UnknownRouterError(
-        f"router {text!r}: {name or 'a field'}={value} cannot be understood; write {SYNTAX}"
-    )
+    """A declaration from text, see `declaration.read_fields`. Raises UnknownRouterError."""
+    return DeclaredRouter(**read_fields(text))

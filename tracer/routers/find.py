@@ -20,7 +20,8 @@ from torch import nn
 from ...store.schema import RouterKey, RouterSpec
 from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouterError
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
-from .declare import SYNTAX, declared_for
+from .declaration import SYNTAX
+from .declare import declared_for
 from .declared import DeclaredRouter, declared_sites
 from .found import FoundRouters
 from .naming import experts_per_token, layer_and_stack, scoring_of, stream_of

@@ -24,6 +24,7 @@ from ..hooks.record import attach
 from ..models.card import active_parameters, model_card
 from ..models.forward import evaluating, max_length
 from ..prompts.prompt_set import PromptSet
+from ..routers.declare import declared_texts
 from ..routers.find import routers_to_trace, traced_routers
 from ..tokens.batches import plan_batches, shuffled
 from ..tokens.encode import Encoder
@@ -95,6 +96,8 @@ def trace_prompts(
     card["active_parameters"] = active_parameters(model, specs)
     settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
     settings["batch_order"] = "shuffled"
+    if declared := declared_texts(model):
+        settings["declared"] = declared
     settings |= {"batch_size": batch_size} if batch_size is not None else {}
     if attention := getattr(getattr(model, "config", None), "_attn_implementation", None):
         settings["attention"] = attention

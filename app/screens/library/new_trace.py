@@ -18,6 +18,7 @@ from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages as states
 from ...text import words
 from ...text.literal import excerpt, safe_name
+from . import loading as load_form
 from . import prompt_template
 
 UPLOADS = ".uploads"
@@ -62,11 +63,13 @@ def draw(library: Path) -> None:
     free = _free_name(library, prompts)
     name = right.text_input("Name of the trace", value=free, key=f"new-name-{free}")
     chat = st.toggle("apply the chat template", key="new-chat")
-    ready = bool(model.strip() and checked and name.strip())
+    loading = load_form.draw()
+    wrong = loading.pop("problem", None)
+    ready = bool(model.strip() and checked and name.strip() and not wrong)
     if st.button("Start tracing", type="primary", disabled=not ready, key="new-start") and prompts:
         options: dict[str, Any] = {"capture": CAPTURES[capture or "ids and gate weights"]}
         options |= {"max_new_tokens": int(tokens), "chat": chat, "limit": int(limit) if limit else None}
-        options |= {"experts": groups} if groups else {}
+        options |= loading | ({"experts": groups} if groups else {})
         start(library, model.strip(), prompts, name, options)
 
 

@@ -13,6 +13,7 @@ import streamlit as st
 
 from ....store import RouterSpec
 from ....tracer.client import Client, ServerError
+from ....tracer.routers.declaration import SYNTAX
 from ...shell import messages
 from ...shell.frame import Frame
 from ...steering import servers
@@ -162,6 +163,14 @@ def _menu(frame: Frame, served: Served) -> None:
         st.number_input(
             "of which a token uses", 0, 1024, now.used or 0, key="steer-used", width=170, help="0: all."
         )
+    st.text_area(
+        "Declared routers, one a line", value="\n".join(now.routers), key="steer-routers", placeholder=SYNTAX,
+        height=68, help="For a model whose routers are not found by themselves.",
+    )  # fmt: skip
+    st.toggle(
+        "load a checkpoint that lacks weights", value=now.allow_missing, key="steer-missing",
+        help="Without it such a checkpoint is refused: what it lacks is random.",
+    )  # fmt: skip
     with st.container(horizontal=True):
         st.button("Start", type="primary", key="steer-start", on_click=_start, args=(frame.url, key))
         running = served.live is not None and served.live.state != "crashed"
@@ -191,7 +200,10 @@ def _use(url: str, source: servers.Source) -> None:
 def _start(url: str, key: str) -> None:
     state = st.session_state
     experts, used = int(state.get("steer-experts") or 0), int(state.get("steer-used") or 0)
-    _use(url, servers.Source((state.get(key) or "").strip(), experts or None, (experts and used) or None))
+    routers = tuple(line.strip() for line in (state.get("steer-routers") or "").splitlines() if line.strip())
+    missing = bool(state.get("steer-missing"))
+    model = (state.get(key) or "").strip()
+    _use(url, servers.Source(model, experts or None, (experts and used) or None, routers, missing))
 
 
 def _restart(source: servers.Source) -> None:

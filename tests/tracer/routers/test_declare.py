@@ -20,7 +20,7 @@ from moescope.tracer import (
 )
 from moescope.tracer.errors import UnknownRouterError
 from moescope.tracer.generate.live_model import LiveModel
-from moescope.tracer.routers.declare import read_router
+from moescope.tracer.routers.declare import declared_texts, read_router
 
 IDS = torch.arange(4, 20).reshape(2, 8)
 
@@ -99,7 +99,11 @@ def test_every_use_of_a_model_finds_what_was_declared_once(model, tmp_path):
     handle.remove()
     assert torch.equal(routing.ids(1), seen[0])
     trace_prompts(model, character_tokenizer(), ["Hi"], tmp_path / "t")
-    assert [spec.found_by for spec in open_trace(tmp_path / "t").routers] == ["declared"] * 3
+    trace = open_trace(tmp_path / "t")
+    assert [spec.found_by for spec in trace.routers] == ["declared"] * 3
+    assert [read_router(text) for text in trace.manifest.settings["declared"]] == [
+        read_router("model.layers.*.mlp.gate,experts=8,top_k=2,ids=0,weights=1")
+    ]
     with LiveModel(model) as live:
         _, routed = live.forward([Steering([{"rule": "off", "experts": [3]}])], same=True, input_ids=IDS)
         assert all((ids != 3).all() for ids in routed.values())
@@ -111,3 +115,18 @@ def test_a_declaration_that_fits_nothing_is_refused_at_once(model):
         declare_routers(model, [read_router("layers.*.gate,experts=8,ids=0")])
     with pytest.raises(UnknownRouterError, match="--router"):
         find_routers(model)
+
+
+@pytest.mark.parametrize(
+    "text", ["a.*.gate,num_experts=8,top_k=2,ids=0,weights=1", "g,num_experts=4,weights=-1,stream=task"]
+)
+def test_a_declaration_goes_into_the_manifest_and_comes_back(text):
+    model: Any = nn.Module()
+    model._moescope_declared = (read_router(text),)
+    assert read_router(declared_texts(model)[0]) == read_router(text)
+
+
+def test_a_function_is_no_text():
+    model: Any = nn.Module()
+    model._moescope_declared = (DeclaredRouter(router="a", num_experts=4, top_k=1, ids=lambda call: None),)
+    assert declared_texts(model) == []
