@@ -143,7 +143,7 @@ class TraceParts:
 
     def _router_number(self, layer: int, stream: str) -> int:
         for number, spec in enumerate(self.routers):
-            if (spec.layer, spec.stream) == (layer, stream):
+            if spec.key == (stream, layer):
                 return number
         raise UnknownColumn(
             f"the trace has no router at layer {layer}, stream {stream!r}; it has {self._has()}"
