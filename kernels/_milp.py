@@ -6,11 +6,12 @@ A solution is told with the gap to the solver's proven bound: 0 is optimal; NaN 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+
+if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
 
 
 class Solution(NamedTuple):
@@ -43,6 +44,10 @@ class Rows:
         self._high.append(high)
 
     def constraint(self) -> LinearConstraint:
+        """All rows, as SciPy takes them."""
+        from scipy import sparse
+        from scipy.optimize import LinearConstraint
+
         at = (np.concatenate(self._rows), np.concatenate(self._columns))
         shape = (len(self._low), self._variables)
         matrix = sparse.csr_array((np.concatenate(self._values), at), shape=shape)
@@ -61,6 +66,9 @@ def solve(
     Raises:
         ValueError: the constraints contradict each other.
     """
+    # SciPy takes a second to load, which no other kernel should cost.
+    from scipy.optimize import Bounds, milp
+
     found = milp(
         cost,
         integrality=binary.astype(int),

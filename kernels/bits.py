@@ -1,6 +1,6 @@
 """How many bits each expert gets: costs, the program that spends a budget, and plain alternatives.
 
-Definitions and traps: docs/methods/importance.md. Errors of rounding come from rounding to nearest, not from GPTQ.
+Definitions and traps: docs/methods/decisions.md. Errors of rounding come from rounding to nearest, not from GPTQ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes from device to device when tokens are sent to their experts. Definitions: docs/methods/placement.md."""
+"""What goes from device to device when tokens are sent to their experts. Definitions: docs/methods/decisions.md."""
 
 from typing import Literal
 

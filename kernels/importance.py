@@ -1,7 +1,7 @@
 """Which experts and which tokens matter: scores for pruning, mixed precision and calibration sets.
 
 A score is a reason to look, not a verdict: kept sets stand beside random ones, and are fitted on other prompts than
-those they are judged by. Definitions and traps: docs/methods/importance.md.
+those they are judged by. Definitions and traps: docs/methods/decisions.md.
 """
 
 from __future__ import annotations

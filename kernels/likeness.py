@@ -1,14 +1,12 @@
 """Which experts are alike, and what becomes of them when they are merged.
 
-Definitions and traps: docs/methods/likeness.md.
+Definitions and traps: docs/methods/decisions.md.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from ._arrays import as_amounts, as_real, check_size, divide
 
@@ -40,6 +38,9 @@ def row_cosine(rows: ArrayLike) -> np.ndarray:
 
 def linkage(similarity: ArrayLike) -> np.ndarray:
     """Average-linkage dendrogram of experts at distance 1 − similarity, as SciPy has it: (E − 1, 4)."""
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
     distance = 1 - _checked(similarity)
     np.fill_diagonal(distance, 0)
     return hierarchy.linkage(squareform(np.maximum(distance, 0), checks=False), "average")
@@ -57,6 +58,8 @@ def expert_clusters(similarity: ArrayLike, n: int) -> np.ndarray:
         Average linkage, then single experts move, and pairs change places, as long as the mean similarity of pairs
         within a cluster grows: the best that such steps reach, not proven the best of all.
     """
+    from scipy.cluster import hierarchy
+
     near = _checked(similarity)
     experts = len(near)
     if check_size(n, "n") > experts:

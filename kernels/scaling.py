@@ -1,7 +1,7 @@
 """What a Mixture-of-Experts shape is expected to save, by a published scaling law.
 
 Source: "Towards Greater Leverage: Scaling Laws for Efficient Mixture-of-Experts Language Models", arXiv 2507.17702;
-sparsity and tokens per parameter: arXiv 2508.18672. Traps: docs/methods/likeness.md.
+sparsity and tokens per parameter: arXiv 2508.18672. Traps: docs/methods/decisions.md.
 """
 
 from __future__ import annotations

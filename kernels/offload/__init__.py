@@ -1,6 +1,6 @@
 """Experts that do not fit: what a predictive cache hits, what a ring of slots waits for, which sequences go together.
 
-Curves of LRU, LFU and Belady are in `moescope.kernels.consistency`. Definitions and traps: docs/methods/offload.md.
+Curves of LRU, LFU and Belady are in `moescope.kernels.consistency`. Definitions and traps: docs/methods/decisions.md.
 """
 
 from .cache import CacheRun, PredictiveCache, allocate_slots, predictive_cache, predictive_cache_run

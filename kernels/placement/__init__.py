@@ -1,7 +1,7 @@
 """Where experts go: replicas, packing, clusters, devices, and what a placement costs.
 
 A placement is a prediction: fit it on some prompts, report it on others, beside the plain ones. A trace gives loads and
-links between devices, never seconds. Definitions and traps: docs/methods/placement.md.
+links between devices, never seconds. Definitions and traps: docs/methods/decisions.md.
 """
 
 from .clusters import SolvedClusters, cluster_experts, solve_clusters

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from .._arrays import as_amounts, as_real, check_size, divide
 from .._milp import Rows, gap_of, solve
@@ -125,6 +124,8 @@ def _cost(traffic_LCC: np.ndarray, device_LC: np.ndarray, bandwidth: np.ndarray 
 
 
 def _map_alike(traffic_LCC: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment
+
     devices = [np.arange(traffic_LCC.shape[1])]
     for traffic in traffic_LCC:
         levels = np.unique(np.r_[0, traffic.ravel()])

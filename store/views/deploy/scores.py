@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from ....kernels.importance import easy_ep_score, reap_score
 from ...errors import DecisionRefused
@@ -114,7 +113,7 @@ def expert_scores(
     Returns:
         layer, stream, expert, frequency (share of choices), gate (sum of gate weights), reap (mean gate × output norm),
         easy_ep (the same summed over tokens, × how far the token moves); null where the trace and its expert sheet do
-        not give it. See docs/methods/importance.md.
+        not give it. See docs/methods/decisions.md.
     """
     pieces, missing = [], False
     kinds = [("layer", pa.int32()), ("stream", pa.string()), ("expert", pa.int32())]
@@ -189,9 +188,15 @@ def kept_experts(score_E: np.ndarray, kept: int) -> np.ndarray:
 
 def _agree(a_E: np.ndarray, b_E: np.ndarray, kept: int) -> tuple[float, float]:
     flat = np.ptp(a_E) == 0 or np.ptp(b_E) == 0
-    rank = np.nan if flat else float(np.corrcoef(rankdata(a_E), rankdata(b_E))[0, 1])
+    rank = np.nan if flat else float(np.corrcoef(_ranks(a_E), _ranks(b_E))[0, 1])
     both = np.intersect1d(kept_experts(a_E, kept), kept_experts(b_E, kept))
     return rank, len(both) / kept
+
+
+def _ranks(values_E: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share their mean rank."""
+    _, at, uses = np.unique(values_E, return_inverse=True, return_counts=True)
+    return (np.cumsum(uses) - (uses + 1) / 2)[at]
 
 
 @view("kept-overlap", needs=("token_numbers",))
