@@ -165,7 +165,7 @@ def _cards(contrast: Contrast) -> None:
         spoken = f" · {words.listing(map(words.language_name, languages), most=4)}" if languages else ""
         examples = [
             f"“{excerpt(text, 60 if _wide(text) else 110)}”"
-            for text in prompts["text"].slice(0, EXAMPLES).to_pylist()
+            for text in prompts["text"].drop_null().slice(0, EXAMPLES).to_pylist()
         ]
         found.append(
             (f"{letter}: {name}", " ".join(examples), words.amount(prompts.num_rows, "prompt") + spoken)

@@ -178,7 +178,7 @@ def _probabilities(trace: TraceRows, layer: int, stream: str) -> RollupRows:
     if rows.probability_sum is None:
         raise StoreError(
             f"layer {layer}, stream {stream!r}: the trace holds no router probabilities, "
-            "which alignment needs (imported events have none)"
+            "which alignment needs (an import has them where its file gives probabilities)"
         )
     return rows
 

@@ -58,6 +58,29 @@ def test_every_page_stands_on_a_trace(page: str, hand_library, monkeypatch):
     assert app.title[0].value == next(screen.title for screen in PAGES if screen.name == page)
 
 
+@pytest.fixture(scope="module")
+def counts_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with one trace that holds counts only."""
+    folder = tmp_path_factory.mktemp("counts")
+    rows = [
+        {"sequence": f"{language}{n}", "layer": layer, "expert": e, "count": 3 + (e + n) % 2, "tokens": 14 // 2,
+         "language": language, "group": language, "parallel_id": str(n)}
+        for language in ("en", "de") for n in range(3) for layer in (0, 1) for e in range(4)
+    ]  # fmt: skip
+    (folder / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run("counts", folder / "c.jsonl", folder / "library" / "counts")
+    return folder / "library"
+
+
+@pytest.mark.parametrize("page", [screen.name for screen in PAGES])
+def test_every_page_stands_on_counts_without_events(page: str, counts_library: Path, monkeypatch):
+    app = start(counts_library, monkeypatch, page, trace="counts")
+    if page == "alignment":
+        assert "the trace holds no router probabilities, which alignment needs" in shown(app)
+        return
+    well(app)
+
+
 @pytest.mark.parametrize("page", [screen.name for screen in PAGES])
 def test_every_page_says_what_would_be_here_when_there_is_nothing(page: str, tmp_path, monkeypatch):
     monkeypatch.setattr("moescope.store.library.sample_dir", lambda: tmp_path / "no sample")
