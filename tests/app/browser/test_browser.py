@@ -267,6 +267,29 @@ def test_a_box_over_the_scan_goes_to_steer(page):
     page.wait_for_url(re.compile(r"/steer\?.*profile="))
 
 
+def test_a_box_over_the_map_of_experts_goes_to_steer(page):
+    page.goto("/structure?trace=hand&question=Map+of+experts")
+    say(page, "The most selective one")
+    plot = page.locator(".stPlotlyChart .nsewdrag").first
+    plot.wait_for()
+    at_rest(plot)
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4, steps=8)
+    page.mouse.up()
+    say(page, "32 experts selected")
+    page.get_by_role("button", name="Send 32 experts to Steer").click()
+    page.wait_for_url(re.compile(r"/steer.*profile="))
+
+
+def test_the_flows_between_layers_are_drawn(page):
+    page.goto("/structure?trace=hand&question=Paths")
+    page.locator(".stPlotlyChart .sankey-link").first.wait_for()
+    say(page, "The strongest flow goes from layer")
+    assert page.locator(".stPlotlyChart .sankey-node").count() > 8
+
+
 def test_the_library_has_an_address(page):
     page.goto("/library?trace=hand")
     page.get_by_role("heading", name="Library").wait_for()
