@@ -166,6 +166,31 @@ def calibration_answer(table: pa.Table) -> str:
     )
 
 
+def card_answer(table: pa.Table) -> str:
+    """The shape of a model in words.
+
+    Args:
+        table: the view `model-card`.
+    """
+    row = table.to_pylist()[0]
+    if row["sparsity"] is None:
+        return "How many experts a token uses varies or is unknown: there is no sparsity to tell."
+    said = f"A token uses {row['top_k']:g} of {row['experts']} experts: sparsity {words.percent(row['sparsity'])}."
+    if row["parameters"] and row["active_parameters"]:
+        share = words.percent(row["active_parameters"] / row["parameters"])
+        active = words.count(row["active_parameters"])
+        said += f" {active} of {words.count(row['parameters'])} parameters are active ({share})."
+    if row["tokens_per_parameter"] is not None:
+        said += f" {row['tokens_per_parameter']:.1f} training tokens a parameter."
+    if row["leverage"] is not None:
+        outside = "" if row["inside_fit"] else " (far from its worked points)"
+        said += (
+            f" Granularity {row['granularity']:.3g}; the scaling law expects a leverage of {row['leverage']:.2f} at "
+            f"{row['compute']:.3g} training FLOPs{outside}."
+        )
+    return said
+
+
 def _between(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""

@@ -60,6 +60,7 @@ RANGES: Mapping[str, Range] = {
     "draws": DRAWS,
     "seconds": Range(low=0.01, high=3600, kind=Real),
     "expert_bytes": Range(low=1, kind=Real),
+    "training_tokens": Range(low=1, kind=Real),
     "keep": Range(low=0.001, high=1, kind=Real),
     "limit": ZERO_FOR_ALL,
     "per_prompt": ZERO_FOR_ALL,

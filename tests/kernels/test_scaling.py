@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from moescope.kernels.scaling import best_granularity, efficiency_leverage, sparsity, tokens_per_parameter
+from moescope.kernels.scaling import (
+    best_granularity,
+    efficiency_leverage,
+    granularity,
+    outside_fit,
+    sparsity,
+    tokens_per_parameter,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,3 +34,11 @@ def test_the_card():
     for wrong in ((0, 4, 1e20), (1.1, 4, 1e20), (0.5, 0, 1e20), (0.5, 4, -1)):
         with pytest.raises(ValueError, match="must"):
             efficiency_leverage(*wrong)
+
+
+def test_granularity_and_what_lies_outside_the_fit():
+    # d = 2,048 and experts of 3 · 2,048 · 1,024 parameters: d_expert is 1,024.
+    assert granularity(2048, 3 * 2048 * 1024) == 4
+    assert outside_fit(0.031, 12) == []
+    assert len(outside_fit(0.125, 4)) == 1
+    assert len(outside_fit(0.25, 0.571)) == 2

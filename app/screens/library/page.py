@@ -14,7 +14,7 @@ from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.frame import Frame
 from ...shell.show import side_by_side
 from ...text import words
-from . import jobs_panel, manage, new_trace
+from . import jobs_panel, manage, model_card, new_trace
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
@@ -134,6 +134,8 @@ def _details(name: str, summary: TraceSummary) -> None:
         messages.say(_overview(summary))
         if not summary.sample and Path(summary.url).parent == sources.library():
             manage.draw(Path(summary.url).name)
+        with st.expander("Model card"):
+            model_card.draw(trace)
         with st.expander("Model, prompts, settings"):
             st.json({key: value for key, value in facts.items() if value}, expanded=2)
         with st.expander(words.amount(len(trace.routers), "router")):

@@ -200,3 +200,25 @@ def test_recipes_refuse_what_the_tool_does_not_take() -> None:
     with pytest.raises(DecisionRefused, match="does not name the experts' modules of layer 0"):
         recipe("llm-compressor", [ExpertBits(0, 0, 2, None)])
     assert json.loads(recipe("json", [ExpertBits(0, 0, 1, None)]))["experts"][0]["bits"] == 1
+
+
+def test_the_model_card_by_hand() -> None:
+    from moescope.store import RouterSpec
+    from moescope.store.views.deploy.model_card import card_of
+
+    routers = [RouterSpec(layer=n, num_experts=64, top_k=8, router="r") for n in range(16)]
+    expert = 3 * 2048 * 1024
+    model = {"name": "m", "parameters": 7_000_000_000, "hidden_size": 2048}
+    model["active_parameters"] = 7_000_000_000 - 16 * 56 * expert
+    row = card_of(model, routers, 5e12)
+    assert row["sparsity"] == 0.875
+    assert row["granularity"] == pytest.approx(4)
+    assert row["tokens_per_parameter"] == pytest.approx(5e12 / 7e9)
+    assert row["compute"] == 6 * model["active_parameters"] * 5e12
+    assert row["inside_fit"] is False
+    at_paper = card_of(model, routers)
+    assert at_paper["leverage"] == pytest.approx(3.31, abs=6e-3)
+    unknown = card_of({"name": "m"}, routers)
+    assert unknown["sparsity"] == 0.875
+    assert unknown["leverage"] is None
+    assert card_of({}, [RouterSpec(layer=0, num_experts=4, top_k=None, router="r")])["sparsity"] is None

@@ -1,0 +1,52 @@
+"""Efficiency leverage against the share of active experts: a law, its worked points shaded, and models as points."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ...kernels.scaling import NEAR_ACTIVATION, efficiency_leverage
+from .look import Width, finish
+from .theme import LIGHT, Theme
+
+LEAST = 0.005
+WORKED_GRANULARITY = 12.0
+
+
+def leverage_points(
+    table: pa.Table, *, compute: float, theme: Theme = LIGHT, width: Width = "container", height: int = 260
+) -> alt.LayerChart:
+    """The law at one compute, and a point a model.
+
+    Args:
+        table: model, activation, granularity of the view `model-card`.
+        compute: training FLOPs for all of them.
+    """
+    rows = [
+        row | {"leverage": efficiency_leverage(row["activation"], row["granularity"], compute)}
+        for row in table.to_pylist()
+    ]
+    data = pd.DataFrame(rows)[["model", "activation", "granularity", "leverage"]]
+    grid = np.geomspace(LEAST, 1, 80)
+    law = pd.DataFrame({"activation": grid})
+    law["leverage"] = [efficiency_leverage(float(a), WORKED_GRANULARITY, compute) for a in grid]
+    x = alt.X("activation:Q", title="share of experts that a token activates (log)", scale=alt.Scale(type="log"),
+              axis=alt.Axis(format="~%", grid=False))  # fmt: skip
+    y = alt.Y("leverage:Q", title=f"leverage at {compute:.3g} FLOPs")
+    shaded = alt.Chart(pd.DataFrame({"from": [max(LEAST, NEAR_ACTIVATION[0])], "to": [NEAR_ACTIVATION[1]]}))
+    band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(
+        x=alt.X("from:Q", title=x.title), x2="to:Q"
+    )
+    line = alt.Chart(law).mark_line(color=theme.muted, strokeDash=[4, 3]).encode(x=x, y=y)
+    tooltip = [
+        alt.Tooltip("model:N"), alt.Tooltip("activation:Q", format=".1%"), alt.Tooltip("granularity:Q", format=".3g"),
+        alt.Tooltip("leverage:Q", format=".2f"),
+    ]  # fmt: skip
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=90, color=theme.primary, opacity=1)
+        .encode(x=x, y=y, tooltip=tooltip)
+    )
+    return finish(alt.LayerChart(layer=[band, line, points]), theme, width=width, height=height)
