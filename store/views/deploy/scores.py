@@ -166,7 +166,7 @@ def score_agreement(
         for name in first:
             pairs.setdefault((name, name), []).append(_agree(first[name], second[name], kept))
     rows = [
-        {"a": a, "b": b, "spearman": float(np.nanmean([v[0] for v in values])),
+        {"a": a, "b": b, "spearman": _known_mean([v[0] for v in values]),
          "overlap": float(np.mean([v[1] for v in values])), "chance": float(np.mean(chances))}
         for (a, b), values in pairs.items()
     ]  # fmt: skip
@@ -191,6 +191,11 @@ def _agree(a_E: np.ndarray, b_E: np.ndarray, kept: int) -> tuple[float, float]:
     rank = np.nan if flat else float(np.corrcoef(_ranks(a_E), _ranks(b_E))[0, 1])
     both = np.intersect1d(kept_experts(a_E, kept), kept_experts(b_E, kept))
     return rank, len(both) / kept
+
+
+def _known_mean(values: list[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
 
 
 def _ranks(values_E: np.ndarray) -> np.ndarray:
