@@ -10,8 +10,12 @@ from contextlib import contextmanager
 class StoreError(Exception):
     """Anything the store refuses or could not do. `str(error)` is one line."""
 
+    LONGEST = 2000
+    """Characters of a message: what it quotes may be as long as a file."""
+
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST]} ...")
 
 
 class NotATrace(StoreError):
@@ -74,10 +78,6 @@ class ImportRefused(StoreError):
     """
 
     LONGEST = 600
-
-    def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST]} ...")
 
 
 _PLAIN = {

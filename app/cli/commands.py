@@ -123,8 +123,15 @@ def _is_usage(error: Exception) -> bool:
     return isinstance(error, BadArgument)
 
 
+LONGEST = 2000
+"""Characters of an error; what it quotes may be as long as a file."""
+
+
 def _failed(message: str, code: int = 1) -> int:
     if os.environ.get("MOESCOPE_DEBUG"):
         traceback.print_exc()
-    click.echo(f"moescope: {message}", err=True)
+    from ..text.literal import cut, visible
+
+    lines = cut(message, LONGEST).splitlines()
+    click.echo("moescope: " + "\n".join(map(visible, lines)), err=True)
     return code

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..text.literal import visible
 from ..text.words import amount
 from .output import Lines, as_text, format_options, json_ready, open_with_warnings, write_table
 from .view_options import parse
@@ -91,9 +92,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
         ("captured", ", ".join(facts["capture"])),
         ("steering", (facts["steering"] or {}).get("name") or ("yes" if facts["steering"] else "none")),
     ]:
-        click.echo(f"{name:>9}  {value}")
+        click.echo(f"{name:>9}  {visible(str(value))}")
     for problem in facts["problems"]:
-        click.echo(f"  damaged  {problem}", err=True)
+        click.echo(f"  damaged  {visible(problem)}", err=True)
     shown = ("layer", "stream", "num_experts", "top_k", "scoring", "router")
     rows = [{name: router[name] for name in shown} for router in facts["routers"]]
     if rows:

@@ -18,6 +18,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ...store.files.whole import write_whole
 from ...store.tables import json_rows, plain
+from ..text.literal import visible
 
 if TYPE_CHECKING:
     from ...store import Trace
@@ -61,7 +62,7 @@ def open_with_warnings(trace: str) -> Trace:
 
     found = open_trace(trace)
     for problem in found.problems:
-        click.echo(f"warning: left out: {problem}", err=True)
+        click.echo(f"warning: left out: {visible(str(problem))}", err=True)
     if said := nan_notice(found):
         click.echo(f"warning: {said}", err=True)
     return found

@@ -11,6 +11,9 @@ from .languages import is_right_to_left
 _CONTROL = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡"}
 _DIRECTION = {chr(c): f"‹{c:04X}›" for c in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 _MARKS = {"\n": "⏎", "\t": "⇥", "\u200b": "‹200B›", "\ufeff": "‹FEFF›"}
+_CONTROL |= {
+    chr(c): f"‹{c:04X}›" for c in range(0x80, 0xA0)
+}  # terminals take U+009B for the begin of a command
 _VISIBLE = str.maketrans(_CONTROL | _DIRECTION | _MARKS)
 
 

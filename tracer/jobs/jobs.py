@@ -175,9 +175,11 @@ def start_trace(
         options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile;
             `noise_prompts`: on so many prompts the noise floor is measured first.
     Raises:
-        FileExistsError: that trace is being written by another job.
+        FileExistsError: that trace is being written by another job, or a link lies there.
     """
     out = Path(out).absolute()
+    if out.is_symlink():
+        raise FileExistsError(f"{out} is a link: a trace of a library is never written to where one leads")
     job = Job(out.with_name(out.name + SUFFIX))
     if job.folder.exists() and not job.status().ended:
         raise FileExistsError(f"{out.name} is already being traced")

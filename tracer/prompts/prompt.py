@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import LONGEST
+
 
 class PromptSetError(ValueError):
     """A prompt set that cannot be read; the one-line message names file, row and column."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]} ...")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import LONGEST
+
 
 class ApiError(Exception):
     """A failure that the client is told about.
@@ -14,9 +16,9 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, field: str | None = None, retry_after: int | None = None
     ) -> None:
-        super().__init__(message)
+        self.message = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.field = field
         self.retry_after = retry_after
 

@@ -25,6 +25,8 @@ class Limits:
     """Requests that take turns at the model; each holds its own key-value cache."""
     queued: int = 48
     """Requests that wait for such a turn. [429]"""
+    rules: int = 2000
+    """Most rules of a profile; a rule with experts by layer counts once a layer. [422]"""
     jobs: int = 4
     """Traces and evaluations that run or wait. [429]"""
     connections: int = 256

@@ -6,18 +6,24 @@ be given as `amount` or by the names that `rules.KINDS` lists.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import SteeringError
+from ..errors import SteeringError, said
 from .kind import Number, Option, RuleKind
 from .recorded import Recorded
 from .rules import KINDS, Amount, Rule
 from .span import PositionSpan
 
 OTHER_NAMES = {"layer": "layers", "expert": "experts", "type": "rule", "kind": "rule"}
+LARGEST_WHOLE = 2**31 - 1
+"""Layers, experts and positions are compared as int32 and int64."""
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Of an amount other than 0, up or down: with more a float32 logit becomes infinite, and the next sum NaN."""
+WHOLE = re.compile(r"[0-9]{1,10}")
+"""Of ASCII: "²" is a digit too, but no number."""
 COMMON = ("rule", "layers", "experts", "stream", "span", "note")
 
 
@@ -44,11 +50,11 @@ def read_rules(data: Iterable[Any]) -> tuple[Rule, ...]:
 
 def _read(value: Any) -> list[Rule]:
     if not isinstance(value, Mapping):
-        raise SteeringError(f"a rule is an object with a field rule, not {value!r}")
+        raise SteeringError(f"a rule is an object with a field rule, not {said(value)}")
     data = {OTHER_NAMES.get(str(name), str(name)): item for name, item in value.items()}
     name = data.get("rule")
     if not isinstance(name, str) or name not in KINDS:
-        raise SteeringError(f"there is no rule {name!r}; there are {', '.join(KINDS)}")
+        raise SteeringError(f"there is no rule {said(name)}; there are {', '.join(KINDS)}")
     fields = _canonical(name, data)
     experts = fields.pop("experts", "all" if not KINDS[name].experts else None)
     if isinstance(experts, Mapping):
@@ -72,7 +78,7 @@ def _canonical(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
         own = aliases.get(field_name, field_name)
         if own not in (*COMMON, *own_fields):
             raise SteeringError(
-                f"{name} has no field {field_name!r}; it has {', '.join((*COMMON[1:-1], *own_fields))}"
+                f"{name} has no field {said(field_name)}; it has {', '.join((*COMMON[1:-1], *own_fields))}"
             )
         if own in fields:
             raise SteeringError(f"{name} gives {own} twice")
@@ -101,9 +107,9 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
 
 def _option(name: str, option: Option, value: Any) -> Any:
     if option.holds == "switch" and not isinstance(value, bool):
-        raise SteeringError(f"{name} must be true or false, not {value!r}")
-    if option.holds == "number" and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise SteeringError(f"{name} must be a number, not {value!r}")
+        raise SteeringError(f"{name} must be true or false, not {said(value)}")
+    if option.holds == "number" and not _is_number(value):
+        raise SteeringError(f"{name} must be a number up to {LARGEST:g}, not {said(value)}")
     if option.holds == "whole":
         return _whole(value, name)
     if option.holds == "word" and value not in option.words:
@@ -125,8 +131,9 @@ def _numbers(value: Any, name: str) -> tuple[int, ...] | None:
     if value == "all":
         return None
     value = [value] if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise SteeringError(f"{name} must be a list of numbers or all, not {value!r}")
+    # A mapping would give its keys: {"3": {"3": [1]}} is no expert 3.
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise SteeringError(f"{name} must be a list of numbers or all, not {said(value)}")
     numbers = tuple(sorted({_whole(item, name) for item in value}))
     if not numbers:
         raise SteeringError(f"{name} is empty, so the rule would do nothing; leave the rule out, or say all")
@@ -135,10 +142,10 @@ def _numbers(value: Any, name: str) -> tuple[int, ...] | None:
 
 def _whole(value: Any, name: str) -> int:
     value = _plain(value)
-    if isinstance(value, str) and value.isdigit():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise SteeringError(f"{name} must be a whole number from 0, not {value!r}")
+    if isinstance(value, str) and WHOLE.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_WHOLE:
+        raise SteeringError(f"{name} must be a whole number from 0 to {LARGEST_WHOLE}, not {said(value)}")
     return value
 
 
@@ -154,21 +161,28 @@ def _amount(name: str, kind: RuleKind, value: Any) -> Amount:
 
 def _number(name: str, number: Number, value: Any) -> float:
     value = _plain(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not number.check(value)
-    ):
-        raise SteeringError(f"{name} needs an amount: {number.wants}, not {value!r}")
+    if not _is_number(value) or not number.check(value) or (number.whole and value > LARGEST_WHOLE):
+        raise SteeringError(f"{name} needs an amount: {number.wants}, not {said(value)}")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    """Whether float32 arithmetic stays finite with it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def _vectors(value: Any) -> Any:
     if isinstance(value, Mapping) and value:
         return {_whole(layer, "layers"): _vectors(item) for layer, item in value.items()}
     values: Any = _plain(value)
-    numbers = isinstance(values, (list, tuple)) and all(isinstance(v, (int, float)) for v in values)
-    if numbers and values and all(math.isfinite(v) for v in values):
+    if isinstance(values, (list, tuple)) and values and all(_is_number(v) or _is_tiny(v) for v in values):
         return tuple(float(v) for v in values)
-    raise SteeringError("vector must be a list of finite numbers, or one such list by layer")
+    raise SteeringError(
+        f"vector must be a list of finite numbers up to {LARGEST:g}, or one such list by layer"
+    )
+
+
+def _is_tiny(value: Any) -> bool:
+    return isinstance(value, float) and abs(value) < SMALLEST

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import SteeringError
+from ..errors import SteeringError, said
+
+FURTHEST = 2**31 - 1
+"""Position that a span may name."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,12 @@ class PositionSpan:
         """From "all", "prompt", "generation", a first position, or {"from": n, "to": m}."""
         if isinstance(value, str) and value in ("all", "prompt", "generation"):
             return cls(phase=value)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= FURTHEST:
             return cls(start=value)
         if isinstance(value, Mapping) and set(value) <= {"from", "to", "phase"}:
             phase, start, stop = value.get("phase", "all"), value.get("from", 0), value.get("to")
             places = [start] if stop is None else [start, stop]
-            whole = all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in places)
+            whole = all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x <= FURTHEST for x in places)
             if whole and stop is not None and stop <= start:
                 raise SteeringError(
                     f"span holds no token: it goes from {start} to {stop}, which is not included"
@@ -35,7 +38,8 @@ class PositionSpan:
             if whole and phase in ("all", "prompt", "generation"):
                 return cls(phase, start, stop)
         raise SteeringError(
-            f"span must be all, prompt, generation, a first position or {{'from': n, 'to': m}}, not {value!r}"
+            "span must be all, prompt, generation, a first position or {'from': n, 'to': m}, positions up to "
+            f"{FURTHEST}, not {said(value)}"
         )
 
     def to_json(self) -> Any:

@@ -22,7 +22,7 @@ from moescope.tracer.serve.engine.served import Served
 from moescope.tracer.serve.limits import Limits
 from moescope.tracer.serve.server import serve_in_background
 
-LIMITS = Limits(body_bytes=20_000, new_tokens=50, score_prompts=4, active=2, queued=2, body_s=1.0)
+LIMITS = Limits(body_bytes=20_000, new_tokens=50, score_prompts=4, active=2, queued=2, body_s=1.0, rules=30)
 PATHS = [
     ("GET", "/v1/model"),
     ("POST", "/v1/tokenize"),
@@ -103,6 +103,39 @@ def test_a_rebound_name_is_refused_even_with_the_token(address, host):
     for path in ("/v1/model", "/health"):
         status, _, _ = ask(address, "GET", path, Host=host or " ")
         assert status in (400, 421)
+
+
+@pytest.mark.parametrize(
+    "rules", [[{}] * 31, [{"rule": "off", "experts": {str(layer): [0] for layer in range(31)}}]]
+)
+def test_profiles_have_a_limited_number_of_rules(address, rules):
+    status, answer, _ = ask(address, "POST", "/v1/score", {"prompts": ["ab"], "steering": {"rules": rules}})
+    assert status == 422
+    assert "31 rules, more than 30" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["a\n", "a\nb", "../a", ".a", "", "a" * 101, "a/b", "ä"])
+def test_a_trace_has_a_plain_name(address, name):
+    status, answer, _ = ask(address, "POST", "/v1/trace", {"prompts": ["ab"], "name": name})
+    assert (status, answer["error"]["field"]) == (400, "name")
+
+
+def test_a_link_in_the_library_is_not_followed(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(tmp_path / "library"))
+    (tmp_path / "library").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "library" / "t").symlink_to(tmp_path / "elsewhere")
+    status, answer, _ = ask(address, "POST", "/v1/trace", {"prompts": ["ab"], "name": "t", "resume": True})
+    assert (status, answer["error"]["field"]) == (409, "name")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [1e308, 10**400, float("inf")])
+def test_vectors_to_go_on_from_are_finite_and_stay_so(address, start):
+    profile = {"rules": [{"rule": "vector", "layers": [0], "vector": [start] * 8}]}
+    status, answer, _ = ask(address, "POST", "/v1/rewire", {"prompt": "ab", "start": profile})
+    assert status in (400, 422)
+    assert len(answer["error"]["message"]) < 2100
 
 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST", "10.0.0.7:8000"])
@@ -309,7 +342,12 @@ def test_the_description_names_every_path_and_resolves(address):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 300) | st.floats(-2, 2) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats(-2, 2)
+    | st.text(max_size=8)
+    | st.sampled_from([10**400, 2**63, 1e308, float("nan"), "²", "a\n", "\x1b[2J", "y" * 3000]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )

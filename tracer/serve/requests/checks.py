@@ -15,19 +15,22 @@ from ...steering.profile import Steering
 from ...steering.rules import KINDS
 from ..engine.served import Served
 from ..errors import ApiError
+from ..limits import Limits
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a trace of the library may be called in a request."""
 
 
-def read_steering(profile: Any, served: Served, field: str = "steering") -> Steering | None:
+def read_steering(profile: Any, served: Served, limits: Limits, field: str = "steering") -> Steering | None:
     """A profile as a `Steering` of this model, or None. Raises `ApiError` 422 with all that does not fit."""
     if profile is None:
         return None
+    _check_number(profile.get("rules"), limits, field)
     try:
         steering = Steering.from_json(_named_traces(profile, field))
     except SteeringError as error:
         raise ApiError(422, f"{field}: {error}", field=field) from None
+    _check_number(steering.rules, limits, field)
     if problems := problems_with(steering.rules, served.routers):
         raise ApiError(422, f"{field}: {'; '.join(problems)[:1000]}", field=field)
     return steering
@@ -59,6 +62,16 @@ def _named_trace(rule: Any, field: str) -> Any:
             field=field,
         )  # fmt: skip
     return rule | {"trace": str(library / name)}
+
+
+def _check_number(rules: Any, limits: Limits, field: str) -> None:
+    """Tens of thousands of rules would hold up everybody else while they are read and fitted."""
+    if isinstance(rules, (list, tuple)) and len(rules) > limits.rules:
+        raise ApiError(
+            422,
+            f"{field}: {len(rules):,} rules, more than {limits.rules:,}: name several experts in one rule",
+            field=field,
+        )
 
 
 def read_prompts(rows: list[Any], field: str = "prompts") -> PromptSet:

@@ -31,12 +31,12 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Prepared
     prompts = read_prompts(request["prompts"])
     _check_columns(prompts, request)
     encode(served, prompts, bool(request["chat"]))
-    variants, notes = _variants(served, request)
+    variants, notes = _variants(served, request, limits)
     return (lambda loaded: _steps(loaded, prompts, variants, notes, request)), {"variants": list(variants)}
 
 
-def _variants(served: Served, request: dict[str, Any]) -> tuple[Variants, list[str]]:
-    steering = read_steering(request.get("steering"), served)
+def _variants(served: Served, request: dict[str, Any], limits: Limits) -> tuple[Variants, list[str]]:
+    steering = read_steering(request.get("steering"), served, limits)
     variants: Variants = {}
     notes: list[str] = []
     if steering is not None:
@@ -45,7 +45,7 @@ def _variants(served: Served, request: dict[str, Any]) -> tuple[Variants, list[s
         if request["dose"] is not None and steering:
             variants = {**variants, **_doses(served, steering, request["dose"], seed)}
     for name, profile in request["variants"].items():
-        dose = read_steering(profile, served, f"variants.{name[:60]}")
+        dose = read_steering(profile, served, limits, f"variants.{name[:60]}")
         if dose is not None:
             variants = {**variants, name: ("dose", dose)}
     if request["dose"] is not None and not steering:

@@ -52,7 +52,7 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable
     """Check a request against the model. Raises `ApiError` for what it asks too much or wrongly."""
     kind = exactly_one(request, "prompt", "messages")
     ids = served.encode(request[kind], kind, limits)
-    steering = read_steering(request.get("steering"), served)
+    steering = read_steering(request.get("steering"), served, limits)
     new = int(request["max_new_tokens"])
     if served.context is not None and len(ids) + new > served.context:
         most = served.context - len(ids)

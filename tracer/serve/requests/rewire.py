@@ -30,8 +30,8 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable
     ids = served.encode(request[kind], kind, limits)
     if len(ids) < 2:
         raise ApiError(400, f"{kind}: at least two tokens are needed to learn from", field=kind)
-    steering = read_steering(request.get("steering"), served)
-    start = read_steering(request.get("start"), served, "start")
+    steering = read_steering(request.get("steering"), served, limits)
+    start = read_steering(request.get("start"), served, limits, "start")
     if start is not None:
         _check_start(start, served)
     return lambda loaded: _steps(loaded, ids, steering, start, request)

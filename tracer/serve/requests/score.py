@@ -33,7 +33,7 @@ BATCH_TOKENS = 2048
 def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Callable[[Served], Steps]:
     """Check a request against the model."""
     prompts = read_prompts(request["prompts"])
-    steering = read_steering(request.get("steering"), served)
+    steering = read_steering(request.get("steering"), served, limits)
     sequences = encode(served, prompts, bool(request["chat"]))
     longest = max(sequences, key=lambda sequence: len(sequence.encoded))
     if len(longest.encoded) > limits.prompt_tokens:

@@ -20,9 +20,11 @@ from .score import encode
 def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Prepared:
     """Check a request against the model and the library; also says where the trace will be."""
     prompts = read_prompts(request["prompts"])
-    steering = read_steering(request.get("steering"), served)
+    steering = read_steering(request.get("steering"), served, limits)
     encode(served, prompts, bool(request["chat"]))
     out = default_library() / request["name"]
+    if out.is_symlink():
+        raise ApiError(409, f"name: {request['name']!r} is a link, which is not followed", field="name")
     if out.exists() and not request["resume"]:
         raise ApiError(
             409,
