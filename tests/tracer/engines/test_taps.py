@@ -12,7 +12,7 @@ import torch
 
 from moescope.store.schema import RouterSpec
 from moescope.tracer.engines.vllm.checks import KernelCheck, contradictions, refused, weights_problem
-from moescope.tracer.engines.vllm.spool import Order, Rows, Spool
+from moescope.tracer.engines.vllm.spool import Order, Spool, StepRows
 from moescope.tracer.engines.vllm.steer import StepRequest, StepSteering, unsteerable
 from moescope.tracer.engines.vllm.step_watch import Step, watch
 from moescope.tracer.engines.vllm.taps import UNSEEN, RouterTap, TapBuffers
@@ -187,17 +187,17 @@ def test_what_cannot_be_had_is_named() -> None:
     assert "can't be guaranteed" in unsteerable(rules, [SPEC], [True])[1]
 
 
-def rows_of(request: int, positions: list[int], seed: int) -> Rows:
+def rows_of(request: int, positions: list[int], seed: int) -> StepRows:
     logits = logits_of(len(positions), seed).unsqueeze(1)
     weights, ids = Router()._compute_routing(None, logits[:, 0])
-    return Rows(
-        np.full(len(positions), request), np.array(positions), np.array(positions) + 100,
-        ids.unsqueeze(1), weights.unsqueeze(1), logits,
+    return StepRows(
+        np.full(len(positions), request), torch.tensor(positions), torch.tensor(positions) + 100,
+        ids.unsqueeze(0), weights.unsqueeze(0), logits.transpose(0, 1),
     )  # fmt: skip
 
 
 def test_the_last_computation_of_a_position_is_kept_and_others_are_counted(tmp_path: Path) -> None:
-    spool = Spool([SPEC], ("ids", "weights", "logits"))
+    spool = Spool([SPEC], ("ids", "weights", "logits"), [2.5])
     first, other = rows_of(1, [0, 1, 2, 3], 1), rows_of(2, [0, 1], 2)
     again, late = rows_of(1, [0, 1, 2, 3, 4], 3), rows_of(1, [5], 4)
     for rows in (first, other, again, late):
@@ -208,8 +208,9 @@ def test_the_last_computation_of_a_position_is_kept_and_others_are_counted(tmp_p
     found = np.load(tmp_path / "a.npz")
     assert found["position"].tolist() == [0, 1, 2, 3, 4]  # position 5 was never part of the answer
     assert int(found["recomputed"][0]) == 4
-    assert np.array_equal(found["0/logits"], again.logits_NLE[:, 0].numpy())
-    p = again.logits_NLE[:, 0].double().softmax(-1).numpy()
+    assert np.array_equal(found["0/logits"], again.logits_LNE[0].numpy())
+    assert np.allclose(found["weights"][:, 0], 2.5 * again.weights_LNK[0].numpy())
+    p = again.logits_LNE[0].double().softmax(-1).numpy()
     assert found["segments"].tolist() == [8, 9, 10, 12]  # request 1: plain, special, completion, generated
     expected = np.stack([p[1] + p[2], p[0], p[3], p[4]])
     assert np.allclose(found["0/probability_sum"], expected, atol=1e-6)
@@ -218,6 +219,16 @@ def test_the_last_computation_of_a_position_is_kept_and_others_are_counted(tmp_p
         found["0/entropy_sum"], [entropy[1] + entropy[2], entropy[0], entropy[3], entropy[4]], atol=1e-5
     )
     assert np.load(tmp_path / "b.npz")["token"].tolist() == [100, 101]
+
+
+def test_a_row_that_no_tap_saw_stops_the_spool(tmp_path: Path) -> None:
+    spool, rows = Spool([SPEC], ("ids",), [1.0]), rows_of(1, [0, 1], 1)
+    rows.ids_LNK[0, 1] = UNSEEN
+    spool.add(rows)
+    spool.close()
+    assert "layers [3]" in str(spool.failure)
+    with pytest.raises(RuntimeError, match="passed no tap"):
+        spool.add(Order(tmp_path / "a.npz", {1: np.array([0, 0])}))
 
 
 def test_a_dummy_step_is_not_taken_for_the_step_before() -> None:

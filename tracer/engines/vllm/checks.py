@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ....store.schema import RouterSpec
 from ...routers.scoring import router_probabilities
-from .taps import UNSEEN, TapBuffers
+from .taps import UNSEEN, TapBuffers, unseen
 
 SAMPLED = 64
 """Every so many steps is compared with what the experts' kernel received, and the first few always."""
@@ -99,13 +99,10 @@ class KernelCheck:
     def problem(self, count: int) -> str | None:
         """What is wrong with the first `count` rows of the step that has just run."""
         buffers = self._buffers
-        if unseen := buffers.unseen_layers(count):
-            return (
-                f"layers {unseen}: a step's routing decisions passed no tap (compiled or captured before the taps were "
-                "there); start vLLM with --engine-arg enforce_eager=true"
-            )
-        if not buffers.checking:
+        if not buffers.checking:  # nothing may wait for the device in most steps
             return None
+        if missed := buffers.unseen_layers(count):
+            return unseen(missed)
         self.checked += 1
         for number, spec in enumerate(buffers.specs):
             if found := self._router_problem(number, spec, count):

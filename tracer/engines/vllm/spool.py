@@ -24,6 +24,7 @@ from torch import Tensor
 from ....store.schema import RouterSpec
 from ...routers.passages import by_weight
 from ...run.segment_sums import score
+from .taps import UNSEEN, unseen
 
 SEGMENT_CLASSES = 8
 """Of a token: special + 2 · completion + 4 · generated."""
@@ -37,8 +38,8 @@ class Rows:
 
     request_N: np.ndarray
     """int64: number of the request."""
-    position_N: np.ndarray
-    token_N: np.ndarray
+    position_N: Tensor
+    token_N: Tensor
     """-1 where the engine was fed embeddings."""
     ids_NLK: Tensor
     weights_NLK: Tensor
@@ -46,10 +47,32 @@ class Rows:
 
     def picked(self, rows: np.ndarray) -> Rows:
         at = torch.from_numpy(rows)
-        return Rows(
-            self.request_N[rows], self.position_N[rows], self.token_N[rows],
-            self.ids_NLK[at], self.weights_NLK[at], self.logits_NLE[at],
-        )  # fmt: skip
+        tensors = (getattr(self, name)[at] for name in TENSORS)
+        return Rows(self.request_N[rows], *tensors)
+
+
+TENSORS = ("position_N", "token_N", "ids_NLK", "weights_NLK", "logits_NLE")
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A step's rows on their way from the device."""
+
+    request_N: np.ndarray
+    position_N: Tensor
+    token_N: Tensor
+    ids_LNK: Tensor
+    weights_LNK: Tensor
+    logits_LNE: Tensor
+    ready: Any = None
+    """A CUDA event after which the copies are whole; None where they are."""
+
+    def arrived(self, scale_L11: Tensor) -> Rows:
+        """Wait for the copies, and let the executed gate weights be what they are after their layer's scale."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        by_row = [self.ids_LNK, self.weights_LNK * scale_L11, self.logits_LNE]
+        return Rows(self.request_N, self.position_N, self.token_N, *(x.transpose(0, 1) for x in by_row))
 
 
 @dataclass(frozen=True)
@@ -68,22 +91,25 @@ class Spool:
     Args:
         specs: the routers.
         capture: what a file holds beside ids, weights and sums.
+        scales: by router, what its experts' sum is multiplied by afterwards: a part of the executed gate weight.
     """
 
     specs: Sequence[RouterSpec]
     capture: Sequence[str]
+    scales: Sequence[float]
     recomputed: int = 0
     """Positions that were computed more than once, of the requests written so far."""
-    _queue: queue.Queue[Rows | Order | None] = field(default_factory=queue.Queue)
+    _queue: queue.Queue[StepRows | Order | None] = field(default_factory=queue.Queue)
     _waiting: list[Rows] = field(default_factory=list)
     _written: set[int] = field(default_factory=set)
     _error: BaseException | None = None
 
     def __post_init__(self) -> None:
+        self._scale_L11 = torch.tensor(self.scales, dtype=torch.float32).reshape(-1, 1, 1)
         self._thread = threading.Thread(target=self._run, name="moescope-spool", daemon=True)
         self._thread.start()
 
-    def add(self, rows: Rows | Order) -> None:
+    def add(self, rows: StepRows | Order) -> None:
         """Hand over a step's rows, or an order. Raises what went wrong in the thread before."""
         if self._error is not None:
             raise RuntimeError(f"routing could not be kept: {self._error}") from self._error
@@ -101,12 +127,18 @@ class Spool:
     def _run(self) -> None:
         try:
             while (item := self._queue.get()) is not None:
-                if isinstance(item, Rows):
-                    self._waiting.append(item)
+                if isinstance(item, StepRows):
+                    self._waiting.append(self._checked(item.arrived(self._scale_L11)))
                 else:
                     self._write(item)
         except BaseException as error:  # noqa: BLE001 - raised where the next rows are handed over
             self._error = error
+
+    def _checked(self, rows: Rows) -> Rows:
+        missed_L = (rows.ids_NLK[..., 0] == UNSEEN).any(0)  # routers may have fewer slots than others
+        if missed_L.any():
+            raise RuntimeError(unseen([self.specs[at].layer for at in missed_L.nonzero().flatten().tolist()]))
+        return rows
 
     def _write(self, order: Order) -> None:
         self._written |= order.classes.keys()
@@ -121,7 +153,7 @@ class Spool:
         self.recomputed += again
         rows.ids_NLK, rows.weights_NLK = _sorted(rows.ids_NLK, rows.weights_NLK)
         arrays: dict[str, Any] = {
-            "request": rows.request_N, "position": rows.position_N, "token": rows.token_N,
+            "request": rows.request_N, "position": rows.position_N.numpy(), "token": rows.token_N.numpy(),
             "recomputed": np.array([again]), "ids": rows.ids_NLK.numpy(), "weights": rows.weights_NLK.numpy(),
         }  # fmt: skip
         arrays |= _sums(self.specs, rows, order.classes, self.capture)
@@ -136,7 +168,7 @@ def _put(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _joined(rows: list[Rows]) -> Rows:
-    columns = {name: [getattr(one, name) for one in rows] for name in Rows.__dataclass_fields__}
+    columns = {name: [getattr(one, name) for one in rows] for name in ("request_N", *TENSORS)}
     return Rows(**{
         name: torch.cat(values) if isinstance(values[0], Tensor) else np.concatenate(values)
         for name, values in columns.items()
@@ -146,10 +178,11 @@ def _joined(rows: list[Rows]) -> Rows:
 def _last_of_each(rows: Rows, classes: dict[int, np.ndarray]) -> tuple[Rows, int]:
     """Rows sorted by (request, position), the last computation of each; and how many others there were."""
     length = {request: len(class_T) for request, class_T in classes.items()}
-    inside_N = rows.position_N < np.array([length[int(request)] for request in rows.request_N], np.int64)
-    order = np.lexsort((np.arange(len(inside_N)), rows.position_N, rows.request_N))
+    position_N = rows.position_N.numpy()
+    inside_N = position_N < np.array([length[int(request)] for request in rows.request_N], np.int64)
+    order = np.lexsort((np.arange(len(inside_N)), position_N, rows.request_N))
     order = order[inside_N[order]]
-    key = np.stack([rows.request_N[order], rows.position_N[order]])
+    key = np.stack([rows.request_N[order], position_N[order]])
     last = np.r_[(key[:, 1:] != key[:, :-1]).any(0), np.ones(min(1, len(order)), bool)]
     return rows.picked(order[last]), int((~last).sum())
 
@@ -167,7 +200,7 @@ def _sums(
     class_N = np.zeros(len(rows.request_N), np.int64)
     for request, class_T in classes.items():
         own = rows.request_N == request
-        class_N[own] = class_T[rows.position_N[own]]
+        class_N[own] = class_T[rows.position_N.numpy()[own]]
     code_R, segment_N = np.unique(rows.request_N * SEGMENT_CLASSES + class_N, return_inverse=True)
     found = {"segments": code_R}
     for number, spec in enumerate(specs):

@@ -24,6 +24,14 @@ UNSEEN = -2
 OwnRows = Callable[[int], slice]
 
 
+def unseen(layers: Sequence[int]) -> str:
+    """What is said where rows passed no tap."""
+    return (
+        f"layers {list(layers)}: a step's routing decisions passed no tap (compiled or captured before the taps were "
+        "there); start vLLM with --engine-arg enforce_eager=true"
+    )
+
+
 def all_rows(count: int) -> slice:
     """Every row that a router saw belongs to this worker."""
     return slice(0, count)
@@ -42,6 +50,8 @@ class TapBuffers:
         self.logits_LNE = torch.full((layers, rows, experts), -torch.inf, dtype=torch.float32, device=device)
         self.kernel_ids_LNK = torch.full_like(self.ids_LNK, UNSEEN)
         self.kernel_weights_LNK = torch.zeros_like(self.weights_LNK)
+        self.active = True
+        """Whether taps do anything; what is captured in a CUDA graph meanwhile goes on doing it."""
         self.checking = False
         """Whether what the experts receive is kept too, for a comparison after the step."""
         self.steering: StepSteering | None = None
@@ -55,7 +65,7 @@ class TapBuffers:
 
     def unseen_layers(self, count: int) -> list[int]:
         """Layers in which some of the first `count` rows passed no tap."""
-        missed_L = (self.ids_LNK[:, :count] == UNSEEN).flatten(1).any(1).tolist()
+        missed_L = (self.ids_LNK[:, :count, 0] == UNSEEN).any(1).tolist()
         return [spec.layer for spec, missed in zip(self.specs, missed_L, strict=True) if missed]
 
 
@@ -96,6 +106,8 @@ class RouterTap:
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
+        if not self.buffers.active:
+            return compute(hidden, logits, *args, **kwargs)
         steering, recorded = self.buffers.steering, None
         if steering is not None:
             logits = steering.edit_logits(self.number, self.spec, logits)
@@ -130,3 +142,11 @@ class RouterTap:
 def _is_captured(values: Tensor) -> bool:
     """Whether what happens now will be replayed without Python running."""
     return torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def to_host(values: Tensor) -> Tensor:
+    """A copy on the host that nothing waits for: from a GPU it is whole only after an event recorded behind it."""
+    if values.device.type != "cuda":
+        return values.detach().to("cpu", copy=True)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)

@@ -24,10 +24,10 @@ from ...errors import SteeringError
 from ...steering.read import read_rules
 from ...steering.rules import Rule
 from .checks import KernelCheck, contradictions, corrected, normalises, refused
-from .spool import Order, Rows, Spool
+from .spool import Order, Spool, StepRows
 from .steer import StepRequest, StepSteering, unsteerable
 from .step_watch import Step, watch
-from .taps import RouterTap, TapBuffers, all_rows
+from .taps import RouterTap, TapBuffers, all_rows, to_host
 
 REQUEST = "moescope"
 """Entry of a request's `extra_args`: {"number": N, "rules": [...], "prompt_length": T}, as JSON."""
@@ -99,11 +99,7 @@ class Routing:
         for number, layer in enumerate(self.layers.values()):
             RouterTap(self.buffers, number, own).stand_on(layer.router, layer.routed_experts)
         self.check = KernelCheck(self.buffers, self.routers)
-        # What the experts' sum is multiplied by afterwards belongs to the gate weight.
-        scales = [
-            float(getattr(layer, "routed_scaling_factor", 1.0) or 1.0) for layer in self.layers.values()
-        ]
-        self.scale_L = torch.tensor(scales).reshape(-1, 1, 1)
+        self.scales = [float(getattr(m, "routed_scaling_factor", 1.0) or 1.0) for m in self.layers.values()]
 
     def scheduled(self, output: Any) -> None:
         """A step was planned: note the requests that are new in it."""
@@ -118,6 +114,8 @@ class Routing:
             self.requests.pop(gone, None)
 
     def before(self, step: Step) -> None:
+        if not self.buffers.active:
+            return
         self.check.begin_step()
         self.buffers.begin_step()
         self.buffers.steering = self._steering(step)
@@ -137,6 +135,8 @@ class Routing:
         )
 
     def after(self, step: Step) -> None:
+        if not self.buffers.active:
+            return
         if self.step_problem is None:
             if step.rows > self.buffers.rows:
                 self.step_problem = (
@@ -151,25 +151,21 @@ class Routing:
     def _keep(self, step: Step) -> None:
         rows, buffers = step.rows, self.buffers
         number_R = [self.requests.get(name, {}).get("number", -1) for name in step.requests]
-        tokens = None if step.input_ids is None else step.input_ids[:rows]
-        self.spool.add(
-            Rows(
-                request_N=np.repeat(np.array(number_R, np.int64), np.diff(step.start)),
-                position_N=_on_host(step.positions[:rows]).numpy().astype(np.int64),
-                token_N=np.full(rows, -1) if tokens is None else _on_host(tokens).numpy().astype(np.int64),
-                ids_NLK=_on_host(buffers.ids_LNK[:, :rows]).transpose(0, 1),
-                weights_NLK=(_on_host(buffers.weights_LNK[:, :rows]) * self.scale_L).transpose(0, 1),
-                logits_NLE=_on_host(buffers.logits_LNE[:, :rows]).transpose(0, 1),
+        tokens = step.positions.new_full((rows,), -1) if step.input_ids is None else step.input_ids[:rows]
+        copies = [
+            to_host(values)
+            for values in (
+                step.positions[:rows], tokens, buffers.ids_LNK[:, :rows], buffers.weights_LNK[:, :rows],
+                buffers.logits_LNE[:, :rows],
             )
-        )
+        ]  # fmt: skip
+        ready = torch.cuda.current_stream().record_event() if step.positions.is_cuda else None
+        request_N = np.repeat(np.array(number_R, np.int64), np.diff(step.start))
+        self.spool.add(StepRows(request_N, *copies, ready=ready))
 
 
 def _latent_attention_on_cpu(config: Any) -> bool:
     return bool(getattr(config.model_config, "use_mla", False)) and not torch.accelerator.is_available()
-
-
-def _on_host(values: torch.Tensor) -> torch.Tensor:
-    return values.clone() if values.device.type == "cpu" else values.cpu()
 
 
 def _spec(name: str, layer: Any) -> RouterSpec:
@@ -197,7 +193,7 @@ class RoutingWorker:
 
         writes = bool(get_tp_group().is_first_rank)
         if folder is not None and writes and not routing.problems:
-            routing.spool = Spool(routing.specs, capture)
+            routing.spool = Spool(routing.specs, capture, routing.scales)
             routing.folder, routing.keeping = Path(folder), True
         return {
             "refused": routing.problems[:1],
@@ -208,6 +204,10 @@ class RoutingWorker:
             "data_rank": int(parallel.data_parallel_rank),
             "runner": type(self.model_runner).__module__,  # type: ignore[attr-defined]
         }
+
+    def moescope_record(self, active: bool) -> None:
+        """Let the taps work, or pass everything by, for a benchmark."""
+        self._moescope.buffers.active = active  # type: ignore[attr-defined]
 
     def moescope_write(self, number: int, classes: dict[str, list[int]]) -> dict[str, Any]:
         """Order a file with the rows of finished requests; it appears when it is whole."""

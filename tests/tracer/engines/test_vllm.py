@@ -1,0 +1,201 @@
+"""The same tiny models by transformers and inside vLLM: the same events, but for ties within round-off.
+
+Runs where `MOESCOPE_ENGINES` names a Python with vLLM in it (`make engines`); models and reference traces are made
+here, with this environment's transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from moescope.store import open_trace, sample_dir
+from moescope.tracer import PromptSet, Steering, load_model, trace_prompts
+
+PYTHON = os.environ.get("MOESCOPE_ENGINES", "")
+pytestmark = [
+    pytest.mark.skipif(not PYTHON, reason="MOESCOPE_ENGINES names no Python with vLLM (make engines)"),
+    pytest.mark.timeout(600),
+]
+COMMON: dict[str, Any] = {
+    "vocab_size": 8192, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "max_position_embeddings": 512, "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 0,
+    "initializer_range": 0.15, "num_experts": 16, "num_experts_per_tok": 4,
+}  # fmt: skip
+SMALL = [
+    "max_model_len=512", "max_num_seqs=8", "max_num_batched_tokens=64", "kv_cache_memory_bytes=134217728",
+    "enforce_eager=true",
+]  # fmt: skip
+"""Steps of 64 tokens: most prompts are read in several chunks, beside others that generate."""
+NEW = 4
+PROMPTS = 6
+SETTINGS: dict[str, Any] = {
+    "capture": ("ids", "weights", "logits"), "weight_type": "float32", "max_new_tokens": NEW,
+}  # fmt: skip
+
+
+def save(model: Any, folder: Path) -> Path:
+    for name, parameter in model.named_parameters():
+        if name.endswith("mlp.gate.weight"):
+            torch.nn.init.normal_(parameter, std=0.3)  # near ties are rare, as in a trained router
+    model.float().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(sample_dir() / "model").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    olmoe = OlmoeConfig(**COMMON, intermediate_size=32, norm_topk_prob=False)
+    qwen3 = Qwen3MoeConfig(
+        **COMMON,
+        head_dim=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        norm_topk_prob=True,
+        mlp_only_layers=[0],
+    )
+    found = {"olmoe": save(OlmoeForCausalLM(olmoe), folder / "olmoe")}
+    found["qwen3"] = save(Qwen3MoeForCausalLM(qwen3), folder / "qwen3")
+    olmoe.norm_topk_prob = True
+    found["other"] = save(OlmoeForCausalLM(olmoe), folder / "other")
+    return found
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    chosen = PromptSet.from_file(sample_dir() / "udhr.csv").limit(PROMPTS)
+    rows = [{"id": p.id, "text": p.text, "language": p.language} for p in chosen]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def in_vllm(*arguments: str, engine: list[str] = SMALL) -> subprocess.CompletedProcess[str]:
+    given = [word for pair in engine for word in ("--engine-arg", pair)]
+    environment = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    command = [PYTHON, "-m", "moescope.app", *arguments, "--engine", "vllm", *given]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
+
+
+def traced_in_vllm(model: Path, prompts: Path, out: Path, *more: str, engine: list[str] = SMALL) -> Any:
+    done = in_vllm(
+        "trace", str(model), str(prompts), "--out", str(out), "--dtype", "float32", "--capture", "ids,weights,logits",
+        "--weight-type", "float32", "--max-new-tokens", str(NEW), "--json", *more, engine=engine,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return open_trace(out), json.loads(done.stdout.splitlines()[-1])
+
+
+def traced_here(model: Path, prompts: Path, out: Path, **more: Any) -> Any:
+    loaded = load_model(model, device="cpu", dtype="float32")
+    trace_prompts(loaded.model, loaded.tokenizer, PromptSet.from_file(prompts), out, **SETTINGS, **more)
+    return open_trace(out)
+
+
+def events(trace: Any) -> dict[tuple[str, int, int], tuple[list[int], list[float], list[float]]]:
+    table = trace.events()
+    columns = [
+        table[name].to_pylist() for name in ("prompt_id", "position", "layer", "experts", "weights", "logits")
+    ]
+    return {
+        key: rest for *key_, a, b, c in zip(*columns, strict=True) for key, rest in [(tuple(key_), (a, b, c))]
+    }
+
+
+def compare(here: Any, there: Any) -> tuple[int, int]:
+    """Every event of one is one of the other; returns how many there are and how many are ties within round-off."""
+    a, b = events(here), events(there)
+    assert a.keys() == b.keys()
+    ties, parted = 0, set()
+    for key in sorted(a, key=lambda key: (key[0], key[1], key[2])):
+        (ids, weights, logits), (own_ids, own_weights, own_logits) = a[key], b[key]
+        if key[0] in parted:  # after a tie was decided otherwise, later tokens see other hidden states
+            continue
+        difference = float(np.abs(np.array(logits) - np.array(own_logits)).max())
+        assert difference < 1e-3, (key, difference)
+        if set(ids) != set(own_ids):
+            falling = np.sort(logits)[::-1]
+            assert falling[len(ids) - 1] - falling[len(ids)] <= 2 * difference, key
+            ties += 1
+            parted.add(key[0])
+            continue
+        mine, theirs = dict(zip(ids, weights, strict=True)), dict(zip(own_ids, own_weights, strict=True))
+        assert max(abs(mine[e] - theirs[e]) for e in mine) < 1e-4, key
+    return len(a), ties
+
+
+@pytest.mark.parametrize("name", ["qwen3", "olmoe"])
+def test_events_are_those_of_transformers(
+    name: str, models: dict[str, Path], prompts: Path, tmp_path: Path
+) -> None:
+    here = traced_here(models[name], prompts, tmp_path / "here")
+    there, summary = traced_in_vllm(models[name], prompts, tmp_path / "there")
+    count, ties = compare(here, there)
+    print(f"{name}: {count} events, {ties} ties decided otherwise")
+    assert summary["events"] == count
+    assert ties < 0.01 * count
+    assert summary["steps_checked"] >= 4
+    for query in (
+        "select prompt_id, position, token_id, phase, special from tokens order by 1, 2",
+        "select prompt_id, generated from prompts order by 1",
+    ):
+        assert here.sql(query).to_pylist() == there.sql(query).to_pylist()
+    sums = "select layer, phase, sum(tokens) as t, sum(entropy_sum) as e from rollups group by 1, 2 order by 1, 2"
+    for mine, own in zip(here.sql(sums).to_pylist(), there.sql(sums).to_pylist(), strict=True):
+        assert own["t"] == mine["t"]
+        assert own["e"] == pytest.approx(mine["e"], rel=1e-3)
+    card = there.manifest.model
+    assert card["engine"] == "vllm"
+    assert card["parallel"] == {"tensor": 1, "data": 1}
+    assert card["config_hash"] == here.manifest.model["config_hash"]
+
+
+def test_steered_and_preempted_it_is_still_the_same(
+    models: dict[str, Path], prompts: Path, tmp_path: Path
+) -> None:
+    """A cache of few blocks: requests are thrown out and computed again."""
+    rules = [
+        {"rule": "off", "layers": [1], "experts": [3, 7, 11]},
+        {"rule": "bias", "layers": "all", "experts": [5], "amount": 2.0},
+        {"rule": "scale", "layers": [2], "experts": [1, 2], "amount": 0.5, "span": "generation"},
+    ]
+    steering = Steering(rules)
+    steering.save(tmp_path / "profile.json")
+    here = traced_here(models["qwen3"], prompts, tmp_path / "here", steering=steering)
+    few = [*SMALL[:3], "enforce_eager=true", "num_gpu_blocks_override=4", "kv_cache_memory_bytes=134217728"]
+    there, summary = traced_in_vllm(
+        models["qwen3"], prompts, tmp_path / "there", "--steer", str(tmp_path / "profile.json"), engine=few
+    )
+    count, ties = compare(here, there)
+    assert ties < 0.01 * count
+    assert summary["recomputed"] > 0
+    assert there.manifest.steering == here.manifest.steering
+
+
+def test_another_model_than_the_checkpoint_is_refused_by_name(
+    models: dict[str, Path], prompts: Path, tmp_path: Path
+) -> None:
+    done = in_vllm(
+        "trace", str(models["other"]), str(prompts), "--out", str(tmp_path / "t"), "--dtype", "float32"
+    )
+    assert done.returncode == 1
+    assert "OlmoeForCausalLM runs with renormalize = False" in done.stderr
+    assert not (tmp_path / "t").exists()
+
+
+def test_without_vllm_the_reason_is_one_line(prompts: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moescope.app", "trace", "m", str(prompts), "--out", str(tmp_path / "t")]
+    done = subprocess.run([*command, "--engine", "vllm"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "needs vLLM in this Python environment" in done.stderr
