@@ -7,11 +7,21 @@ from typing import Any
 
 import click
 
+from .model_options import MODEL_OPTIONS
+
 ENGINES = ("transformers", "vllm")
-NOT_THERE = (
-    "device", "gguf_file", "allow_missing", "attn_implementation", "routers", "experts", "experts_used",
-    "batch_size", "batch_tokens", "noise", "reproducible",
-)  # fmt: skip
+
+
+def _names(options: tuple[Any, ...]) -> set[str]:
+    def command() -> None: ...
+
+    for option in options:
+        option(command)
+    return {parameter.name for parameter in command.__click_params__}  # type: ignore[attr-defined]
+
+
+OF_A_PLAIN_RUN = {"batch_size", "batch_tokens", "noise", "reproducible"}
+NOT_THERE = (_names(MODEL_OPTIONS) - {"dtype", "trust_remote_code"}) | OF_A_PLAIN_RUN
 """Options of a plain run that an engine has no place for."""
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...store.files.whole import write_whole
-from .model_options import load, model_options, steering_from
+from .engine_options import engine_options, take_engine
+from .model_options import load, model_options, profile_in, steering_from
 from .output import format_options, write_table
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def _doses(
 @click.option("--steer", required=True, metavar="PROFILE.json", type=click.Path(dir_okay=False),
               help="The steering profile.")  # fmt: skip
 @model_options
+@engine_options
 @click.option("--by", metavar="COLUMN", help="Split effects by language, group or a tag; by default by language, "
               "or else group, where the prompts have several.")  # fmt: skip
 @click.option(
@@ -115,11 +118,16 @@ def evaluate_command(model: str, prompts: str, steer: str, **options: Any) -> No
     chosen = _prompts(prompts, options)
     by = options["by"] or _column(chosen)
     _check(chosen, by, options["target"])
-    loaded = load(model, options)
+    engine = take_engine(options)
     from .progress import Steps
 
-    with Steps() as steps:
-        evaluation = _run(loaded, chosen, steering_from(steer, loaded.model), options, steps.tell)
+    if engine is not None:
+        with Steps() as steps:
+            evaluation = _run_in_vllm(model, chosen, profile_in(steer), options, engine, steps.tell)
+    else:
+        loaded = load(model, options)
+        with Steps() as steps:
+            evaluation = _run(loaded, chosen, steering_from(steer, loaded.model), options, steps.tell)
     if options["keep"]:
         write_whole(options["keep"], json.dumps(evaluation.to_json(), ensure_ascii=False))
     for note in evaluation.notes:
@@ -165,26 +173,50 @@ def _check(prompts: PromptSet, by: str | None, target: str | None) -> None:
 
 
 def _run(loaded: Any, prompts: PromptSet, steering: Any, options: dict[str, Any], tell: Any) -> Evaluation:
-    from ...tracer.evaluate.dose import cells_of, doses_of_amount, doses_of_experts
     from ...tracer.evaluate.run import dose_curve, evaluate
 
     names = ("controls", "seed", "chat", "max_new_tokens", "batch_tokens")
     settings = {name: options[name] for name in names} | {"progress": tell}
     if options["dose"] is None:
         return evaluate(loaded.model, loaded.tokenizer, prompts, steering, **settings)
+    make, doses = _doses_of(steering, options)
+    return dose_curve(loaded.model, loaded.tokenizer, prompts, make, doses, **settings)
+
+
+def _run_in_vllm(
+    model: str, prompts: PromptSet, steering: Any, options: dict[str, Any], engine: dict[str, Any], tell: Any
+) -> Evaluation:
+    from ...tracer.engines.vllm.evaluate import evaluate_in_vllm
+    from ...tracer.evaluate.dose import dose_variants
+    from ...tracer.evaluate.run import variants_of
+
+    draws, seed = options["controls"], options["seed"]
+    if options["dose"] is None:
+        variants = partial(variants_of, steering, draws=draws, seed=seed)
+    else:
+        make, doses = _doses_of(steering, options)
+
+        def variants(routers: Any) -> Any:
+            return dose_variants(make, doses, routers, draws=draws, seed=seed), []
+
+    names = ("dtype", "trust_remote_code", "chat", "max_new_tokens")
+    settings = {name: options[name] for name in names} | {"progress": tell}
+    return evaluate_in_vllm(model, prompts, variants, **engine, **settings)
+
+
+def _doses_of(steering: Any, options: dict[str, Any]) -> tuple[Any, list[float]]:
+    """What makes the steering of a dose, and the doses."""
+    from ...tracer.evaluate.dose import cells_of, doses_of_amount, doses_of_experts
+
     kind, doses = options["dose"]
     if kind == "amount":
         if not any("amount" in rule.to_json() for rule in steering.rules):
             raise click.ClickException("no rule of the profile has an amount to sweep")
-        make = doses_of_amount(steering)
-    else:
-        ranked = _ranking(options["ranking"]) if options["ranking"] else cells_of(steering)
-        if max(doses) > len(ranked):
-            raise click.ClickException(
-                f"--dose asks for {max(doses):g} experts, the ranking has {len(ranked)}"
-            )
-        make = doses_of_experts(steering.rules[0].to_json(), ranked)
-    return dose_curve(loaded.model, loaded.tokenizer, prompts, make, doses, **settings)
+        return doses_of_amount(steering), doses
+    ranked = _ranking(options["ranking"]) if options["ranking"] else cells_of(steering)
+    if max(doses) > len(ranked):
+        raise click.ClickException(f"--dose asks for {max(doses):g} experts, the ranking has {len(ranked)}")
+    return doses_of_experts(steering.rules[0].to_json(), ranked), doses
 
 
 def _ranking(path: str) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .engine_options import engine_options, take_engine
 from .model_options import load, model_options, steering_from
 from .noise import floor_for, show
 from .output import as_text
@@ -119,6 +120,7 @@ def _rewiring(options: dict[str, Any]) -> Any:
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Holds the token; made with mode 600 where it does not exist.")  # fmt: skip
 @model_options
+@engine_options
 def serve_command(model: str, **options: Any) -> None:
     """Hold a model in a process; prints one JSON line with url and token file when it is ready.
 
@@ -128,10 +130,11 @@ def serve_command(model: str, **options: Any) -> None:
     """
     if options["experts_used"] is not None and options["experts"] is None:
         raise click.UsageError("--experts-used needs --experts")
+    engine = take_engine(options)
     from ...tracer.serve.server import ServeError, run_server
 
     try:
-        run_server(model, **options)
+        run_server(model, engine=engine, **options)
     except ServeError as error:
         raise click.ClickException(str(error)) from None
 

@@ -29,6 +29,7 @@ from .dose import Make, dose_variants
 from .effects import Evaluation
 from .finding import MIN_DRAWS, PROFILE
 from .forced_passes import LOGIT_CELLS, ForcedPasses, make_work
+from .outcome import Outcome
 from .tally import Tally, scored_sequences
 from .texts import write_texts
 from .units import units_of
@@ -160,13 +161,23 @@ def evaluate_steps(
             writing = write_texts(live, tokenizer, encoder.prompts(list(prompts)), steering, max_new_tokens)
             outcome.texts = yield from _counted(writing, done, total)
             done += len(prompts)
-    base_outcome = outcomes.pop("")
+    return evaluation_of(prompts, live.routers, outcomes, variants, notes)
+
+
+def evaluation_of(
+    prompts: PromptSet,
+    routers: Sequence[RouterSpec],
+    outcomes: Mapping[str, Outcome],
+    variants: Variants,
+    notes: Sequence[str],
+) -> Evaluation:
+    """An evaluation of what each variant did; "" is the outcome without any steering."""
     return Evaluation(
         prompt_ids=[prompt.id for prompt in prompts],
         groups=_groups(prompts),
-        routers=[(spec.layer, spec.stream) for spec in live.routers],
-        base=base_outcome,
-        variants=outcomes,
+        routers=[(spec.layer, spec.stream) for spec in routers],
+        base=outcomes[""],
+        variants={name: outcome for name, outcome in outcomes.items() if name},
         kinds={name: kind for name, (kind, _) in variants.items()},
         profiles={name: steering.to_json() for name, (_, steering) in variants.items()},
         notes=list(notes),

@@ -48,6 +48,7 @@ def run_server(
     routers: Sequence[str] = (),
     experts: int | None = None,
     experts_used: int | None = None,
+    engine: dict[str, Any] | None = None,
     limits: Limits | None = None,
     out: TextIO | None = None,
 ) -> None:
@@ -62,12 +63,17 @@ def run_server(
         routers: declarations as text, see `routers.declare`.
         experts, experts_used: view a dense model as this many emergent experts a layer, of which a token uses so
             many (all, left as they are, by default).
+        engine: run the model in vLLM: keyword arguments of `VllmServed.load`.
         out: where the JSON line goes; stdout by default.
     Raises:
         ServeError: host refused, port taken, token file unusable, or model not loadable.
     """
 
     def load() -> Any:
+        if engine is not None:
+            from .engine.vllm_served import VllmServed
+
+            return VllmServed.load(model, dtype=dtype, trust_remote_code=trust_remote_code, **engine)
         from ..prepared import load_prepared
         from .engine.served import Served
 
@@ -80,17 +86,17 @@ def run_server(
 
     sock = bind(host, port, explicit_token=token_file is not None)
     with _terminated_like_interrupted(), sock, token_for(sock, token_file) as (token, path):
-        engine = Engine(load, limits)
-        server = make_server(engine, token, host)
+        worker = Engine(load, limits)
+        server = make_server(worker, token, host)
         line = {"url": url_of(sock, host), "token_file": str(path), "model": model}
-        watcher = threading.Thread(target=_watch, args=(server, engine, line, out or sys.stdout), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(server, worker, line, out or sys.stdout), daemon=True)
         watcher.start()
         try:
             server.run(sockets=[sock])
         finally:
-            engine.close(timeout=5)
-        if engine.state == "failed" and engine.loaded is None:
-            raise ServeError(f"cannot serve {model}: {engine.reason}")
+            worker.close(timeout=5)
+        if worker.state == "failed" and worker.loaded is None:
+            raise ServeError(f"cannot serve {model}: {worker.reason}")
 
 
 @contextmanager

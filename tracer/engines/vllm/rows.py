@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ....store.schema import RouterSpec
+from ....store.schema import RouterKey, RouterSpec
 from ...errors import CaptureError
 from ...run.host_batch import HostBatch, PromptResult
 from .spool import SEGMENT_CLASSES
@@ -105,8 +105,7 @@ def batch_of(
     _check(finished, tokens, sequence_N[order], position_N[order], rows.columns["token"][order])
     kind = np.dtype(weight_type)
     events = {
-        (spec.layer, spec.stream): _events(number, spec, rows.columns, order, kind)
-        for number, spec in enumerate(routers)
+        spec.key: _events(number, spec, rows.columns, order, kind) for number, spec in enumerate(routers)
     }
     sums = _sums(routers, rows.segments, sequence_of)
     return HostBatch([one.result for one in finished], tokens, events, sums)
@@ -148,7 +147,7 @@ def _events(
 
 def _sums(
     routers: Sequence[RouterSpec], segments: dict[str, np.ndarray], sequence_of: dict[int, int]
-) -> dict[tuple[int, str], list[dict[str, np.ndarray]]]:
+) -> dict[RouterKey, list[dict[str, np.ndarray]]]:
     code_R = segments["segments"]
     class_R = code_R % SEGMENT_CLASSES
     keys = {
@@ -162,5 +161,5 @@ def _sums(
         values = {name: segments.get(f"{number}/{name}") for name in _SUMS}
         known = {name: array for name, array in values.items() if array is not None}
         if len(known) == len(_SUMS):
-            found[spec.layer, spec.stream] = [keys | known]
+            found[spec.key] = [keys | known]
     return found

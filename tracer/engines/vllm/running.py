@@ -6,19 +6,23 @@ reading answers and writing parts go on while it computes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ....store.schema import RouterSpec
-from ...errors import SteeringError, TracerError
+from ...errors import CaptureError, SteeringError, TracerError
 from ...models.load_errors import ModelError
 from ...steering.profile import Steering
 
 WORKER = "moescope.tracer.engines.vllm.worker.RoutingWorker"
+FILE_SECONDS = 300.0
+"""Longest wait for a file that a worker was ordered to write."""
 OWN = {"worker_extension_cls", "enable_prefix_caching"}
 """Settings of vLLM that moescope makes itself."""
 
@@ -50,10 +54,13 @@ class VllmEngine:
     engine: Any
     parallel: Parallel
     prefix_caching: bool
+    trust_remote_code: bool = False
     routers: list[RouterSpec] = field(default_factory=list)
     dtype: str = ""
-    writers: int = 1
-    """Workers that write rows: one of each data-parallel rank."""
+    folder: str | None = None
+    """Where workers write rows."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the first worker last said of its steps."""
     context: int | None = None
     _sent: int = 0
 
@@ -67,7 +74,7 @@ class VllmEngine:
         if refused := [text for worker in found for text in worker["refused"]]:
             raise EngineError(refused[0])
         self.routers = [RouterSpec.from_json(spec) for spec in found[0]["routers"]]
-        self.dtype, self.writers = found[0]["dtype"], self.parallel.data
+        self.dtype, self.folder = found[0]["dtype"], folder
 
     async def check(self, steering: Steering | None) -> None:
         """Raises SteeringError for rules that vLLM can't have, by name."""
@@ -90,6 +97,7 @@ class VllmEngine:
         *,
         number: int = -1,
         steering: Steering | None = None,
+        prompt_length: int | None = None,
         max_new_tokens: int = 1,
         **sampling: Any,
     ) -> AsyncIterator[Any]:
@@ -97,11 +105,12 @@ class VllmEngine:
 
         Args:
             number: under which the worker keeps its rows; negative: it keeps none.
+            prompt_length: tokens that count as prompt, for rules with that span; all that are sent if left out.
         """
         from vllm import SamplingParams
 
         rules = [] if steering is None else [rule.to_json() for rule in steering.rules]
-        marks = {"number": number, "rules": rules, "prompt_length": len(ids)}
+        marks = {"number": number, "rules": rules, "prompt_length": prompt_length or len(ids)}
         params = SamplingParams(
             max_tokens=max_new_tokens, extra_args={"moescope": json.dumps(marks)}, **sampling
         )
@@ -110,6 +119,40 @@ class VllmEngine:
             prompt["cache_salt"] = json.dumps(rules, sort_keys=True)
         self._sent += 1
         return self.engine.generate(prompt, params, request_id=f"moescope-{self._sent}")
+
+    async def answer(self, ids: Sequence[int], **asked: Any) -> Any:
+        """As `generate`: the last output, with all that was generated."""
+        last: Any = None
+        async for output in self.generate(ids, **asked):
+            last = output
+        return last
+
+    async def files(self, order: int, classes: Mapping[str, list[int]]) -> list[str]:
+        """Have the workers write the rows of finished requests, and wait for the files.
+
+        Args:
+            order: a number that no other call has.
+            classes: by the number of each request, the class of each of its tokens (`rows.Finished.classes`).
+        Raises:
+            CaptureError: what was recorded is not what was executed.
+            EngineError: no file came.
+        """
+        assert self.folder is not None
+        self.state = (await self.call("moescope_write", order, dict(classes)))[0]
+        _raise_problem(self.state)
+        paths = [
+            os.path.join(self.folder, f"{order:06d}-{rank:03d}.npz") for rank in range(self.parallel.data)
+        ]
+        end = time.monotonic() + FILE_SECONDS
+        while not all(map(os.path.exists, paths)):
+            await asyncio.sleep(0.01)
+            if time.monotonic() > end or int(end - time.monotonic()) % 5 == 0:
+                _raise_problem((await self.call("moescope_state"))[0])
+            if time.monotonic() > end:
+                raise EngineError(
+                    "a worker wrote no rows: is the folder for temporary files shared by all workers?"
+                )
+        return paths
 
     def close(self) -> None:
         """Stop the engine's processes; may be called twice."""
@@ -121,7 +164,7 @@ class VllmEngine:
     def card(self) -> dict[str, Any]:
         """What a manifest says of the model and of what ran it."""
         return {
-            **checkpoint_card(self.name),
+            **checkpoint_card(self.name, self.trust_remote_code),
             "dtype": self.dtype,
             "engine": "vllm",
             "engine_version": vllm_version(),
@@ -152,6 +195,7 @@ def start(
     if clash := sorted(OWN & given.keys()):
         raise EngineError(f"--engine-arg {clash[0]}: moescope sets it itself")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the command's own answer
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import AsyncEngineArgs
@@ -178,7 +222,13 @@ def start(
         raise EngineError(f"--engine-arg: {error}") from None
     except Exception as error:
         raise ModelError(f"vLLM can't start with {model}: {' '.join(str(error).split())[:500]}") from error
-    return VllmEngine(model, engine, parallel, prefix_caching, context=engine.model_config.max_model_len)
+    longest = engine.model_config.max_model_len
+    return VllmEngine(model, engine, parallel, prefix_caching, trust_remote_code, context=longest)
+
+
+def _raise_problem(state: dict[str, Any]) -> None:
+    if state["problem"]:
+        raise CaptureError(f"inside vLLM: {state['problem']}")
 
 
 def vllm_version() -> str | None:
@@ -190,7 +240,7 @@ def vllm_version() -> str | None:
     return None
 
 
-def checkpoint_card(name: str) -> dict[str, Any]:
+def checkpoint_card(name: str, trust_remote_code: bool) -> dict[str, Any]:
     """What a model's configuration says of it; weights are not read."""
     import hashlib
 
@@ -198,7 +248,7 @@ def checkpoint_card(name: str) -> dict[str, Any]:
 
     from ...models.card import stable_config
 
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     config_json = json.dumps(stable_config(config.to_dict()), sort_keys=True, default=str)
     return {

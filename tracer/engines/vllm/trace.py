@@ -20,7 +20,6 @@ import numpy as np
 
 from ....store.schema import DEFAULT_CAPTURE
 from ....store.write.writer import TraceWriter
-from ...errors import CaptureError
 from ...hooks.outputs import OUTPUTS
 from ...prompts.prompt_set import PromptSet
 from ...run.begin import check_settings, describe, encode_ahead
@@ -38,8 +37,6 @@ WINDOW_BYTES = 1 << 30
 """Router logits that workers may hold of requests that are not yet written."""
 PATIENCE = 20.0
 """Seconds after which finished prompts are committed whatever their number."""
-FILE_SECONDS = 300.0
-"""Longest wait for a file that a worker was ordered to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,6 @@ class _Run:
     part_events: int
     committed: Committed = field(default_factory=Committed)
     recomputed: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
     _files: int = 0
 
     async def trace(self) -> VllmSummary:
@@ -137,7 +133,6 @@ class _Run:
         )  # fmt: skip
         try:
             with tempfile.TemporaryDirectory(prefix="moescope-vllm-") as folder:
-                self.folder = folder
                 await engine.begin(folder, self.capture)
                 await engine.check(self.steering)
                 return await self._trace(engine)
@@ -168,7 +163,7 @@ class _Run:
             todo = [number for number, prompt in enumerate(chosen) if prompt.id not in done]
             meter = Meter([np.asarray(todo, np.int64)], lengths, self.progress)
             await self._requests(engine, writer, chosen, todo, lengths, meter)
-            summary = self._summary(writer.url, len(done), len(engine.routers), meter.seconds)
+            summary = self._summary(engine, writer.url, len(done), meter.seconds)
             writer.finish(**summary.to_json())
         return summary
 
@@ -217,13 +212,14 @@ class _Run:
     async def _request(self, engine: VllmEngine, chosen: PromptSet, number: int) -> Finished:
         prompt = chosen[number]
         encoded = self.ahead.pop(number, None) or self.encoder.prompts([prompt])[0]
-        last: Any = None
         try:
-            async for output in engine.generate(
-                encoded.ids.tolist(), number=number, steering=self.steering,
-                max_new_tokens=max(1, self.max_new_tokens), **self.sampling,
-            ):  # fmt: skip
-                last = output
+            last = await engine.answer(
+                encoded.ids.tolist(),
+                number=number,
+                steering=self.steering,
+                max_new_tokens=max(1, self.max_new_tokens),
+                **self.sampling,
+            )
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -251,20 +247,8 @@ class _Run:
         self, engine: VllmEngine, writer: TraceWriter, collector: PartCollector, finished: list[Finished]
     ) -> None:
         classes = {str(one.number): one.classes.tolist() for one in finished}
-        self.state = (await engine.call("moescope_write", self._files, classes))[0]
-        _raise_problem(self.state)
-        files = [
-            os.path.join(self.folder, f"{self._files:06d}-{rank:03d}.npz") for rank in range(engine.writers)
-        ]
+        files = await engine.files(self._files, classes)
         self._files += 1
-        end = time.monotonic() + FILE_SECONDS
-        while not all(map(os.path.exists, files)):
-            await asyncio.sleep(0.01)
-            if time.monotonic() > end:
-                _raise_problem((await engine.call("moescope_state"))[0])
-                raise EngineError(
-                    "a worker wrote no rows: is the folder for temporary files shared by all workers?"
-                )
         await asyncio.to_thread(self._write, engine, writer, collector, finished, files)
 
     def _write(
@@ -287,16 +271,12 @@ class _Run:
         self.committed.events += sum(len(events.position) for events in part.events)
         self.committed.nan_tokens += sum(int(sums.nan_tokens.sum()) for sums in part.sums)
 
-    def _summary(self, url: str, resumed: int, routers: int, seconds: float) -> VllmSummary:
+    def _summary(self, engine: VllmEngine, url: str, resumed: int, seconds: float) -> VllmSummary:
         done = self.committed
         return VllmSummary(
             url=url, state="complete", prompts=done.prompts, resumed_prompts=resumed, tokens=done.tokens,
-            events=done.events, routers=routers, nan_tokens=done.nan_tokens, accuracy=None,
+            events=done.events, routers=len(engine.routers), nan_tokens=done.nan_tokens, accuracy=None,
             seconds=round(seconds, 3), tokens_per_second=round(done.tokens / seconds, 1) if seconds > 0 else 0.0,
-            recomputed=self.recomputed, steps=self.state.get("steps", 0), steps_checked=self.state.get("checked", 0),
+            recomputed=self.recomputed, steps=engine.state.get("steps", 0),
+            steps_checked=engine.state.get("checked", 0),
         )  # fmt: skip
-
-
-def _raise_problem(state: dict[str, Any]) -> None:
-    if state["problem"]:
-        raise CaptureError(f"inside vLLM: {state['problem']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -77,28 +78,22 @@ class Api:
         return Json({"ids": ids, "tokens": served.token_texts(ids), "count": len(ids)})
 
     async def generate(self, request: Request) -> Response:
-        from ..requests.generate import prepare
-
         served, data = await self._read(request, "Generate")
-        make = await run_in_threadpool(prepare, served, data, self.engine.limits)
+        make = await run_in_threadpool(_preparer(served, "generate"), served, data, self.engine.limits)
         if data["stream"]:
             return answers.EventStream(*answers.submit(self.engine, request, make))
         *tokens, end = await answers.collect(self.engine, request, make)
         return Json({**end, "tokens": tokens})
 
     async def score(self, request: Request) -> Response:
-        from ..requests.score import prepare
-
         served, data = await self._read(request, "Score")
-        make = await run_in_threadpool(prepare, served, data, self.engine.limits)
+        make = await run_in_threadpool(_preparer(served, "score"), served, data, self.engine.limits)
         events = await answers.collect(self.engine, request, make)
         return Json(events[-1])
 
     async def rewire(self, request: Request) -> Response:
-        from ..requests.rewire import prepare
-
         served, data = await self._read(request, "Rewire")
-        make = await run_in_threadpool(prepare, served, data, self.engine.limits)
+        make = await run_in_threadpool(_preparer(served, "rewire"), served, data, self.engine.limits)
         events = await answers.collect(self.engine, request, make)
         return Json(events[-1])
 
@@ -109,8 +104,7 @@ class Api:
             if request.method == "GET":
                 return Json({"jobs": [job.to_json() for job in self.jobs.list(kind)]})
             served, data = await self._read(request, kind.capitalize())
-            prepare = _job_maker(kind)
-            make, known = await run_in_threadpool(prepare, served, data, self.engine.limits)
+            make, known = await run_in_threadpool(_preparer(served, kind), served, data, self.engine.limits)
             job = self.jobs.start(kind, make, **known)
             return Json(job.to_json(), 202, {"Location": f"/v1/{kind}/{job.id}"})
 
@@ -131,12 +125,11 @@ class Api:
         return served, await run_in_threadpool(parse, body, self.bodies[name])
 
 
-def _job_maker(kind: str) -> Any:
-    if kind == "trace":
-        from ..requests.trace import prepare
-    else:
-        from ..requests.evaluate import prepare
-    return prepare
+def _preparer(served: Any, kind: str) -> Any:
+    """What checks a request of a kind and says how it is run: the model's own, where an engine runs it."""
+    if hasattr(served, "prepare"):
+        return served.prepare(kind)
+    return import_module(f"..requests.{kind}", __package__).prepare
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
