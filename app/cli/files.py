@@ -113,6 +113,8 @@ def token_text(tokenizer: str) -> Any:
         loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         said = " ".join(str(error).split())[:300]
+        if "custom code" in said or "trust_remote_code" in said:
+            said = "it brings code of its own; give the folder of a tokenizer without any"
         raise click.ClickException(
             f"{tokenizer}: no tokenizer can be loaded (no remote code is run): {said}"
         ) from error

@@ -24,7 +24,7 @@ def unwritten(ids_NLK: np.ndarray) -> np.ndarray:
     """(N, L) bool: cells whose K slots all hold the same id, as only a buffer that nobody wrote does."""
     if ids_NLK.shape[2] < 2:
         return np.zeros(ids_NLK.shape[:2], bool)
-    return (ids_NLK[:, :, 0] >= 0) & (ids_NLK == ids_NLK[:, :, :1]).all(axis=2)
+    return (ids_NLK[:, :, 0] >= 0) & np.all(ids_NLK == ids_NLK[:, :, :1], axis=2)
 
 
 def without_placeholders(
@@ -60,7 +60,7 @@ def without_placeholders(
         if not ids_NLK.size:
             cleaned.append(ids_NLK)
             continue
-        blank_N = empty_NL[:, routed_L].all(axis=1) & routed_L.any()
+        blank_N = np.all(empty_NL[:, routed_L], axis=1) if routed_L.any() else np.zeros(len(empty_NL), bool)
         lost += int(blank_N.sum())
         gone_NL = blank_N[:, None] | ~routed_L[None, :]
         cleaned.append(np.where(gone_NL[:, :, None], -1, ids_NLK.astype(np.int64)))

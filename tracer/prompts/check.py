@@ -269,7 +269,7 @@ def _labelled(value: Mapping[str, Any]) -> tuple[list[str], Any]:
     """Labels and texts of choices that come as {text: [...], label: [...]}."""
     texts, labels = value.get("text"), value.get("label")
     same = isinstance(texts, list) and isinstance(labels, list) and len(labels) == len(texts)
-    return ([str(label) for label in labels] if same else []), texts
+    return ([str(label) for label in labels or ()] if same else []), texts
 
 
 def _is_choice(value: Any) -> bool:

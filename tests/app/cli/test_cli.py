@@ -284,3 +284,37 @@ def test_columns_align_as_wide_as_a_terminal_draws_them():
     lines = as_text(table).splitlines()
     assert {cell_len(line) for line in lines} == {13}
     assert cell_len(as_text(pa.table({"token": ["語" * 50]}), 10).splitlines()[1]) <= 10
+
+
+def test_a_tokenizer_with_code_of_its_own_never_runs(tmp_path, capsys, monkeypatch):
+    """transformers would ask, and take a "y" on stdin for consent."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
+    )
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "odd", "auto_map": {"AutoConfig": "evil.Evil"}})
+    )
+    row = {"prompt_token_ids": [1, 2], "token_ids": [3], "routed_experts": [[[0, 1]], [[1, 2]]]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    asked = [
+        "import",
+        "vllm",
+        str(tmp_path / "r.jsonl"),
+        "--out",
+        str(tmp_path / "t"),
+        "--tokenizer",
+        str(folder),
+    ]
+    assert run(asked) == 1
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "t").exists()
+    assert "it brings code of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["1_0", "-1", "a", "", "99999999999"])
+def test_numbers_of_layers_are_plain_numbers(tmp_path, given):
+    assert run(["import", "vllm", "r.jsonl", "--out", str(tmp_path / "t"), "--layers", given]) == 2

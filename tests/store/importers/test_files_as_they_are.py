@@ -120,7 +120,7 @@ def test_fewer_rows_than_tokens_without_a_word_are_refused(tmp_path: Path) -> No
     said = refused("vllm", lines(tmp_path / "a.jsonl", request(ramp(4))))
     assert "4 tokens have experts, but the request has 7, of which 6 pass the model" in said
     assert "routed_experts_start_len" in said
-    meta = {"prompt_tokens": 3, "completion_tokens": 4}
+    meta: dict = {"prompt_tokens": 3, "completion_tokens": 4}
     meta["routed_experts"] = base64.b64encode(ramp(4, start=2).tobytes()).decode()
     assert "4 tokens" in refused(
         "sglang", lines(tmp_path / "b.jsonl", {"meta_info": meta}), num_layers=2, top_k=2

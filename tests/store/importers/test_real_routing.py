@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from moescope.kernels.alignment import routing_divergence
 from moescope.store import Trace, open_trace
+from moescope.store.arrow import pc
 from moescope.store.importers import run
 
 FOLDER = Path(os.environ.get("MOESCOPE_REAL", Path(__file__).parents[4] / "shared" / "real"))
