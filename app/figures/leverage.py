@@ -13,6 +13,7 @@ from .theme import LIGHT, Theme
 
 LEAST = 0.005
 WORKED_GRANULARITY = 12.0
+TITLE = "share of experts that a token activates (log)"
 
 
 def leverage_points(
@@ -28,17 +29,16 @@ def leverage_points(
         row | {"leverage": efficiency_leverage(row["activation"], row["granularity"], compute)}
         for row in table.to_pylist()
     ]
-    data = pd.DataFrame(rows)[["model", "activation", "granularity", "leverage"]]
+    columns = ("model", "activation", "granularity", "leverage")
+    data = pd.DataFrame({name: [row[name] for row in rows] for name in columns})
     grid = np.geomspace(LEAST, 1, 80)
     law = pd.DataFrame({"activation": grid})
     law["leverage"] = [efficiency_leverage(float(a), WORKED_GRANULARITY, compute) for a in grid]
-    x = alt.X("activation:Q", title="share of experts that a token activates (log)", scale=alt.Scale(type="log"),
+    x = alt.X("activation:Q", title=TITLE, scale=alt.Scale(type="log"),
               axis=alt.Axis(format="~%", grid=False))  # fmt: skip
     y = alt.Y("leverage:Q", title=f"leverage at {compute:.3g} FLOPs")
     shaded = alt.Chart(pd.DataFrame({"from": [max(LEAST, NEAR_ACTIVATION[0])], "to": [NEAR_ACTIVATION[1]]}))
-    band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(
-        x=alt.X("from:Q", title=x.title), x2="to:Q"
-    )
+    band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(x=alt.X("from:Q", title=TITLE), x2="to:Q")
     line = alt.Chart(law).mark_line(color=theme.muted, strokeDash=[4, 3]).encode(x=x, y=y)
     tooltip = [
         alt.Tooltip("model:N"), alt.Tooltip("activation:Q", format=".1%"), alt.Tooltip("granularity:Q", format=".3g"),

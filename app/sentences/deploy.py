@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from ...kernels.offload import ring_schedule
@@ -105,7 +107,7 @@ def bits_answer(table: pa.Table, method: str) -> str:
 
 
 def pruning_answer(
-    table: pa.Table, score: str, kept: list[tuple[int, int]], agreement: pa.Table | None
+    table: pa.Table, score: str, kept: Iterable[tuple[int, int]], agreement: pa.Table | None
 ) -> str:
     """How many experts stay, what share of choices went to the others, and how stable that is.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import streamlit as st
 
@@ -62,7 +64,7 @@ def _calibrate(frame: Frame) -> None:
     prompts = int(
         st.number_input("Prompts", 1, 100_000, first, key="calibration", bind="query-params", width=140)
     )
-    ask = {"sizes": str(prompts), "layers": window_text(frame)}
+    ask: dict[str, Any] = {"sizes": str(prompts), "layers": window_text(frame)}
     table = decided(lambda: frame.view("calibration-balance", **ask), "No calibration set")
     if table is None:
         return

@@ -54,7 +54,7 @@ def draw(frame: Frame) -> None:
 
 
 def _predictors(frame: Frame) -> None:
-    ask = {"layers": window_text(frame)}
+    ask: dict[str, Any] = {"layers": window_text(frame)}
     table = decided(lambda: frame.view("expert-prediction", **ask), "No predictions")
     if table is None:
         return

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
+from ....store.schema import LayerExpert
 from ....store.views.deploy.scores import SCORES, kept_count, kept_experts
 from ...figures import deploy as figures
 from ...sentences.deploy import pruning_answer
@@ -31,7 +32,7 @@ def draw(frame: Frame) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         best = "reap" if "reap" in there else "gate" if "gate" in there else there[0]
         score = st.selectbox(
-            "Score", there, index=there.index(best), key="score", width=220, format_func=LABELS.get
+            "Score", there, index=there.index(best), key="score", width=220, format_func=LABELS.__getitem__
         )
         keep = st.slider(
             "Experts that stay", 0.1, 1.0, 0.75, 0.05, key="keep", bind="query-params", width=260
@@ -59,12 +60,12 @@ def draw(frame: Frame) -> None:
     _domains(frame, keep, layers, "gate" if "gate" in there else "frequency")
 
 
-def _kept(table: pa.Table, score: str, keep: float) -> list[tuple[int, int]]:
+def _kept(table: pa.Table, score: str, keep: float) -> list[LayerExpert]:
     by_layer: dict[int, list[float]] = defaultdict(list)
     for layer, value in zip(table["layer"].to_pylist(), table[score].to_pylist(), strict=True):
         by_layer[layer].append(value)
     return [
-        (layer, expert)
+        LayerExpert(layer, expert)
         for layer, values in by_layer.items()
         for expert in kept_experts(np.array(values), kept_count(keep, len(values))).tolist()
     ]

@@ -161,8 +161,8 @@ def _balance(
     found = jackknife_interval(of(total), of(without))
     return {
         "balancedness": float(found.point),
-        "low": _number(max(0, found.low)),
-        "high": _number(min(1, found.high)),
+        "low": _number(max(0.0, float(found.low))),
+        "high": _number(min(1.0, float(found.high))),
         "fitted": float(of([given.count_LPE[layer][given.fit_P].sum(0) for layer in at])),
     }
 
