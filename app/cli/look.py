@@ -36,6 +36,7 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
       moescope info my-trace --json
     """
     from ...store import StoreError, open_trace
+    from ...store.files.runs import differences
     from ..text.nan_notice import nan_notice
 
     opened = open_trace(trace)
@@ -59,6 +60,7 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         "versions": manifest.versions,
         "schema_version": manifest.schema_version,
         "checksum": manifest.checksum,
+        "runs": manifest.runs,
         "summary": manifest.summary,
         "routers": [router.to_json() for router in opened.routers],
         "problems": problems,
@@ -69,6 +71,11 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
         _print_facts(facts)
         if said := nan_notice(opened):
             click.echo(f"  warning  {said}", err=True)
+        if differ := differences(manifest):
+            click.echo(
+                f"  note     resumed with other settings: {visible(differ)}; experts near a tie may differ",
+                err=True,
+            )
         if manifest.checksum is None:
             click.echo(
                 "  note     made before trace.json had a checksum: changes of it are not noticed", err=True

@@ -51,6 +51,8 @@ class Manifest(Mapping[str, Any]):
     """The noise floor that was measured with it (`store.noise`), or null."""
     routers: list[RouterSpec] = field(default_factory=list)
     parts: list[PartEntry] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """How the parts came about: one object for each run that committed any, with what may differ between runs."""
     summary: dict[str, Any] = field(default_factory=dict)
     """What the tracer says at the end: seconds, tokens per second, ..."""
     checksum: str | None = None
@@ -140,6 +142,8 @@ class Manifest(Mapping[str, Any]):
         if len(set(keys)) < len(keys):
             raise ValueError("two routers have the same layer and stream")
         check_sequence(manifest.parts)
+        if not isinstance(manifest.runs, list) or not all(isinstance(run, dict) for run in manifest.runs):
+            raise ValueError("runs is not a list of objects")
         return manifest
 
 

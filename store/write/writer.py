@@ -23,6 +23,7 @@ from ..errors import BadPart, NotATrace, ResumeRefused, StoreError, TraceExists,
 from ..files.folder import Folder, open_folder
 from ..files.lock import HeartbeatLock, acquire_lock
 from ..files.manifest import MANIFEST_NAME, TABLES, Manifest, PartEntry, current_versions
+from ..files.runs import run_of, with_parts
 from ..schema import CAPTURES, DEFAULT_CAPTURE, Part, RouterSpec
 from .parts import PartBuilder
 
@@ -86,6 +87,7 @@ class TraceWriter:
         self._lock = acquire_lock(self._folder)
         try:
             self._manifest = self._begin(wanted, resume)
+            self._manifest.runs = [*with_parts(self._manifest), run_of(wanted, len(self._manifest.parts))]
             self._builder = PartBuilder(self._manifest.routers, self._manifest.capture, weight_type)
             self._committed = self._committed_ids()
             self._remove_leftovers()
