@@ -2,8 +2,8 @@
 
 With a tokens of one label value and b of another out of N, the tokens of both are hypergeometric; the mean of
 n/N log(n N / (a b)) over that distribution, summed over all pairs of values, is the expected information
-(Vinh, Epps & Bailey 2010). Few different a are summed exactly; between them it is interpolated, and where a b / N is
-large its series is used.
+(Vinh, Epps & Bailey 2010). Few different a and b are summed exactly; between them it is interpolated, and
+where a b / N is large its series is used.
 """
 
 from math import lgamma
@@ -29,9 +29,19 @@ def expected_information(row_totals: np.ndarray, column_totals: np.ndarray) -> f
     b, columns = np.unique(column_totals[column_totals > 0], return_counts=True)
     if len(a) == 0:
         return 0.0
-    grid = _grid(a)
-    value_G = _of_pairs(grid, b, int(column_totals.sum())) @ columns
-    return float(np.interp(np.log(a), np.log(grid), value_G) @ times)
+    grid_a, grid_b = _grid(a), _grid(b)
+    value_AB = _of_pairs(grid_a, grid_b, int(column_totals.sum()))
+    return float(_on_grid(a, times, grid_a) @ value_AB @ _on_grid(b, columns, grid_b))
+
+
+def _on_grid(values: np.ndarray, times: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """How much each point of a grid counts, where values between two points are interpolated in their logarithms."""
+    at = np.clip(np.searchsorted(grid, values, side="right") - 1, 0, max(len(grid) - 2, 0))
+    if len(grid) == 1:
+        return np.array([float(times.sum())])
+    part = np.log(values / grid[at]) / np.log(grid[at + 1] / grid[at])
+    below = np.bincount(at, times * (1 - part), len(grid))
+    return below + np.bincount(at + 1, times * part, len(grid))
 
 
 def _grid(a: np.ndarray) -> np.ndarray:
