@@ -41,6 +41,7 @@ PAGES = (
     Screen(name="structure", title="Structure", icon="account_tree"),
     Screen(name="alignment", title="Alignment", icon="translate"),
     Screen(name="resonance", title="Resonance", icon="graphic_eq"),
+    Screen(name="compare", title="Compare", icon="compare_arrows", compares=True),
     Screen(name="steer", title="Steer", icon="toggle_on", needs_prompts=False),
     Screen(name="deploy", title="Deploy", icon="dns"),
     Screen(name="reports", title="Reports", icon="summarize", needs_trace=False, needs_prompts=False),

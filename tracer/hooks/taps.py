@@ -108,7 +108,8 @@ class Tap:
         self._use(programs)
 
     def _on_logits(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
-        if self.sinks or (self._editor is not None and self._editor.wants_logits):
+        wanted = self._editor is not None and (self._editor.wants_logits or self.site.passage.fixed_ids)
+        if self.sinks or wanted:
             logits = self.site.logits(Call(module, args, kwargs, output))
             self._logits_TE = None if logits is None else flat(logits.detach())
 

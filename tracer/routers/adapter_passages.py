@@ -85,6 +85,8 @@ class OneHotCall(Passage):
 class GatedMask(Passage):
     """NLLB-MoE: `experts(hidden, mask of the first choice (T, E), gate weights (T, E) of both choices)`."""
 
+    fixed_ids = True
+
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         weights_TK, ids_TK = call.args[2].topk(2, dim=-1)
         return ids_TK.where(weights_TK != 0, -1), weights_TK
@@ -138,6 +140,7 @@ class ProductKeys(Passage):
     by their ids. No module gets the gate weights: they are the softmax of the chosen scores."""
 
     at = "output"
+    fixed_ids = True
     no_outputs = "an expert is a row of two embeddings, and no module runs one alone"
 
     def __init__(self, block: Any) -> None:

@@ -44,6 +44,8 @@ class Passage:
     empties: bool = True
     """Whether `read` may find empty slots."""
     scores_TE: Tensor | None = None
+    fixed_ids: bool = False
+    """Whether the experts are settled when the decision passes, so that only their weights can be changed."""
     """Logits that only the passage knows, steering included."""
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:

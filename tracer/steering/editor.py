@@ -77,7 +77,7 @@ class RouterEditor:
         masked = self._masked_still(ids_TK)
         if weights_TK is None or not (self._selecting or masked is not None):
             return None
-        selection = (ids_TK, weights_TK)
+        selection = own = (ids_TK, weights_TK)
         for program, rule in self._selecting:
             if rule.kind.replays:
                 selection = self._replay(program, rule, selection, logits_TE)
@@ -86,6 +86,8 @@ class RouterEditor:
             if rows is not False or rule.kind.rechooses:
                 new = self._select(rule, selection)
                 selection = new if rows is True else _merged(rows, new, selection)
+        if selection is own and masked is None:
+            return None
         ids_TK, weights_TK = selection
         if masked is not None:
             masked_TK = masked.expand(len(ids_TK), -1).gather(-1, ids_TK.clamp(min=0)) & (ids_TK >= 0)
@@ -103,7 +105,10 @@ class RouterEditor:
         if rule.experts == ():
             return selection
         rows_T, new = replayed(rule, self.site, program, selection, logits_TE)
-        return _merged(rows_T, new, selection)
+        merged = _merged(rows_T, new, selection)
+        # Handing over the same decision anew may change the order in which experts are added up.
+        unchanged = all(map(torch.equal, merged, selection))
+        return selection if unchanged else merged
 
     def _masked_still(self, ids_TK: Tensor) -> Tensor | None:
         """The masked experts, where some of them may be among these ids."""

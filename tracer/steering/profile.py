@@ -202,8 +202,15 @@ class Applied:
             row_map.prompt_lengths = prompt_lengths
 
     def _unfit(self, steering: Steering) -> list[str]:
+        fixed = [site.spec for site in self._sites if site.passage.fixed_ids]
+        refused = [
+            f"{rule.rule} cannot act in layer {spec.layer}: only the weights of its choice can be replaced"
+            for rule in steering.rules
+            for spec in fixed
+            if rule.kind.replays and rule.acts_in(spec.layer, spec.stream)
+        ]
         unfit = [site.spec for site in self._sites if not site.proportional]
-        return [
+        return refused + [
             f"{rule.rule} cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
             for rule in steering.rules
             for spec in unfit

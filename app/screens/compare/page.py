@@ -1,0 +1,99 @@
+"""Compare: how far the routing of two traces agrees, where it does not, and what may explain it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ....store.compare import Pairs
+from ....store.compare.manifests import manifest_differences
+from ....store.noise import noise_between, noise_table
+from ...sentences import agreement as sentences
+from ...shell import link_check, messages, show
+from ...shell.comparing import pairs_of, view_of
+from ...shell.frame import Frame
+from ...text import words
+from . import layers, prompts, routers
+from .choice import Choice
+
+PAIR_BY = {"prompt_id": "prompt id", "parallel_id": "parallel id"}
+ALIGN = {"ids": "until token ids part", "realign": "also after, realigned", "characters": "by characters"}
+
+
+def page(frame: Frame) -> None:
+    """Draw the page."""
+    st.title("Compare", anchor=False)
+    if frame.second is None:
+        messages.empty(
+            "No second trace is chosen",
+            "This page compares the routing of two traces over the same prompts, token by token: a quantised model "
+            "with the original, one engine with another, a steered run with an unsteered one.",
+            todo="Choose a trace under “Compared with” in the bar above.",
+        )
+        return
+    choice = _choose(frame)
+    with messages.loading(height=200):
+        pairs = pairs_of(frame, choice.pair_by, choice.align)
+        overall = view_of(frame, choice.pair_by, choice.align, "agreement-overall")
+    if not overall.num_rows:
+        _nothing(pairs)
+        return
+    _headline(frame, pairs, overall.to_pylist()[0])
+    layers.draw(frame, choice)
+    prompts.draw(frame, choice)
+    routers.draw(frame, choice)
+    _explain(frame, pairs)
+
+
+def _choose(frame: Frame) -> Choice:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        pair_by = link_check.selectbox("Prompts pair by", list(PAIR_BY), key="pair", what="the column", width=150,
+                                       format_func=PAIR_BY.__getitem__)  # fmt: skip
+        align = link_check.selectbox("Tokens pair", list(ALIGN), key="align", what="the way to pair", width=210,
+                                     format_func=ALIGN.__getitem__)  # fmt: skip
+        by = link_check.selectbox("Split by", ["phase", *frame.tags()], key="by", what="the column", index=None,
+                                  placeholder="nothing", width=160)  # fmt: skip
+    link_check.tell("pair", "align", "by")
+    return Choice(pair_by=pair_by, align=align, by=by)
+
+
+def _nothing(pairs: Pairs) -> None:
+    why = " ".join(pairs.notes()) or "No token passes the filter."
+    messages.empty(
+        "No token of both traces to compare",
+        why,
+        todo="Widen the filter in the bar above, or pair otherwise.",
+    )
+
+
+def _headline(frame: Frame, pairs: Pairs, overall: dict) -> None:
+    messages.say(sentences.headline(overall, frame.name, str(frame.second_name)))
+    floor, unknown = noise_between(pairs.a, pairs.b)
+    if floor:
+        messages.say(sentences.noise(floor, overall["flip_rate"]))
+    for text in unknown:
+        messages.note("plain", text)
+    if notes := pairs.notes():
+        messages.note("plain", " ".join(notes))
+
+
+def _explain(frame: Frame, pairs: Pairs) -> None:
+    st.subheader("What differs between the two runs", anchor=False)
+    table = manifest_differences(pairs.a, pairs.b).rename_columns(
+        ["what", frame.name, str(frame.second_name)]
+    )
+    if table.num_rows:
+        show.table(
+            table, name="compare-runs",
+            say=f"{words.amount(table.num_rows, 'field')} of the two manifests differ. Precision, batch size, "
+            "versions, steering and quantisation each can change a choice; this table does not say which of them did.",
+        )  # fmt: skip
+    else:
+        messages.say("The two manifests say the same of model, prompts, settings, steering and versions.")
+    floor, _ = noise_between(pairs.a, pairs.b)
+    if floor:
+        show.table(noise_table(floor), name="compare-noise",
+                   say="The noise floor: what the arithmetic alone changes, by cause.")  # fmt: skip
+    st.caption(
+        "How much of the difference the choice of experts carries: `moescope compare A B --attribute MODEL` replays "
+        "the routing of B in A."
+    )
