@@ -158,6 +158,10 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     if len(streams) < 2:  # no box to choose one
         link_check.look("stream", streams)
     first, last = st.session_state.get("layers") or (low, high)
+    if not low <= first <= last <= high:
+        # Chosen in another trace, or in one that lay under this name before: a slider refuses what lies beyond it.
+        st.session_state.pop("layers", None)
+        first, last = low, high
     whole = (first, last) == (low, high)
     label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
     with st.popover(label, icon=":material/layers:", width=145, key="window"):

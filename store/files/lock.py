@@ -2,7 +2,7 @@
 
 On a local disk the lock is an flock on a file beside the manifest: it dies with its process, whatever kills
 it. (A library such as filelock would do for writers; readers ask whether a writer is at work without writing anything,
-by a shared flock, which it does not offer: tests/store/files/test_bad_luck.py.)
+by a shared flock, which it does not offer: test_a_reader_asks_whether_a_writer_is_at_work_without_writing.)
 
 Where flock does not work (object stores, some network disks) the lock is a small object with a heartbeat:
 

@@ -360,6 +360,15 @@ def test_a_link_with_the_right_fingerprint_opens(hand_library, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("layers", [(0, 90), (50, 90)])
+def test_layers_chosen_in_a_deeper_trace_do_not_break_a_shallower_one(hand_library, monkeypatch, layers):
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app.session_state["travel"] = ("heatmap", {"trace": "hand", "layers": layers})
+    assert "Layers 50" not in well(app.run())
+
+
 def test_a_measure_that_the_trace_lacks_is_not_offered_and_says_why(tmp_path, monkeypatch):
     events = tmp_path / "events.csv"
     events.write_text("sequence,step,layer,expert\na,0,0,1\na,1,0,2\nb,0,0,1\n")

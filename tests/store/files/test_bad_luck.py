@@ -197,6 +197,28 @@ def test_resuming_what_is_complete_keeps_its_summary(tmp_path: Path) -> None:
     assert open_trace(tmp_path / "t").manifest.summary == {"accuracy": 0.5}
 
 
+def test_a_reader_asks_whether_a_writer_is_at_work_without_writing(
+    shared_trace_path: Path, tmp_path: Path
+) -> None:
+    """Why the lock is no library's: filelock's only question is to take the lock, for which it makes and truncates the
+    file. Traces are read in folders where nobody may write, and by many at once."""
+    from filelock import FileLock
+
+    from moescope.store.files.folder import LocalFolder
+    from moescope.store.files.lock import is_being_written
+
+    shutil.copytree(shared_trace_path, tmp_path / "t")
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path / "t", *(tmp_path / "t").iterdir()]}
+    assert not is_being_written(LocalFolder(tmp_path / "t"))
+    assert {path: path.stat().st_mtime_ns for path in [tmp_path / "t", *(tmp_path / "t").iterdir()]} == before
+    with FileLock(tmp_path / "t" / ".filelock"):
+        assert (tmp_path / "t" / ".filelock").exists()
+    assert (tmp_path / "t").stat().st_mtime_ns != before[tmp_path / "t"]
+    with writer(tmp_path / "new"):
+        assert all(is_being_written(LocalFolder(tmp_path / "new")) for _ in range(20))
+    assert not is_being_written(LocalFolder(tmp_path / "new"))
+
+
 def test_an_existing_trace_is_never_overwritten(shared_trace_path: Path) -> None:
     with pytest.raises(TraceExists, match="already holds a trace"):
         writer(shared_trace_path)
