@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ....store import Trace
 from ....tracer.client import Client, RemoteJob, ServerError, as_profile
 from ....tracer.evaluate.dose import dose_table
 from ....tracer.evaluate.effects import Evaluation
@@ -31,16 +32,19 @@ MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing ch
 """Measures whose name in the table is not what they are called."""
 
 
-def evaluate_tab(profile: Any, model_source: str, client: Client | None) -> None:
+def evaluate_tab(
+    profile: Any, model_source: str, client: Client | None, *, trace: Trace | None = None
+) -> None:
     """Draw the tab.
 
     Args:
         profile: a `Steering`, or its JSON as a mapping.
         model_source: the served model, as the user knows it.
         client: None where no model is being served.
+        trace: the open trace, whose prompts are offered first.
     """
     made = as_profile(profile) or {}
-    settings = evaluation_settings.draw(made)
+    settings = evaluation_settings.draw(made, trace)
     if RUN in st.session_state:
         _follow()
     elif client is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import regex
 import streamlit as st
 
-from ....store import sample_dir
+from ....store import Trace, sample_dir
 from ....store.response_classes import REFUSAL_RULES
 from ....tracer.prompts.prompt import Prompt, PromptSetError
 from ....tracer.prompts.prompt_set import PromptSet
@@ -22,6 +23,7 @@ from ..library.new_trace import KINDS
 
 DOSES = {"none": "", "number of experts": "1, 2, 4, 8", "amount": "0.25, 0.5, 1"}
 MOST_PROMPTS = 2000
+OF_TRACE = "the prompts of this trace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,9 @@ def cells_of(profile: Mapping[str, Any]) -> list[list[int]]:
     return [[layer, expert] for layer, expert in found]
 
 
-def draw(profile: Mapping[str, Any]) -> Settings | None:
+def draw(profile: Mapping[str, Any], trace: Trace | None = None) -> Settings | None:
     """Draw the form; None where what was chosen can't be evaluated (it says why)."""
-    prompts = _prompt_set()
+    prompts = _prompt_set(trace)
     if prompts is None:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -94,9 +96,9 @@ def draw(profile: Mapping[str, Any]) -> Settings | None:
             help="The first ones; of translations the same texts in every language.",
         )  # fmt: skip
         draws = st.number_input(
-            "random draws", 0, 50, 5, key="evaluate-draws", width=150,
-            help="Controls with as many random experts of the same layers. Fewer than 5 make no finding; it takes 19 "
-            "to show a chance of 5 %.",
+            "random draws", 0, 50, 19, key="evaluate-draws", width=150,
+            help="Controls with as many random experts of the same layers. A finding needs at least 5; the smallest p "
+            "is 1/(draws + 1), 0.05 with 19.",
         )  # fmt: skip
     dose, doses = _dose(profile)
     classes, new = _classes()
@@ -129,9 +131,10 @@ def _columns(prompts: PromptSet) -> list[str]:
     return [name for name in names if len({_value(prompt, name) for prompt in prompts} - {None}) > 1]
 
 
-def _prompt_set() -> PromptSet | None:
-    offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"), reverse=True)}
-    offered = dict(sorted(offered.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
+def _prompt_set(trace: Trace | None) -> PromptSet | None:
+    files = {path.name: path for path in sorted(sample_dir().glob("*.csv"), reverse=True)}
+    files = dict(sorted(files.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
+    offered: dict[str, Path | None] = {**({OF_TRACE: None} if trace is not None else {}), **files}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = st.selectbox("Prompt set", list(offered), key="evaluate-prompts", width=260)
         with st.popover("Another file"):
@@ -139,11 +142,55 @@ def _prompt_set() -> PromptSet | None:
     try:
         if uploaded is not None:
             return _read_upload(uploaded.name, uploaded.getvalue())
-        return None if name is None else _read(str(offered[name]))
+        if name is None or trace is None or name != OF_TRACE:
+            return None if name is None else _read(str(offered[name]))
+        return _held_out(prompts_of(trace))
     except PromptSetError as error:
         messages.card("This prompt set can't be used", str(error), kind="error",
                     todo="Correct the row named above and choose the file again.")  # fmt: skip
         return None
+
+
+def _held_out(prompts: PromptSet) -> PromptSet:
+    """The trace's prompts, or one half of them, with the warning that belongs to either."""
+    half = st.toggle(
+        "only the second half of the texts", key="evaluate-half",
+        help="Texts are dealt to two halves by their name; translations stay together. Find the experts on the first "
+        "half and evaluate on the second.",
+    )  # fmt: skip
+    if half:
+        kept = second_half(prompts)
+        messages.say(
+            f"{words.amount(len(kept), 'prompt')} of the second half. Resonance still counts both halves."
+        )
+        return kept
+    messages.note(
+        "plain",
+        "These are the prompts of the open trace. Experts that were found on them show too large an effect on them: "
+        "evaluate on other prompts, or on a half that was not used to find them.",
+    )
+    return prompts
+
+
+def second_half(prompts: PromptSet) -> PromptSet:
+    """About half of the texts, drawn by a digest of their name; translations of one text stay together."""
+
+    def chosen(prompt: Prompt) -> bool:
+        return hashlib.sha256((prompt.parallel_id or prompt.id).encode()).digest()[0] % 2 == 1
+
+    return PromptSet(tuple(prompt for prompt in prompts if chosen(prompt)), f"{prompts.name}, second half")
+
+
+def prompts_of(trace: Trace) -> PromptSet:
+    """The prompts that a trace was made of, with their tags. Raises PromptSetError where it holds none."""
+    names = ("text", "language", "group", "parallel_id", "completion", "choices", "answer")
+    rows = []
+    for row in trace.prompts().select(["prompt_id", *names, "tags"]).to_pylist():
+        given = {name: row[name] for name in names if row[name] not in (None, [])}
+        rows.append({**dict(row["tags"] or []), **given, "id": row["prompt_id"]})
+    return PromptSet.from_rows(
+        rows, name=str(trace.manifest.prompt_set.get("name") or "prompts of the trace")
+    )
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

@@ -39,7 +39,8 @@ def page(frame: Frame) -> None:
     server.problems(served)
     if kind == EVALUATE:
         rules.summary()
-        evaluate_tab(state.profile(frame.trace.manifest.model.get("name")), served.model, served.client)
+        made = state.profile(frame.trace.manifest.model.get("name"))
+        evaluate_tab(made, served.model, served.client, trace=frame.trace)
         return
     most = max((router.num_experts for router in frame.routers()), default=0)
     with st.container(key="steer-halves"):

@@ -335,7 +335,7 @@ def test_the_sentence_under_maps_side_by_side_is_about_those_that_are_shown(hand
 
 
 def test_traces_of_different_routers_are_not_subtracted_without_a_word(hand_library, monkeypatch):
-    warning = "These traces are not of the same routers"
+    warning = "The two traces have different routers"
     app = start(hand_library, monkeypatch, "heatmap", trace="hand", vs="hand-steered", show="difference")
     assert warning not in well(app)
     app = start(hand_library, monkeypatch, "heatmap", trace="hand", vs="sample", show="difference")

@@ -102,6 +102,8 @@ def test_an_evaluation_runs_on_the_server_and_its_result_stays(address):
     app = start(PROFILE, address)
     app.selectbox(key="evaluate-target").set_value("ja")
     app.number_input(key="evaluate-most").set_value(2)
+    assert app.number_input(key="evaluate-draws").value == 19
+    app.number_input(key="evaluate-draws").set_value(5)
     well(app.run())
     assert "24 prompts, each under 8 steerings" in shown(app)
     app.button(key="evaluate-start").click()
@@ -160,7 +162,7 @@ def test_what_cannot_be_run_is_said_before(address):
     app.number_input(key="evaluate-tokens").set_value(2)
     well(app.run())
     app.text_area(key="evaluate-classes").set_value("bad: (")
-    assert "is no regular expression" in shown(well(app.run()))
+    assert "is not a regular expression" in shown(well(app.run()))
 
 
 def test_the_first_prompts_of_each_language_are_the_same_texts():

@@ -93,7 +93,7 @@ def test_an_expert_twice_in_a_token_is_refused(tmp_path: Path) -> None:
     assert "sequence 'r', layer 1: expert 5 occurs twice in the token at position 3" in said
     row = {"text": "", "output_ids": list(range(4)), "input_ids": [1, 2, 3]}
     row["meta_info"] = {"id": "x", "routed_experts": base64.b64encode(ids.tobytes()).decode()}
-    assert "stands twice" in refused("sglang", lines(tmp_path / "b.jsonl", row), num_layers=2, top_k=2)
+    assert "occurs twice" in refused("sglang", lines(tmp_path / "b.jsonl", row), num_layers=2, top_k=2)
     count = torch.tensor([[[9, 1, 2], [4, 4, 4]]])
     torch.save({"logical_count": count}, tmp_path / "c.pt")
     assert "more than the 6 tokens that k = 2 gives" in refused("sglang", tmp_path / "c.pt", top_k=2)
