@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .attribution import print_attribution
+from .model_options import model_options
 from .output import as_text, format_options, open_with_warnings, write_table
 
 if TYPE_CHECKING:
@@ -42,6 +44,16 @@ VIEWS = ("overall", "tokens", "margin", "experts", "prompts", "sequences")
     show_default=True,
     help="Bootstrap resamples of the prompts.",
 )
+@click.option(
+    "--attribute", metavar="MODEL", help="A's model: run it, B's, and it with B's routing replayed."
+)
+@click.option(
+    "--attribute-b", metavar="MODEL", help="B's model. Default: A's, in B's precision, under B's steering."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="With --attribute: only the first N prompts."
+)
+@model_options
 @format_options("Print only the table, in this format. Default: by the ending of --out.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the table there."
@@ -57,7 +69,10 @@ def compare_command(a: str, b: str, **options: Any) -> None:
       moescope compare float32-trace bfloat16-trace
       moescope compare trainer-trace engine-trace --fail-above 0.02
       moescope compare a b --by language --layers 3:6 --format csv
+      moescope compare a b --attribute sample_data/model --limit 50
     """
+    if options["attribute_b"] and not options["attribute"]:
+        raise click.UsageError("--attribute-b needs --attribute")
     from ...store.compare import pair_traces, view
     from ...store.notes import notes_of
 
@@ -77,6 +92,8 @@ def compare_command(a: str, b: str, **options: Any) -> None:
         click.echo(as_text(_for_people(table)), nl=False)
     for note in notes_of(table):
         click.echo(f"note: {note}", err=True)
+    if options["attribute"]:
+        print_attribution(pairs, options)
     _judge(overall, options["fail_above"])
 
 

@@ -116,3 +116,17 @@ def noise(floor: list[Variation], flip_rate: float | None) -> str:
         if below
         else f"{text}."
     )
+
+
+def attribution(table: pa.Table) -> str:
+    """How much of the difference the choice of experts carries; from `Attribution.table`."""
+    rows = {row["which"]: row for row in table.to_pylist()}
+    b, replayed = rows["B"], rows["A with B's routing"]
+    if not b["kl"]:
+        return "A and B give the same next-token distributions: there is nothing to attribute."
+    return (
+        f"Over {words.amount(b['tokens'], 'token')}, B's next-token distributions lie {b['kl']:.3g} nats (KL) "
+        f"from A's, those of A with B's routing replayed {replayed['kl']:.3g} nats: the choice of experts carries "
+        f"{within(replayed, 'share')} of the difference. Perplexity: A {rows['A']['perplexity']:.4g}, "
+        f"B {b['perplexity']:.4g}, A with B's routing {replayed['perplexity']:.4g}."
+    )
