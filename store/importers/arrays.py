@@ -25,10 +25,12 @@ def whole_numbers(value: Any, where: str, column: str) -> list[int]:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list):
-        raise refuse(where, column, "it must be a list of token ids")
+        raise refuse(where, column, "it must be a list of whole numbers")
     for at, number in enumerate(value):
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
-            raise refuse(where, column, f"entry {at} is {repr(number)[:40]}, not a token id")
+            raise refuse(
+                where, column, f"entry {at} is {repr(number)[:40]}, not a whole number from 0 to 2147483647"
+            )
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
-from .arrays import refuse
+from .arrays import refuse, whole_numbers
 from .count_steps import CountArray
 from .sequences import storable
 from .torch_files import LARGEST_EXACT, is_tensor, load, whole_array
@@ -85,7 +85,11 @@ def torch_counts(path: Path) -> CountArray:
     found = next((data[name] for name in COUNT_NAMES if name in data), None)
     if found is not None:
         layers = data.get("layers")
-        given = np.asarray(layers) if isinstance(layers, list) else None
+        given = (
+            np.array(whole_numbers(layers, path.name, "layers"), np.int64)
+            if isinstance(layers, list)
+            else None
+        )
         return _counts(path.name, whole_array(found, path.name, "count"), layers=given)
     return _by_group(path.name, data)
 

@@ -52,7 +52,7 @@ def recorded(data: dict[str, Any], name: str) -> tuple[list[Request], list[str]]
 
 
 def _notes(records: list[dict[str, Any]]) -> list[str]:
-    modes = [record.get("forward_mode") for record in records]
+    modes = {mode for record in records if isinstance(mode := record.get("forward_mode"), int)}
     notes = []
     if VERIFY in modes:
         notes.append(
