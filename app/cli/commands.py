@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": ("compare", "How far the routing of two traces agrees, token by token."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
+    "weigh": ("weigh", "What weights and outputs say of each expert, into the trace."),
     "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),
     "offload": ("offload", "How much of what tokens need a cache of experts holds."),
     "bits": ("bits", "How many bits each expert gets, as a recipe for a quantiser."),

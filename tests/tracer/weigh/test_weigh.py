@@ -1,0 +1,160 @@
+"""The expert sheet against what the model's own experts do, written out by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import character_tokenizer, family, tiny_olmoe
+
+from moescope.kernels.bits import round_to_nearest
+from moescope.kernels.importance import easy_ep_score, outlier_score, reap_score
+from moescope.kernels.likeness import output_similarity
+from moescope.store import Trace, open_trace
+from moescope.store.expert_sheet import expert_sheet
+from moescope.tracer import PromptSet, trace_prompts
+from moescope.tracer.errors import TracerError
+from moescope.tracer.weigh import weigh
+from moescope.tracer.weigh.matrices import rounded
+
+ROWS = [
+    {"id": f"p{n}", "text": text}
+    for n, text in enumerate(["All human beings", "are born", "free and equal in dignity"])
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return tiny_olmoe()
+
+
+@pytest.fixture(scope="module")
+def weighed(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    path = tmp_path_factory.mktemp("weigh") / "trace"
+    captures = ("ids", "weights", "output_norm", "similarity")
+    trace_prompts(
+        model, character_tokenizer(), PromptSet.from_rows(ROWS), path, capture=captures, weight_type="float32"
+    )
+    trace = open_trace(path)
+    before = copy.deepcopy(model.state_dict())
+    assert weigh(model, trace, bits=(2, 4), tokens=10_000, probe=9, group=8) == 3
+    # Rounding leaves no trace in the model.
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return trace
+
+
+def _sheet(trace: Trace, layer: int) -> list[dict]:
+    table = expert_sheet(trace)
+    assert table is not None
+    return [row for row in table.to_pylist() if row["layer"] == layer]
+
+
+def test_scores_equal_those_of_the_recorded_events(weighed: Trace) -> None:
+    for layer in range(3):
+        events = weighed.events(layer=layer)
+        ids, gates, norms = (np.array(events[n].to_pylist()) for n in ("experts", "weights", "output_norm"))
+        rows = _sheet(weighed, layer)
+        np.testing.assert_allclose([r["reap"] for r in rows], reap_score(ids, gates, norms, 8), rtol=1e-4)
+        change = 1 - np.array(events["similarity"].to_pylist())
+        expected = easy_ep_score(ids, gates, norms, change, 8)
+        np.testing.assert_allclose([r["easy_ep"] for r in rows], expected, rtol=1e-3, atol=1e-5)
+        assert [r["tokens"] for r in rows] == np.bincount(ids.ravel(), minlength=8).tolist()
+
+
+def test_weights_of_an_expert(model: torch.nn.Module, weighed: Trace) -> None:
+    layer = model.model.layers[1].mlp
+    row = _sheet(weighed, 1)[5]
+    up, down = layer.experts.gate_up_proj[5].detach().numpy(), layer.experts.down_proj[5].detach().numpy()
+    assert row["matrices"] == ["gate_up_proj", "down_proj"]
+    assert row["parameters"] == up.size + down.size
+    assert row["bytes"] == 4 * row["parameters"]
+    np.testing.assert_allclose(row["norms"], [np.linalg.norm(up), np.linalg.norm(down)], rtol=1e-5)
+    np.testing.assert_allclose(row["outliers"], [outlier_score(up), outlier_score(down)], rtol=1e-6)
+    assert row["router_norm"] == pytest.approx(float(layer.gate.weight[5].detach().norm()), rel=1e-5)
+    assert row["energy"][-1] == pytest.approx(1)
+
+
+def _inputs(model: torch.nn.Module, trace: Trace, layer: int, prompt: str) -> torch.Tensor:
+    """(T, H) what a layer's experts get for a recorded prompt."""
+    seen = []
+    handle = model.model.layers[layer].mlp.experts.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    with torch.no_grad():
+        model(torch.tensor([trace.tokens(prompt)["token_id"].to_pylist()]))
+    handle.remove()
+    return seen[0].reshape(-1, seen[0].shape[-1])
+
+
+def _expert(up: torch.Tensor, down: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    gate, value = (x @ up.T).chunk(2, -1)
+    return (torch.nn.functional.silu(gate) * value) @ down.T
+
+
+def test_rounding_errors_by_hand(model: torch.nn.Module, weighed: Trace) -> None:
+    experts = model.model.layers[2].mlp.experts
+    events = weighed.events(layer=2).to_pylist()
+    inputs = {row["id"]: _inputs(model, weighed, 2, row["id"]) for row in ROWS}
+    for expert, row in enumerate(_sheet(weighed, 2)):
+        mine = [e for e in events if expert in e["experts"]]
+        if not mine:
+            assert row["rtn_error"] == [0, 0]
+            continue
+        x = torch.stack([inputs[e["prompt_id"]][e["position"]] for e in mine])
+        up, down = experts.gate_up_proj[expert].detach(), experts.down_proj[expert].detach()
+        for width, error in zip((2, 4), row["rtn_error"], strict=True):
+            new = [torch.from_numpy(round_to_nearest(one, width, 8)) for one in (up, down)]
+            off = (_expert(*new, x) - _expert(up, down, x)).pow(2).sum(-1).mean().sqrt()
+            assert error == pytest.approx(float(off), rel=1e-3)
+
+
+def test_similarity_by_hand(model: torch.nn.Module, weighed: Trace) -> None:
+    found = np.array([row["output_similarity"] for row in _sheet(weighed, 0)])
+    assert found.shape == (8, 8)
+    np.testing.assert_allclose(np.diag(found), 1, rtol=1e-4)
+    np.testing.assert_allclose(found, found.T, atol=1e-6)
+    experts = model.model.layers[0].mlp.experts
+    # The probe takes the first tokens of the prompts in the order of the draw.
+    order = np.random.default_rng(0).permutation(3)
+    x = torch.cat([_inputs(model, weighed, 0, ROWS[at]["id"]) for at in order])[:9]
+    outputs = [
+        _expert(experts.gate_up_proj[e].detach(), experts.down_proj[e].detach(), x).numpy() for e in range(8)
+    ]
+    np.testing.assert_allclose(found, output_similarity(np.stack(outputs)), atol=1e-4)
+
+
+def test_a_sheet_is_not_made_twice_and_other_settings_make_it_anew(
+    model: torch.nn.Module, weighed: Trace
+) -> None:
+    assert weigh(model, weighed, bits=(2, 4), tokens=10_000, probe=9, group=8) == 0
+
+
+def test_another_model_is_refused(weighed: Trace) -> None:
+    with pytest.raises(TracerError, match="whose weights differ"):
+        weigh(tiny_olmoe(seed=1), weighed)
+    with pytest.raises(TracerError, match="cannot weigh 'luck'"):
+        weigh(tiny_olmoe(), weighed, what=("luck",))
+
+
+def test_rounding_in_torch_equals_the_kernel() -> None:
+    weight = torch.randn(5, 20)
+    for bits in (1, 3, 8):
+        np.testing.assert_allclose(
+            rounded(weight, bits, 8).numpy(), round_to_nearest(weight, bits, 8), atol=1e-5
+        )
+    assert torch.equal(rounded(torch.full((2, 4), 3.0), 2, 4), torch.full((2, 4), 3.0))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt_oss"])
+def test_other_families_are_weighed_too(name: str, tmp_path: Path) -> None:
+    other = family(name)
+    trace_prompts(other, character_tokenizer(), PromptSet.from_rows(ROWS), tmp_path / "t")
+    trace = open_trace(tmp_path / "t")
+    weigh(other, trace, what=("norms", "outputs", "quantisation"), bits=(2, 8), group=8)
+    rows = [row for row in (expert_sheet(trace) or []).to_pylist() if row["tokens"]]  # pyright: ignore[reportAttributeAccessIssue]
+    assert rows
+    assert all(0 < row["rtn_error"][1] < row["rtn_error"][0] for row in rows)
+    assert all(row["reap"] > 0 for row in rows)

@@ -1,0 +1,155 @@
+"""The rows of one router in the expert sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...kernels.bits import outlier_score
+from ...kernels.likeness import energy_at_rank, row_cosine
+from ..hooks.outputs import PAIRS_AT_ONCE
+from ..routers.site import Site
+from .matrices import Matrix, matrices_of, rounded_experts
+from .watch import Seen
+
+
+@torch.inference_mode()
+def rows_of(
+    site: Site, seen: Sequence[Seen], what: Collection[str], bits: Sequence[int], group: int, probe: int
+) -> list[dict[str, Any]]:
+    """One dict of `store.expert_sheet.EXPERT_SHEET` for each expert.
+
+    Args:
+        seen: calls of the layer's experts; empty where no outputs are wanted.
+        probe: tokens on which every expert runs, chosen for it or not.
+    """
+    spec = site.spec
+    assert site.experts is not None
+    matrices = matrices_of(site.experts, spec.num_experts, str(spec.experts))
+    rows: list[dict[str, Any]] = [
+        {"layer": spec.layer, "stream": spec.stream, "expert": e, **_weights(matrices, e, what)}
+        for e in range(spec.num_experts)
+    ]
+    _add(rows, _router(site, what))
+    if "spectrum" in what:
+        _add(rows, _spectrum(matrices, spec.num_experts))
+    if seen:
+        _add(rows, _usage(site, seen))
+    if "quantisation" in what:
+        errors = _rounding_errors(site, seen, matrices, bits, group)
+        _add(rows, {"bits": [list(bits)] * len(rows), "rtn_error": errors.tolist()})
+    if "similarity" in what:
+        _add(rows, {"output_similarity": _similarity(site, seen, probe).tolist()})
+    return rows
+
+
+def _add(rows: list[dict[str, Any]], columns: dict[str, Any]) -> None:
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+
+
+def _weights(matrices: Sequence[Matrix], expert: int, what: Collection[str]) -> dict[str, Any]:
+    own = [matrix.of(expert) for matrix in matrices]
+    size = [matrix.parameters[0].element_size() for matrix in matrices]
+    row: dict[str, Any] = {
+        "parameters": sum(one.numel() for one in own),
+        "bytes": sum(one.numel() * each for one, each in zip(own, size, strict=True)),
+        "matrices": [matrix.name for matrix in matrices],
+    }
+    if "norms" in what:
+        row["norms"] = [float(one.norm()) for one in own]
+    if "outliers" in what:
+        row["outliers"] = [outlier_score(one.numpy()) for one in own]
+    return row
+
+
+def _router(site: Site, what: Collection[str]) -> dict[str, Any]:
+    weight, experts = site.weight, site.spec.num_experts
+    if weight is None or weight.shape[0] < experts or "norms" not in what:
+        return {}
+    rows_EH = weight.detach()[:experts].float().cpu().numpy()
+    norms = np.linalg.norm(rows_EH, axis=1)
+    return {"router_norm": norms.tolist(), "router_cosine": row_cosine(rows_EH).tolist()}
+
+
+def _spectrum(matrices: Sequence[Matrix], experts: int) -> dict[str, Any]:
+    """Energy of the first kind of matrix, stacked over the experts."""
+    stack = np.concatenate([matrices[0].of(e).numpy() for e in range(experts)])
+    full = min(stack.shape)
+    ranks = sorted({2**n for n in range(full.bit_length())} | {full})
+    energy = np.asarray(energy_at_rank(stack, np.array(ranks))).tolist()
+    return {"energy_rank": [ranks] * experts, "energy": [energy] * experts}
+
+
+def _pairs(one: Seen) -> tuple[Tensor, Tensor]:
+    """Rows and experts of the used slots, (N,) each."""
+    rows_N = torch.arange(len(one.ids_TK), device=one.ids_TK.device).repeat_interleave(one.ids_TK.shape[-1])
+    ids_N = one.ids_TK.reshape(-1)
+    return rows_N[ids_N >= 0], ids_N[ids_N >= 0]
+
+
+def _alone(site: Site, one: Seen, rows_N: Tensor, ids_N: Tensor) -> Tensor:
+    parts = zip(rows_N.split(PAIRS_AT_ONCE), ids_N.split(PAIRS_AT_ONCE), strict=True)
+    return torch.cat([site.passage.alone(one.call, rows, ids).float() for rows, ids in parts])
+
+
+def _usage(site: Site, seen: Sequence[Seen]) -> dict[str, Any]:
+    experts = site.spec.num_experts
+    tokens, gate_sum, reap, easy = (torch.zeros(experts, dtype=torch.float64) for _ in range(4))
+    for one in seen:
+        rows_N, ids_N = _pairs(one)
+        gate_N = one.gates_TK.reshape(-1)[one.ids_TK.reshape(-1) >= 0]
+        part_N = gate_N * _alone(site, one, rows_N, ids_N).norm(dim=-1)
+        change_N = one.change_T[rows_N].clamp_min(0)
+        for sums, values in ((tokens, torch.ones_like(gate_N)), (gate_sum, gate_N), (reap, part_N),
+                             (easy, part_N * change_N)):  # fmt: skip
+            sums.index_add_(0, ids_N.cpu().long(), values.double().cpu())
+    return {
+        "tokens": tokens.long().tolist(),
+        "frequency": (tokens / tokens.sum().clamp_min(1)).tolist(),
+        "gate_sum": gate_sum.tolist(),
+        "reap": (reap / tokens.clamp_min(1)).tolist(),
+        "easy_ep": easy.tolist(),
+    }
+
+
+def _rounding_errors(
+    site: Site, seen: Sequence[Seen], matrices: list[Matrix], bits: Sequence[int], group: int
+) -> np.ndarray:
+    """(E, B) root mean square over an expert's tokens of ‖output − output with rounded weights‖; 0 without tokens."""
+    experts = site.spec.num_experts
+    pairs = [_pairs(one) for one in seen]
+    exact = [_alone(site, one, *pair) for one, pair in zip(seen, pairs, strict=True)]
+    ids = torch.cat([ids_N for _, ids_N in pairs]).cpu().long()
+    tokens_E = torch.bincount(ids, minlength=experts)
+    errors = []
+    for width in bits:
+        with rounded_experts(matrices, width, group):
+            off = [
+                (_alone(site, one, *pair) - right).pow(2).sum(-1)
+                for one, pair, right in zip(seen, pairs, exact, strict=True)
+            ]
+        squares_E = torch.zeros(experts, dtype=torch.float64).index_add_(
+            0, ids, torch.cat(off).double().cpu()
+        )
+        errors.append((squares_E / tokens_E.clamp_min(1)).sqrt().numpy())
+    return np.stack(errors, 1)
+
+
+def _similarity(site: Site, seen: Sequence[Seen], probe: int) -> np.ndarray:
+    """(E, E) mean cosine of the outputs of all experts on the same first tokens."""
+    experts, total, used = site.spec.num_experts, 0.0, 0
+    for one in seen:
+        rows = min(len(one.ids_TK), probe - used)
+        if rows <= 0:
+            break
+        rows_N = torch.arange(rows, device=one.ids_TK.device).repeat(experts)
+        ids_N = torch.arange(experts, device=one.ids_TK.device).repeat_interleave(rows)
+        unit = torch.nn.functional.normalize(_alone(site, one, rows_N, ids_N), dim=-1).reshape(experts, -1)
+        total, used = total + (unit @ unit.T).double().cpu().numpy(), used + rows
+    return np.asarray(total) / max(1, used)
