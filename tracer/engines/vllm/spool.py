@@ -168,11 +168,8 @@ def _put(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _joined(rows: list[Rows]) -> Rows:
-    columns = {name: [getattr(one, name) for one in rows] for name in ("request_N", *TENSORS)}
-    return Rows(**{
-        name: torch.cat(values) if isinstance(values[0], Tensor) else np.concatenate(values)
-        for name, values in columns.items()
-    })  # fmt: skip
+    tensors = (torch.cat([getattr(one, name) for one in rows]) for name in TENSORS)
+    return Rows(np.concatenate([one.request_N for one in rows]), *tensors)
 
 
 def _last_of_each(rows: Rows, classes: dict[int, np.ndarray]) -> tuple[Rows, int]:

@@ -7,6 +7,9 @@ compiled or captured in a CUDA graph. The methods are called by name through `co
 plain, and a refusal is an answer (`refused`), so that its words reach the user.
 """
 
+# vLLM is not there where the types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json
@@ -64,7 +67,9 @@ class Routing:
         self.problems = self._problems(type(model).__name__)
         self.specs = [] if self.problems else [_spec(name, layer) for name, layer in self.layers.items()]
         self.routers = [layer.router for layer in self.layers.values()]
-        self.keeping = False
+        self.spool: Spool | None = None
+        """Where rows go; None while none are kept."""
+        self.folder = Path()
         self.step_problem: str | None = None
         self.requests: dict[str, dict[str, Any]] = {}
         self.rules: dict[str, tuple[Rule, ...]] = {}
@@ -145,10 +150,10 @@ class Routing:
             else:
                 self.step_problem = self.check.problem(step.rows)
         self.buffers.steering = None
-        if self.keeping and self.step_problem is None:
-            self._keep(step)
+        if self.spool is not None and self.step_problem is None:
+            self._keep(step, self.spool)
 
-    def _keep(self, step: Step) -> None:
+    def _keep(self, step: Step, spool: Spool) -> None:
         rows, buffers = step.rows, self.buffers
         number_R = [self.requests.get(name, {}).get("number", -1) for name in step.requests]
         tokens = step.positions.new_full((rows,), -1) if step.input_ids is None else step.input_ids[:rows]
@@ -161,7 +166,7 @@ class Routing:
         ]  # fmt: skip
         ready = torch.cuda.current_stream().record_event() if step.positions.is_cuda else None
         request_N = np.repeat(np.array(number_R, np.int64), np.diff(step.start))
-        self.spool.add(StepRows(request_N, *copies, ready=ready))
+        spool.add(StepRows(request_N, *copies, ready=ready))
 
 
 def _latent_attention_on_cpu(config: Any) -> bool:
@@ -194,7 +199,7 @@ class RoutingWorker:
         writes = bool(get_tp_group().is_first_rank)
         if folder is not None and writes and not routing.problems:
             routing.spool = Spool(routing.specs, capture, routing.scales)
-            routing.folder, routing.keeping = Path(folder), True
+            routing.folder = Path(folder)
         return {
             "refused": routing.problems[:1],
             "routers": [spec.to_json() for spec in routing.specs],
@@ -212,7 +217,7 @@ class RoutingWorker:
     def moescope_write(self, number: int, classes: dict[str, list[int]]) -> dict[str, Any]:
         """Order a file with the rows of finished requests; it appears when it is whole."""
         routing: Routing = self._moescope  # type: ignore[attr-defined]
-        if routing.keeping and routing.step_problem is None:
+        if routing.spool is not None and routing.step_problem is None:
             rank = routing.config.parallel_config.data_parallel_rank
             path = routing.folder / f"{number:06d}-{rank:03d}.npz"
             routing.spool.add(Order(path, {int(key): np.array(value) for key, value in classes.items()}))
@@ -222,7 +227,7 @@ class RoutingWorker:
         """What has gone wrong since the beginning, and how many steps were compared with the experts' kernel."""
         routing: Routing = self._moescope  # type: ignore[attr-defined]
         problem, check = routing.step_problem, routing.check
-        if problem is None and routing.keeping and routing.spool.failure is not None:
+        if problem is None and routing.spool is not None and routing.spool.failure is not None:
             problem = f"routing could not be kept: {routing.spool.failure}"
         return {"problem": problem, "steps": check.steps, "checked": check.checked}
 

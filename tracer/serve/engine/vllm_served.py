@@ -116,7 +116,7 @@ def prepare_generate(served: VllmServed, request: dict[str, Any], limits: Limits
     """Check a request. Raises `ApiError` for what it asks too much or wrongly."""
     kind = exactly_one(request, "prompt", "messages")
     ids = served.encode(request[kind], kind, limits)
-    steering = read_steering(request.get("steering"), served)
+    steering = read_steering(request.get("steering"), served, limits)
     try:
         served.loop.run(served.engine.check(steering))
     except SteeringError as error:
