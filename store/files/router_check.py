@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ..arrow import pc
 from ..schema import RouterKey, RouterSpec
 from .damage import Problem, damaged, told_as_damage
 from .folder import Folder
