@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...kernels.agreement import load_correlation, overlap_chance
-from ...kernels.statistics.bootstrap import Interval, bootstrap_interval
+from ...kernels.statistics.bootstrap import FEWEST_UNITS, Interval, bootstrap_interval
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
 from .layers import shared_layers
@@ -104,8 +104,10 @@ def mean_over_prompts(
 
 
 def ends(name: str, found: Interval | None) -> dict[str, float | None]:
-    """The point and both ends of an interval as columns; NaN as null."""
+    """The point and both ends of an interval as columns; NaN as null, and so the ends where units are too few."""
     values = (None,) * 3 if found is None else (found.point, found.low, found.high)
+    if found is not None and found.units < FEWEST_UNITS:
+        values = found.point, None, None
     names = (name, f"{name}_low", f"{name}_high")
     return {
         key: None if value is None or np.isnan(value) else float(value)

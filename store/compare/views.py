@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...kernels.statistics.bootstrap import FEWEST_UNITS
 from ..errors import UnknownColumn
 from ..notes import notes_of, with_notes
 from ..views._arguments import check
+from ..views._lacks import FEW_UNITS
 from ..views.token_options import parameters_of, with_token_options
 from .by_layer import agreement
 from .experts import agreement_experts
@@ -63,9 +65,16 @@ def view(pairs: Pairs, name: str, **params: Any) -> pa.Table:
         state = parts_of(pairs.a, pairs.b)
         table = function(pairs, **params)
         if parts_of(pairs.a, pairs.b) == state:
-            return with_notes(table, [*pairs.notes(), *notes_of(table)])
+            return with_notes(table, [*pairs.notes(), *notes_of(table), *_few(table)])
         again = pair_traces(pairs.a, pairs.b, pair_by=pairs.pair_by, align=pairs.align)
         vars(pairs).update(vars(again))
+
+
+def _few(table: pa.Table) -> list[str]:
+    """Why some points have no interval."""
+    if "prompts" not in table.column_names or not any(name.endswith("_low") for name in table.column_names):
+        return []
+    return [FEW_UNITS] if any(0 < (n or 0) < FEWEST_UNITS for n in table["prompts"].to_pylist()) else []
 
 
 def _check(name: str, params: dict[str, Any]) -> None:

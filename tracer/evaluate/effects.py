@@ -202,7 +202,7 @@ def _with_perplexity(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _exp(value: float) -> float:
     """Infinite where a float cannot hold it."""
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)  # NaN, an interval that is not given, stays NaN
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:

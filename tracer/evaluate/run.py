@@ -32,7 +32,7 @@ from .forced_passes import LOGIT_CELLS, ForcedPasses, make_work
 from .outcome import Outcome
 from .tally import Tally, scored_sequences
 from .texts import write_texts
-from .units import units_of
+from .units import few_units_note, units_of
 
 Progress = dict[str, Any]
 Variants = Mapping[str, tuple[ControlKind, Steering]]
@@ -172,6 +172,8 @@ def evaluation_of(
     notes: Sequence[str],
 ) -> Evaluation:
     """An evaluation of what each variant did; "" is the outcome without any steering."""
+    units = units_of([prompt.parallel_id for prompt in prompts])
+    few = few_units_note(len(set(units)))
     return Evaluation(
         prompt_ids=[prompt.id for prompt in prompts],
         groups=_groups(prompts),
@@ -180,8 +182,8 @@ def evaluation_of(
         variants={name: outcome for name, outcome in outcomes.items() if name},
         kinds={name: kind for name, (kind, _) in variants.items()},
         profiles={name: steering.to_json() for name, (_, steering) in variants.items()},
-        notes=list(notes),
-        units=units_of([prompt.parallel_id for prompt in prompts]),
+        notes=[*notes, *few],
+        units=units,
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...kernels.statistics.bootstrap import Interval, bootstrap_interval, resample
+from ...kernels.statistics.bootstrap import FEWEST_UNITS, Interval, interval_of_enough, resample
 from ...kernels.statistics.percentiles import percentile_bounds
 
 Column = tuple[np.ndarray, np.ndarray]
@@ -28,10 +28,21 @@ def units_of(parallel_ids: Sequence[str | None]) -> list[int]:
     return [number.setdefault(name, len(number)) for name in names]
 
 
+def few_units_note(units: int) -> list[str]:
+    """What to say of an evaluation on too few independent texts for any interval."""
+    if units >= FEWEST_UNITS:
+        return []
+    return [
+        f"{units} independent {'text' if units == 1 else 'texts'}: below {FEWEST_UNITS} only points are shown, without "
+        "intervals or findings (an interval from 3 would hold the true value in 69 to 75 % of cases instead of 95 %)"
+    ]
+
+
 def mean_interval(
     change_P: np.ndarray, weights_P: np.ndarray, unit_P: np.ndarray, resamples: int
 ) -> Interval:
-    """The weighted mean over prompts, its interval over units; `units` counts those with any weight.
+    """The weighted mean over prompts, its interval over units; `units` counts those with any weight. Below
+    `FEWEST_UNITS` the ends are NaN: an interval of so few would claim more than it knows.
 
     Args:
         change_P: may be NaN where the weight is 0.
@@ -51,7 +62,7 @@ def mean_intervals(columns: Sequence[Column], unit_P: np.ndarray, resamples: int
     ]
     totals_UM, weights_UM = (np.stack(side, axis=1) for side in zip(*pairs, strict=True))
     means_UM = totals_UM / np.where(weights_UM > 0, weights_UM, 1)
-    found = bootstrap_interval(means_UM, weights=weights_UM, resamples=resamples)
+    found = interval_of_enough(means_UM, weights=weights_UM, resamples=resamples)
     ends = zip(found.point, found.low, found.high, found.units, strict=True)
     return [Interval(*one) for one in ends]
 
@@ -76,7 +87,9 @@ def contrast_interval(
     drawn_B1 = _contrasts(_counts(weights_GU.shape[1], resamples), weights_GU, totals_GU)[:, None]
     sides = (weights_GP[0] > 0, weights_GP[1:].any(0))
     units = min(len(np.unique(unit_P[side])) for side in sides)
-    low, high = percentile_bounds(drawn_B1, 0.95, units).ravel()
+    low, high = (
+        percentile_bounds(drawn_B1, 0.95, units).ravel() if units >= FEWEST_UNITS else (np.nan, np.nan)
+    )
     return Interval(point, low, high, np.asarray(units))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...kernels.statistics.bootstrap import bootstrap_interval
+from ...kernels.statistics.bootstrap import FEWEST_UNITS, interval_of_enough
 from ...store.noise import Variation
 from ...store.schema import RouterKey
 from ..hooks.record import record_routing
@@ -22,8 +22,6 @@ from ..tokens.encode import Encoded
 
 Decisions = dict[RouterKey, tuple[np.ndarray, np.ndarray | None]]
 """Of one prompt, by router: ids and gate weights, both (T, K)."""
-INTERVAL_FROM = 5
-"""Prompts below which an interval would cover far less than it says."""
 
 
 @torch.inference_mode()
@@ -59,8 +57,8 @@ def compared(
     sums = np.array([_differences(a, b) for a, b in zip(first, second, strict=True)])
     events_P, sets_P = sums[:, 0], sums[:, 1]
     low = high = None
-    if len(sums) >= INTERVAL_FROM and events_P.all():
-        interval = bootstrap_interval(sets_P / events_P, weights=events_P)
+    if len(sums) >= FEWEST_UNITS and events_P.all():
+        interval = interval_of_enough(sets_P / events_P, weights=events_P)
         low, high = float(interval.low), float(interval.high)
     events, sets, order, weights, changed = (int(total) for total in sums[:, :5].sum(0))
     return Variation(

@@ -361,7 +361,18 @@ def test_a_units_prompts_count_by_their_weight():
     change_P, weights_P = np.array([1.0, np.nan, 3.0, 5.0]), np.array([2.0, 0.0, 1.0, 1.0])
     found = mean_interval(change_P, weights_P, np.array([0, 0, 1, 1]), 200)
     assert (found.point, found.units) == (2.5, 2)
-    assert 1.0 <= found.low <= found.high <= 4.0
+    assert np.isnan([found.low, found.high]).all()
+    often = mean_interval(np.tile(change_P, 3), np.tile(weights_P, 3), np.arange(12) // 2, 200)
+    assert (often.point, often.units) == (2.5, 6)
+    assert 1.0 <= often.low < often.high <= 4.0
+
+
+def test_an_evaluation_on_too_few_texts_shows_points_and_says_why(setting: Setting):
+    result = evaluate(*setting, PromptSet.from_rows([{"text": text} for text in "abcd"]), OFF, controls=5)
+    assert result.notes[-1].startswith("4 independent texts: below 5 only points")
+    rows = result.effects().to_pylist()
+    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows)
+    assert not any(row["finding"] for row in rows)
 
 
 def test_a_contrast_of_translations_is_paired_by_unit():
@@ -389,7 +400,7 @@ def test_perplexity_is_the_exponential_of_its_logarithm(found):
         log, own = (rows["profile", name, group] for name in ("log_perplexity", "perplexity"))
         assert own["base"] == pytest.approx(math.exp(log["base"]))
         assert own["change"] == pytest.approx(own["steered"] / own["base"] - 1)
-        assert own["low"] == pytest.approx(math.exp(log["low"]) - 1)
+        assert own["low"] == pytest.approx(math.exp(log["low"]) - 1, nan_ok=True)
         assert own["finding"] == log["finding"]
 
 
@@ -407,7 +418,9 @@ def test_a_dose_table_has_effect_side_effect_and_draws(setting: Setting):
     table = evaluate(*setting, prompts, make(3), controls=0).effects("language").to_pylist()
     (alone,) = [r for r in table if (r["measure"], r["group"]) == ("log_perplexity", "xx")]
     (last,) = [r for r in rows if (r["dose"], r["draw"], r["role"]) == (3, None, "effect")]
-    assert (last["change"], last["low"]) == pytest.approx((alone["change"], alone["low"]), abs=1e-5)
+    assert (last["change"], last["low"]) == pytest.approx(
+        (alone["change"], alone["low"]), abs=1e-5, nan_ok=True
+    )
     (english,) = [r for r in table if (r["measure"], r["group"]) == ("log_perplexity", "en")]
     (side,) = [r for r in rows if (r["dose"], r["draw"], r["role"]) == (3, None, "side effect")]
     assert side["change"] == pytest.approx(english["change"], abs=1e-5)
