@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ def for_people(table: pa.Table) -> pa.Table:
             return "–"
         form = "+.3%" if row["measure"] == "perplexity" else "+.4g"
         texts = [f"{value:{form}}" for value in values]
+        if not all(map(math.isfinite, values[-2:])):  # too few texts for an interval
+            return texts[0] if len(texts) == 3 else "–"
         return texts[0] + f" ({texts[1]} to {texts[2]})" if len(texts) == 3 else f"{texts[0]} to {texts[1]}"
 
     rows = []

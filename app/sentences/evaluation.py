@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -54,7 +55,9 @@ def others(own: dict[str, Row], by: str | None, group: str) -> str:
 
 
 def number(row: Row, measure: str) -> str:
-    """A change with its interval."""
+    """A change with its interval, where it has one (`units`)."""
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return level(row["change"], measure)
     change, low, high = (level(row[name], measure) for name in ("change", "low", "high"))
     return f"{change} (95 % {low} to {high})"
 

@@ -2,10 +2,14 @@
 
 import csv
 import json
+import math
 
+import pyarrow as pa
 import pytest
 
 from moescope.app.cli.commands import run
+from moescope.app.cli.evaluate_table import for_people
+from moescope.app.sentences.evaluation import number
 from moescope.store import sample_dir
 from moescope.tracer import PromptSet, Steering, load_model
 from moescope.tracer.evaluate.effects import Evaluation
@@ -69,7 +73,7 @@ def test_a_person_reads_every_control_beside_the_effect(capsys, files):
     for word in ("change (95 %)", "random × 5", "other layers", "opposite", "finding", "p draws", "units"):
         assert word in head
     assert {line.split()[0] for line in lines} == {"perplexity", "kl", "changed"}
-    assert all(("% (" in line) == line.startswith("perplexity") for line in lines)
+    assert all(("%" in line) == line.startswith("perplexity") for line in lines)
 
 
 def test_behaviour_is_a_measure_by_class(capsys, files):
@@ -120,3 +124,13 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(capsys, files, words, code, 
 
 def test_a_profile_is_needed(capsys, files):
     assert call(capsys, files, steer=None)[0] == 2
+
+
+def test_without_an_interval_a_table_shows_the_point_alone():
+    row = {"measure": "kl", "group": "all", "base": 0.0, "steered": 0.2, "change": 0.2, "draws": 2, "finding": False,
+           "why": "too few prompts for an interval", "p_draws": 0.5, "units": 3}  # fmt: skip
+    row |= dict.fromkeys(("low", "high", "random_low", "random_high", "layers_low", "layers_high"), math.nan)
+    row |= {"layers": 0.1, "opposite": None, "opposite_low": None, "opposite_high": None}
+    (shown,) = for_people(pa.Table.from_pylist([row])).to_pylist()
+    assert (shown["change (95 %)"], shown["random × 2"], shown["other layers"]) == ("+0.2", "–", "+0.1")
+    assert number(row, "kl") == "+0.200"
