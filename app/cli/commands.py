@@ -34,6 +34,7 @@ COMMANDS = {
     "weigh": ("weigh", "What weights and outputs say of each expert, into the trace."),
     "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),
     "offload": ("offload", "How much of what tokens need a cache of experts holds."),
+    "prune": ("prune", "A checkpoint with fewer experts, which plain transformers load."),
     "bits": ("bits", "How many bits each expert gets, as a recipe for a quantiser."),
     "pick": ("pick", "Prompts that use experts evenly, for calibrating a quantiser."),
     "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),

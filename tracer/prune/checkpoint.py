@@ -1,0 +1,112 @@
+"""A pruned checkpoint that is proven before it is there.
+
+1. The logits of the whole model under the steering rule `keep_only` are computed on probe tokens.
+2. Experts are cut, the model is saved beside the target, and plain transformers load it again.
+3. Only where the loaded model's logits equal those of step 1 is it moved to its place.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.forward import evaluating
+from ..models.input_device import input_device
+from ..routers.find import find_sites
+from ..steering.profile import Steering
+from .cut import PruneError, check, cut
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Of logits, relative to the largest: the sums of fewer experts are added up in another order."""
+_PROBE = 64
+
+
+def keep_only(kept: Mapping[int, Sequence[int]]) -> Steering:
+    """The steering that a pruned checkpoint equals."""
+    return Steering(
+        [
+            {"rule": "keep_only", "layers": [layer], "experts": list(experts)}
+            for layer, experts in sorted(kept.items())
+        ]
+    )
+
+
+def pruned_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    kept: Mapping[int, Sequence[int]],
+    out: str | Path,
+    *,
+    probe: Sequence[int],
+    card: str = "",
+) -> float:
+    """Write a checkpoint with these experts only. The model in memory is cut, too.
+
+    Args:
+        kept: layer → experts that stay, as many in every layer.
+        out: a folder that is not there yet.
+        probe: token ids on which the checkpoint is compared with the whole model.
+        card: text of its README.md.
+    Returns:
+        The largest difference of logits, relative to the largest logit.
+    Raises:
+        PruneError: a model that can't be cut so, or a checkpoint that does not do what `keep_only` does; nothing stays.
+    """
+    target = Path(out)
+    if target.exists():
+        raise PruneError(f"{target} is there already")
+    sites = find_sites(model)
+    check(model, sites, kept)
+    expected = _logits(model, probe, keep_only(kept))
+    beside = target.with_name(f".{target.name}.writing")
+    try:
+        cut(model, sites, kept)
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        difference = _difference(_reloaded(model, beside, probe), expected)
+        if not difference <= TOLERANCE.get(model.dtype, 5e-2):
+            raise PruneError(
+                f"the pruned checkpoint does not do what keep_only does (logits differ by {difference:.1%}), so it was "
+                f"not written: {type(model).__name__} can't be pruned here"
+            )
+        beside.rename(target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return difference
+
+
+def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded, told = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=model.dtype, output_loading_info=True
+        )
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise PruneError(f"transformers do not load the pruned checkpoint: {error}") from error
+    if told.get("missing_keys") or told.get("mismatched_keys"):
+        raise PruneError(f"the pruned checkpoint lacks weights: {sorted(told['missing_keys'])[:3]}")
+    return _logits(loaded.to(input_device(model)), probe, None)
+
+
+@torch.inference_mode()
+def _logits(model: Any, probe: Sequence[int], steering: Steering | None) -> Tensor:
+    ids = torch.as_tensor(list(probe[:_PROBE]), dtype=torch.int64, device=input_device(model)).unsqueeze(0)
+    with evaluating(model):
+        if steering is None:
+            return model(input_ids=ids).logits.float().cpu()
+        with steering.applied(model):
+            return model(input_ids=ids).logits.float().cpu()
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
