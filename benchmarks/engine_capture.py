@@ -149,9 +149,9 @@ def seconds(step: Callable[[], None], device: str, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def said(name: str, ratios: list[float], plain: list[float]) -> str:
+def said(name: str, ratios: list[float], plain: list[float], each: str = "a step") -> str:
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{name}: x {middle:.3f} [{low:.3f}, {high:.3f}] of {1e3 * statistics.median(plain):.2f} ms a step"
+    return f"{name}: x {middle:.3f} [{low:.3f}, {high:.3f}] of {1e3 * statistics.median(plain):.2f} ms {each}"
 
 
 @torch.inference_mode()
@@ -225,14 +225,8 @@ async def in_vllm(options: argparse.Namespace) -> None:
                         found[kind].append(time.perf_counter() - begin)
                     number += len(prompts)
             ratios = [a / b for a, b in zip(found["taps"], found["plain"], strict=True)]
-            tokens = options.prompts * (64 + options.tokens)
-            print(
-                said(
-                    f"vLLM, {tokens} tokens, recording against the same engine with its taps at rest",
-                    ratios,
-                    found["plain"],
-                )
-            )
+            name = f"vLLM, {options.prompts * (64 + options.tokens)} tokens, recording against taps at rest"
+            print(said(name, ratios, found["plain"], "a run"))
     finally:
         engine.close()
 
