@@ -200,6 +200,7 @@ def test_a_server_takes_names_of_its_library_only(model, tokenizer, trace, tmp_p
 
     from moescope.tracer.serve.engine.served import Served
     from moescope.tracer.serve.errors import ApiError
+    from moescope.tracer.serve.limits import Limits
     from moescope.tracer.serve.requests.checks import read_steering
 
     path = Path(trace.url.removeprefix("file://"))
@@ -208,7 +209,9 @@ def test_a_server_takes_names_of_its_library_only(model, tokenizer, trace, tmp_p
     try:
 
         def asked(name):
-            return read_steering({"version": 1, "rules": [{"rule": "replay", "trace": name}]}, served)
+            return read_steering(
+                {"version": 1, "rules": [{"rule": "replay", "trace": name}]}, served, Limits()
+            )
 
         steering = asked(path.name)
         assert steering is not None
