@@ -6,6 +6,7 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
+from ..sentences.agreement import FEWEST
 from .look import Width, finish
 from .theme import LIGHT, Theme
 
@@ -36,7 +37,7 @@ def profile(
     form = ".2%" if share else ".3f"
     y_axis = alt.Axis(format="~%" if share else "")
     title = MEASURES[measure]
-    base = alt.Chart(data).encode(x=alt.X("layer:Q", title=LAYER, axis=_LAYERS))
+    base = alt.Chart(data).encode(x=alt.X("layer:Q", title=LAYER, axis=_LAYERS, scale=alt.Scale(zero=False)))
     color = alt.Color(f"{by}:N", title=by) if by else alt.value(theme.primary)
     band = base.mark_area(opacity=0.16).encode(
         y=alt.Y("low:Q", title=title, axis=y_axis), y2="high:Q", color=color
@@ -82,6 +83,10 @@ def through_layers(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
         )
     )  # fmt: skip
     names = {"after_earlier": "flips after an earlier flip", "after_none": "flips after none"}
+    # A share of a handful of tokens jumps about.
+    enough = {"after_earlier": data["earlier"] >= FEWEST, "after_none": data["unflipped"] >= FEWEST}
+    for name, known in enough.items():
+        data[name] = data[name].where(known)
     long = data.melt(["layer"], list(names), "when", "share").dropna()
     long["when"] = long["when"].map(names)
     lines = (
@@ -131,8 +136,9 @@ def exchange_map(
     data = pd.DataFrame(
         {name: table[name].to_pylist() for name in ("from_expert", "to_expert", "count", "share", "uses")}
     )
+    half = max(0.5, experts / 150)  # of 256 experts a cell must still be seen
     for name, at in (("x", "to_expert"), ("y", "from_expert")):
-        data[name], data[f"{name}2"] = data[at] - 0.5, data[at] + 0.5
+        data[name], data[f"{name}2"] = data[at] - half, data[at] + half
     scale = alt.Scale(domain=[-0.5, experts - 0.5], nice=False)
     whole = alt.Axis(format="d", tickMinStep=1, grid=False)
     chart = (

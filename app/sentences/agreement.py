@@ -48,6 +48,10 @@ def by_layer(table: pa.Table) -> str:
     return text
 
 
+FEWEST = 30
+"""Tokens below which a share after a flip, or after none, is not told."""
+
+
 def through_layers(table: pa.Table) -> str:
     """Where the first flip is, and whether a flip leads to the next; from the view `agreement-tokens`."""
     rows = table.to_pylist()
@@ -58,7 +62,7 @@ def through_layers(table: pa.Table) -> str:
         f"The first flip of a token is most often in layer {first['layer']} ({words.percent(first['first_share'])} of "
         "the tokens)."
     )
-    known = [row for row in rows if row["after_earlier"] is not None and row["after_none"] is not None]
+    known = [row for row in rows if min(row["earlier"], row["unflipped"]) >= FEWEST]
     if known:
         last = known[-1]
         text += (

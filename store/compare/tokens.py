@@ -25,6 +25,7 @@ _NAMES = (
 _NO_PROOF = "Tokens that flip easily flip in many layers: a higher share after a flip does not prove a cause."
 _SCHEMA = pa.schema(
     [("layer", pa.int32()), ("stream", pa.string()), ("tokens", pa.int64()), ("first_flips", pa.int64())]
+    + [("earlier", pa.int64()), ("unflipped", pa.int64())]
     + [(name, pa.float64()) for name in _NAMES]
 )
 
@@ -45,9 +46,10 @@ def agreement_tokens(
         resamples, seed: of the bootstrap over prompts.
     Returns:
         layer, stream, tokens (that passed all of these layers on both sides), first_flips (tokens whose first flip is
-        here), flip_rate, first_share, so_far (share of tokens with a flip here or before: in the last layer, with any
-        flip) with its 95 % interval over prompts, after_flip = P(flip | the layer before flipped), after_earlier =
-        P(flip | any layer before flipped), after_none = P(flip | none before); null where no token is left to ask.
+        here), earlier and unflipped (tokens with and without a flip before this layer), flip_rate, first_share, so_far
+        (share of tokens with a flip here or before: in the last layer, with any flip) with its 95 % interval over
+        prompts, after_flip = P(flip | the layer before flipped), after_earlier = P(flip | any layer before flipped),
+        after_none = P(flip | none before); null where no token is left to ask.
     """
     flips_TL, prompt_T, found = flips(pairs, layers, stream, tokens)
     count = len(flips_TL)
@@ -60,8 +62,10 @@ def agreement_tokens(
         prompts = int(prompt_T.max()) + 1
         for at, layer in enumerate(found):
             conditions = {"after_flip": after_L[at], "after_earlier": earlier_L[at], "after_none": none_L[at]}
+            earlier = int(so_far_TL[:, at - 1].sum()) if at else 0
             rows.append(
-                {"layer": layer, "stream": stream, "tokens": count, "first_flips": int(first_L[at])}
+                {"earlier": earlier, "unflipped": count - earlier}
+                | {"layer": layer, "stream": stream, "tokens": count, "first_flips": int(first_L[at])}
                 | {"flip_rate": float(flips_TL[:, at].mean()), "first_share": float(first_L[at] / count)}
                 | ends("so_far", mean_over_prompts(so_far_TL[:, at], prompt_T, prompts, resamples, seed))
                 | {name: None if np.isnan(value) else float(value) for name, value in conditions.items()}

@@ -34,7 +34,7 @@ def _window(text: str, all_layers: list[int]) -> set[int]:
         if ":" in text:
             first, last = text.split(":")
             low = int(first) if first else min(all_layers)
-            return set(range(low, (int(last) if last else max(all_layers)) + 1))
+            return set(range(low, min(int(last or max(all_layers)), max(all_layers)) + 1))
         return {int(layer) for layer in text.split(",")}
     except ValueError:
         raise UnknownColumn(f"layers are {text!r}; write 3:6 (from 3 to 6) or 3,5") from None
