@@ -32,6 +32,7 @@ EVERY = [
     {"rule": "null_experts", "m": 4, "c": -1.5, "k": 6},
     {"rule": "temperature", "τ": 2.0},
     {"rule": "vector", "delta": {"2": [0.1, -0.1]}},
+    {"rule": "replay", "trace": "my-trace", "weights": "recorded"},
 ]
 
 
