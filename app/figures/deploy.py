@@ -81,10 +81,13 @@ def curves(
     color = alt.Color(
         f"{name}:N", sort=None,
         scale=alt.Scale(domain=list(names), range=[line_color(at, theme) for at in range(len(names))]),
-        legend=alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2.5, labelLimit=220),
+        legend=alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2.5, symbolOpacity=1,
+                          labelLimit=220),
     )  # fmt: skip
     base = alt.Chart(data)
-    across = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False))
+    whole = pa.types.is_integer(table[x].type)
+    ticks = {"format": "d", "tickMinStep": 1} if whole else {}
+    across = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False, **ticks))
     form = ".1%" if percent else ".4g"
     up = alt.Y(
         f"{y}:Q", title=y_title, axis=alt.Axis(format="%" if percent else "~g"), scale=alt.Scale(zero=True)

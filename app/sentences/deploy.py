@@ -51,9 +51,7 @@ def offload_answer(table: pa.Table) -> str:
     best = max(real, key=lambda row: row["hit_rate"])
     held = words.amount(best["slots"], "slot")
     memory = (
-        f"With {words.size(best['bytes'])} for experts ({held} a layer)"
-        if best["bytes"]
-        else f"With {held} a layer"
+        f"{words.size(best['bytes'])} for experts ({held} a layer)" if best["bytes"] else f"{held} a layer"
     )
     others = ", ".join(f"{row['policy']} {words.percent(row['hit_rate'])}" for row in real if row is not best)
     ceiling = next(r for r in rows if r["policy"] == "belady" and r["slots"] == best["slots"])
