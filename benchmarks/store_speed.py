@@ -21,8 +21,8 @@ from pathlib import Path
 from moescope.kernels.counting import count_experts
 from moescope.store import Trace, open_trace
 from moescope.store.read.memo import Memo
+from moescope.store.read.token_filter import ALL_TOKENS
 from moescope.store.views.alignment.prompts import distributions
-from moescope.store.views.alignment.units import Span
 from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 LAYERS, K, TOKENS = 16, 8, 1250
@@ -63,7 +63,7 @@ def ids_and_weights(trace: Trace) -> None:
 def mean_probabilities(trace: Trace) -> None:
     """What views of divergence start from: q of every prompt at every layer."""
     for q_PE in trace.in_threads(
-        lambda spec: distributions(trace, spec.layer, spec.stream, Span())[1], trace.routers
+        lambda spec: distributions(trace, spec.layer, spec.stream, ALL_TOKENS)[1], trace.routers
     ):
         assert abs(float(q_PE.sum()) - len(q_PE)) < 1e-6 * len(q_PE)
 

@@ -98,7 +98,7 @@ class Noise:
         """Raises KeyError, TypeError or AttributeError for what is no noise floor."""
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         known["variations"] = tuple(Variation.from_json(one) for one in data["variations"])
-        return cls(**known | {"notes": tuple(data.get("notes") or ())})
+        return cls(**known | {"notes": tuple(data.get("notes") or ())})  # pyright: ignore[reportArgumentType]
 
     def table(self) -> pa.Table:
         """One row a cause: cause, base, other, events, set_share, low, high, order_share, weight_share,
@@ -116,7 +116,7 @@ def noise_table(variations: tuple[Variation, ...] | list[Variation]) -> pa.Table
 def noise_of(trace: _HasManifest | Mapping[str, Any]) -> Noise | None:
     """The noise floor that a trace (or a manifest) records; None where it was not measured."""
     manifest = getattr(trace, "manifest", trace)
-    data = manifest.get("noise")
+    data = manifest.get("noise")  # pyright: ignore[reportAttributeAccessIssue]
     return None if data is None else Noise.from_json(data)
 
 

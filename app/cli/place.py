@@ -68,8 +68,7 @@ def place_command(
       moescope place my-trace --devices 8 --replicas 16 --out placement.json
       python -m sglang.launch_server ... --init-expert-location placement.json --ep-num-redundant-experts 16
     """
-    import pyarrow.compute as pc
-
+    from ...store.arrow import pc
     from ...store.deliver.placement_files import placement_file
     from ...store.notes import notes_of
     from ...store.read.token_filter import TokenFilter

@@ -88,7 +88,7 @@ def through_layers(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
     for name, known in enough.items():
         data[name] = data[name].where(known)
     long = data.melt(["layer"], list(names), "when", "share").dropna()
-    long["when"] = long["when"].map(names)
+    long["when"] = long["when"].map(names.get)
     lines = (
         alt.Chart(long)
         .mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=24))
@@ -178,7 +178,7 @@ def prompt_grid(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "contai
     ]
     layers = sorted(data["layer"].unique())
     row = {layer: number for number, layer in enumerate(layers)}
-    data["y"] = data["layer"].map(row) - 0.5
+    data["y"] = data["layer"].map(row.get) - 0.5
     data["y2"] = data["y"] + 1
     data["x"], data["x2"] = data["position"] - 0.5, data["position"] + 0.5
     places = alt.Axis(format="d", grid=False)

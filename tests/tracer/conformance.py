@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Holds moescope's tracer against what one architecture executes; `test_conformance` runs it over all.
 
 `examine` makes every check on a tiny model of a family and returns what it found, one sentence a failure.

@@ -90,7 +90,7 @@ def contrast_interval(
     low, high = (
         percentile_bounds(drawn_B1, 0.95, units).ravel() if units >= FEWEST_UNITS else (np.nan, np.nan)
     )
-    return Interval(point, low, high, np.asarray(units))
+    return Interval(point, low, high, np.asarray(units))  # pyright: ignore[reportArgumentType]
 
 
 @lru_cache(maxsize=1)

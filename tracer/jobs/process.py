@@ -63,7 +63,7 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
         given = {name: options[name] for name in ("chat", "batch_tokens") if name in options}
         floor = measure_noise(
             loaded.model, loaded.tokenizer, prompts.limit(noise), **given,
-            reload=lambda dtype: load_prepared(asked["model"], **wanted | {"dtype": dtype}).model,
+            reload=lambda dtype: load_prepared(asked["model"], **wanted | {"dtype": dtype}).model,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         options["noise"] = floor.to_json()
     profile = options.pop("steering", None)

@@ -169,7 +169,7 @@ def _load_weights(
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
     kind = "auto" if dtype == "auto" else getattr(torch, dtype)
-    model, info = auto_class.from_pretrained(
+    model, info = auto_class.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         source,
         dtype=kind,
         output_loading_info=True,

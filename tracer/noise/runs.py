@@ -46,7 +46,7 @@ def decisions(
             parts = np.split(ids, edges)
             split = [None] * len(parts) if kept is None else np.split(kept, edges)
             for number, own_ids, own in zip(numbers, parts, split, strict=True):
-                found[number][RouterKey(spec.layer, spec.stream)] = own_ids, own
+                found[number][RouterKey(spec.stream, spec.layer)] = own_ids, own
     return found
 
 

@@ -86,7 +86,7 @@ def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded, told = AutoModelForCausalLM.from_pretrained(
+        loaded, told = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, dtype=model.dtype, output_loading_info=True
         )
     except (ValueError, RuntimeError, KeyError, OSError) as error:

@@ -87,7 +87,7 @@ def _select(module: nn.Module, index: Tensor, experts: int) -> int:
                 if value is None or value.dim() == 0 or value.shape[0] != experts:
                     continue
                 new = value.detach().index_select(0, index.to(value.device)).clone()
-                store[name] = (
+                store[name] = (  # pyright: ignore[reportArgumentType]
                     nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
                 )
                 found += 1

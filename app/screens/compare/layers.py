@@ -50,7 +50,7 @@ def draw(frame: Frame, choice: Choice) -> None:
 def _margins(frame: Frame, choice: Choice) -> None:
     st.subheader("Were the choices close?", anchor=False)
     numbers = [router.layer for router in frame.routers()]
-    layer = link_check.selectbox("Layer of the margins", numbers, key="margin", what="the layer", width=150)
+    layer = link_check.selectbox("Layer of the margins", numbers, key="margin", what="the layer", width=150)  # pyright: ignore[reportArgumentType]
     try:
         table = choice.view(frame, "agreement-margin", layers=str(layer))
     except UnknownColumn as error:

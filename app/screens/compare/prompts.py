@@ -42,7 +42,7 @@ def draw(frame: Frame, choice: Choice) -> None:
     prompt = prompt if prompt in ids else ids[0]
     remember("prompt", prompt if prompt != ids[0] else None)
     with messages.guarded("The prompt could not be shown"):
-        _one(frame, choice, prompt)
+        _one(frame, choice, str(prompt))
 
 
 def _one(frame: Frame, choice: Choice, prompt: str) -> None:

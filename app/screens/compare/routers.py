@@ -20,7 +20,7 @@ def draw(frame: Frame, choice: Choice) -> None:
     """Draw the exchange matrix of a layer beside its largest entries, then the two maps."""
     st.subheader("Which expert gave way to which", anchor=False)
     numbers = [router.layer for router in frame.routers()]
-    layer = link_check.selectbox("Layer", numbers, key="layer", what="the layer", width=120)
+    layer = link_check.selectbox("Layer", numbers, key="layer", what="the layer", width=120)  # pyright: ignore[reportArgumentType]
     link_check.tell("layer", "margin")
     with messages.guarded("The exchange of experts could not be shown"):
         _exchange(frame, choice, layer)
@@ -59,7 +59,7 @@ def _maps(frame: Frame) -> None:
     both = pa.concat_tables(sides, promote_options="permissive")
     hover = [line for line in HOVER if both[line.column].null_count < both.num_rows]
     show.chart(
-        lambda theme: small_maps(both, "value", "trace", names, theme=theme, label="share of tokens", hover=hover),
+        lambda theme: small_maps(both, "value", "trace", names, theme=theme, label="share of tokens", hover=hover),  # pyright: ignore[reportArgumentType]
         both, name="compare-loads", title=f"Share of tokens by expert: {frame.name} and {frame.second_name}",
         say="All tokens of both traces that pass the filter, paired or not. Equal loads do not mean equal choices: two "
         "routings may load experts alike and agree on no token.",

@@ -43,4 +43,4 @@ def _known() -> list[Trace]:
 def _row(trace: Trace) -> dict[str, object]:
     row = card_of(trace.manifest.model, trace.routers)
     known = row["sparsity"] is not None
-    return row | {"activation": 1 - row["sparsity"] if known else None}
+    return row | {"activation": 1 - row["sparsity"] if known else None}  # pyright: ignore[reportReturnType]

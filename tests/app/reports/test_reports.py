@@ -58,7 +58,7 @@ def test_entries_are_ordered_captioned_and_removed(report):
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "x" * 99, "end."])
 def test_a_name_is_never_a_path(tmp_path, name):
-    with pytest.raises(ReportError, match="no name for a report"):
+    with pytest.raises(ReportError, match="not a valid report name"):
         reports.file_of(tmp_path, name)
 
 

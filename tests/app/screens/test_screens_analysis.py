@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The alignment and resonance pages: they draw, say what they show, and end in a profile."""
 
 import json

@@ -20,6 +20,7 @@ from moescope.app.steering.answers import Answers
 from moescope.app.steering.history import Draft
 from moescope.store import RouterSpec, open_trace
 from moescope.tracer.client import ServerError
+from moescope.tracer.serve.token_file import write_token
 from moescope.tracer.steering.read import read_rules
 
 MAIN = Path(moescope.app.__file__).parent / "main.py"
@@ -213,7 +214,7 @@ def test_a_refused_request_says_what_the_server_said(play):
 def test_an_attached_server_that_is_not_there_says_so(play, tmp_path):
     app = play()
     token = tmp_path / "token"
-    token.write_text("a-token-of-some-length\n")
+    write_token(token, "http://127.0.0.1:9")
     app.text_input(key="steer-url").set_value("http://127.0.0.1:9")
     app.text_input(key="steer-token").set_value(str(token))
     app.button(key="steer-attach").click().run()

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The Structure page: every question draws, says its numbers, and finds experts; notes are kept with the library."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """SRP against windows cut by hand; caches against a simulation of one cache of one size at a time."""
 
 import numpy as np

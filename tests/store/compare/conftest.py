@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportCallIssue=false
 """Pairs of synthetic traces: one as it is, and one whose routing or text was changed in known places."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """Views of a comparison against loops over the events of both traces."""
 
 from __future__ import annotations

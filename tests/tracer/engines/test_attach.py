@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportIncompatibleMethodOverride=false
 """Attach: what a server returns is what the trace holds, against a server that answers as vLLM and SGLang do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """The same tiny models by transformers and inside vLLM: the same events, but for ties within round-off.
 
 Runs where `MOESCOPE_ENGINES` names a Python with vLLM in it (`make engines`); models and reference traces are made

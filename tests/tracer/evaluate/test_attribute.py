@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Attribution where the answer is known: only routing differs, only experts differ, nothing differs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false
 """The noise floor: what it counts, against a plain count; and that a run leaves the model as it was."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from moescope.tracer.noise.measure import measure_noise
 from moescope.tracer.noise.runs import compared
 
 TEXTS = ["Choose Insert", "Click the button", "Hi", "A longer text than the others", "Numbers 1 2 3", "End"]
-KEY = RouterKey(2, "decoder")
+KEY = RouterKey("decoder", 2)
 
 
 def decision(ids: list[list[int]], weights: list[list[float]]) -> Any:

@@ -165,6 +165,6 @@ def test_pieces_give_the_same_as_the_whole(client, monkeypatch):
 
 
 def test_without_a_comparison_there_is_nothing_to_tell(client):
-    with pytest.raises(ServerError, match="ask for `compare` too") as refusal:
+    with pytest.raises(ServerError, match="needs `compare: true`") as refusal:
         client.generate(PROMPT, steering=OFF, positions=True)
     assert (refusal.value.status, refusal.value.field) == (400, "positions")

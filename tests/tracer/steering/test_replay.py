@@ -1,3 +1,4 @@
+# pyright: reportOptionalSubscript=false
 """Replay: a recorded routing is what is executed, token by token, or nothing runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 """The expert sheet against what the model's own experts do, written out by hand."""
 
 from __future__ import annotations
