@@ -14,7 +14,7 @@ from . import address, link_check, messages, sources
 from .frame import TOKEN_KINDS, Frame, current_theme
 
 FIXED = ("language", "group")
-PRINT = "of"
+PRINT = "fp"
 """Parameter of the address: the fingerprint of the trace that a link was made on."""
 SHOWN = "trace of the link"
 """Key of the name that a link asked for and that is being shown."""

@@ -54,8 +54,8 @@ def _ask_and_show(frame: Frame, served: Served) -> None:
         st.button(
             "Stop", type="tertiary", icon=":material/stop:", key="steer-halt", disabled=served.client is None
         )
-        st.toggle("generate at every change", key="steer-live",
-                  help="Generate again whenever the steering changes.")  # fmt: skip
+        st.toggle("again at every change", key="steer-live",
+                  help="Answer again whenever the steering changes.")  # fmt: skip
     pressed = st.session_state.pop("steer run", False) or pressed
     place = st.empty()
     if pressed and served.client is not None:

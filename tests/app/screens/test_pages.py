@@ -346,7 +346,7 @@ def test_a_link_to_another_recording_of_that_name_stops(hand_library, monkeypatc
     monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
     monkeypatch.setattr("sys.argv", ["main.py"])
     app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
-    app.query_params["trace"], app.query_params["of"] = "hand", "0badc0de"
+    app.query_params["trace"], app.query_params["fp"] = "hand", "0badc0de"
     text = well(app.run())
     assert "fingerprint 0badc0de" in text
     assert "another recording" in text
@@ -356,7 +356,7 @@ def test_a_link_to_another_recording_of_that_name_stops(hand_library, monkeypatc
 def test_a_link_with_the_right_fingerprint_opens(hand_library, monkeypatch):
     (summary,) = [found for found in list_traces(hand_library) if found.name == "hand"]
     assert "which is not here" not in well(
-        start(hand_library, monkeypatch, "heatmap", trace="hand", of=summary.fingerprint)
+        start(hand_library, monkeypatch, "heatmap", trace="hand", fp=summary.fingerprint)
     )
 
 

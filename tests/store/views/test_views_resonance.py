@@ -161,5 +161,5 @@ def test_answers_are_sorted_by_the_first_rule_that_matches():
     assert answered is not None
     assert answered.name == "other"
     assert classify(None, REFUSAL_RULES) is None
-    with pytest.raises(StoreError, match="no regular expression"):
+    with pytest.raises(StoreError, match="not a regular expression"):
         classify("x", {"bad": ["("]})

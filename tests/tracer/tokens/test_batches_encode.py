@@ -141,7 +141,7 @@ def test_message_contents_are_found_whatever_they_are(contents):
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         (
             "{% if messages[0].content == 'hi' %}short{% else %}{{ messages[0].content }}!{% endif %}",
-            "something else",
+            "formats these messages differently",
         ),
     ],
 )
