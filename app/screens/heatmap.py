@@ -136,7 +136,7 @@ def _map(
     known = MEASURES[measure]
     label = title if diverging else _with_chance(frame, known.label, measure)
     first = st.session_state.setdefault("first cell", expert_drawer.chosen())
-    selected = vars(first) if first else None
+    selected = first._asdict() if first else None
     points = show.chart(
         lambda theme: routing_map(
             table, "value", theme=theme, label=label, hover=_recorded(table, hover), layer_margin=margin,

@@ -386,3 +386,14 @@ def test_an_unfinished_trace_says_which_prompts_it_holds(hand_library, monkeypat
     data.pop("checksum", None)
     manifest.write_text(json.dumps(data))
     assert "not a fair sample" in well(start(library, monkeypatch, "heatmap", trace="hand"))
+
+
+def test_a_link_to_a_cell_opens_its_expert(hand_library, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(hand_library))
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
+    app.session_state["travel"] = ("heatmap", {"trace": "hand"})
+    app.query_params["cell"] = "decoder.2.5"
+    app.run()
+    app.query_params["cell"] = "decoder.2.5"
+    assert "Layer 2, expert 5" in " ".join([well(app.run()), *(head.value for head in app.subheader)])
