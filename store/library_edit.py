@@ -7,10 +7,8 @@ the bin is emptied. Tags stand in `library.json` of the library, not in the trac
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from .errors import StoreError
 from .files.folder import open_folder
 from .files.lock import is_being_written
 from .files.manifest import MANIFEST_NAME
+from .files.whole import write_whole
 
 BIN = ".bin"
 TAGS = "library.json"
@@ -129,7 +128,4 @@ def _read(library: Path) -> dict[str, Any]:
 
 
 def _write(library: Path, tags: dict[str, Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=library, prefix=".library")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"version": 1, "tags": tags}, file, ensure_ascii=False)
-    os.replace(temporary, library / TAGS)
+    write_whole(library / TAGS, json.dumps({"version": 1, "tags": tags}, ensure_ascii=False))

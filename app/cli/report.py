@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...store.files.whole import write_whole
+from ..text.words import amount
 from .output import open_with_warnings
 
 if TYPE_CHECKING:
@@ -143,4 +144,4 @@ def _said(out: Path, entries: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"out": str(out), "entries": entries}))
     else:
-        click.echo(f"{entries} {'entry' if entries == 1 else 'entries'} → {out}")
+        click.echo(f"{amount(entries, 'entry', 'entries')} → {out}")
