@@ -311,7 +311,7 @@ def test_what_is_chosen_anew_leaves_nothing_false_in_the_address(page):
     page.get_by_role("combobox", name="Difference of").click()
     page.get_by_role("option", name="seen").click()
     say(page, "minus all other seens")
-    page.wait_for_url(re.compile(r"\?of=seen"))
+    page.wait_for_url(re.compile(r"[?&]of=seen"))
     assert page.get_by_text("The link names").count() == 0
 
 
