@@ -11,7 +11,7 @@ import streamlit as st
 
 from ...store.sql.query import ROWS, SECONDS, TRUNCATED, view_columns
 from ..shell import messages, show, sources
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 from ..shell.show import side_by_side
 from ..text import words
 
@@ -43,20 +43,20 @@ FORMATS = {
 EXPORT_BYTES = 2 << 30
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Data", anchor=False)
     ask, columns = side_by_side([5, 2], key="query")
     with columns, messages.guarded("The columns could not be read"):
-        _schema(frame)
+        _schema(context)
     with ask:
-        _query(frame)
+        _query(context)
     st.divider()
-    _export(frame)
+    _export(context)
 
 
-def _query(frame: Frame) -> None:
-    layer = frame.routers()[0].layer if frame.routers() else 0
+def _query(context: PageContext) -> None:
+    layer = context.routers()[0].layer if context.routers() else 0
     example = st.pills("Examples", list(EXAMPLES), key="example", label_visibility="collapsed")
     if example and st.session_state.get("example used") != example:
         st.session_state["sql"] = EXAMPLES[example].format(layer=layer)
@@ -76,14 +76,14 @@ def _query(frame: Frame) -> None:
         return
     with messages.guarded("The query failed"):
         with messages.loading(height=200):
-            rows = _answer(frame.url, sources.version(frame.url), query)
+            rows = _answer(context.url, sources.version(context.url), query)
         cut = TRUNCATED in (rows.schema.metadata or {})
         found = words.amount(rows.num_rows, "row")
         show.table(
             rows,
             name="query",
             say=f"The first {found}; more rows were left out." if cut else f"{found}.",
-            python=f"from moescope.store import open_trace\n\ntable = open_trace({frame.url!r}).sql({query!r})",
+            python=f"from moescope.store import open_trace\n\ntable = open_trace({context.url!r}).sql({query!r})",
         )
 
 
@@ -92,8 +92,8 @@ def _answer(url: str, version: tuple[str, int], query: str) -> pa.Table:
     return sources.get(url).sql(query)
 
 
-def _schema(frame: Frame) -> None:
-    found = _columns(frame.url, sources.version(frame.url))
+def _schema(context: PageContext) -> None:
+    found = _columns(context.url, sources.version(context.url))
     for view, columns in found.items():
         with st.expander(view, expanded=view == "selections"):
             st.dataframe(
@@ -108,18 +108,18 @@ def _columns(url: str, version: tuple[str, int]) -> dict[str, list[tuple[str, st
     return view_columns(sources.get(url))
 
 
-def _export(frame: Frame) -> None:
+def _export(context: PageContext) -> None:
     st.subheader("Export the whole trace", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         form = st.selectbox("Format", list(FORMATS), key="format", width=160) or "duckdb"
-        size = sum(file.bytes for part in frame.trace.parts for file in part.files.values())
+        size = sum(file.bytes for part in context.trace.parts for file in part.files.values())
         st.download_button(
-            "Export", lambda: export_bytes(frame, form), file_name=export_name(frame.name, form), key="export",
+            "Export", lambda: export_bytes(context, form), file_name=export_name(context.name, form), key="export",
             on_click="ignore", disabled=size > EXPORT_BYTES,
         )  # fmt: skip
     messages.say(
         f"{FORMATS[form].capitalize()}, from {words.size(size)} of trace. On the command line: "
-        f"moescope export {frame.url} --format {form} --out {export_name(frame.name, form).removesuffix('.zip')}"
+        f"moescope export {context.url} --format {form} --out {export_name(context.name, form).removesuffix('.zip')}"
     )
 
 
@@ -128,13 +128,13 @@ def export_name(name: str, form: str) -> str:
     return f"{name}.duckdb" if form == "duckdb" else f"{name}-{form}.zip"
 
 
-def export_bytes(frame: Frame, form: str) -> bytes:
+def export_bytes(context: PageContext, form: str) -> bytes:
     """The exported trace as one file."""
     from ...store.export import export_trace
 
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / ("trace.duckdb" if form == "duckdb" else "trace")
-        export_trace(frame.trace, out, form)
+        export_trace(context.trace, out, form)
         if out.is_file():
             return out.read_bytes()
         packed = Path(scratch) / "trace.zip"

@@ -15,7 +15,7 @@ from ..figures.bars import share_bars
 from ..sentences import load as sentences
 from ..sentences import structure
 from ..shell import messages, show, travel
-from ..shell.frame import Frame, remember
+from ..shell.page_context import PageContext, remember
 from ..steering import profiles
 from ..text import words
 from ..text.literal import context_html, visible
@@ -51,9 +51,9 @@ def close() -> None:
     remember("cell", None)
 
 
-def draw(frame: Frame, cell: Cell) -> None:
+def draw(context: PageContext, cell: Cell) -> None:
     """Draw the drawer of a cell."""
-    spec = next((r for r in frame.trace.routers if r.key == cell.router), None)
+    spec = next((r for r in context.trace.routers if r.key == cell.router), None)
     with st.container(key="drawer"):
         title = f"Layer {cell.layer}, expert {cell.expert}"
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -67,17 +67,17 @@ def draw(frame: Frame, cell: Cell) -> None:
         if spec.note:
             messages.say(spec.note)
         with messages.guarded("The shares could not be read"):
-            _shares(frame, cell)
+            _shares(context, cell)
         with messages.guarded("The tokens could not be read"):
-            _tokens(frame, cell)
+            _tokens(context, cell)
         with messages.guarded("The neighbours could not be read"):
-            _neighbours(frame, cell)
+            _neighbours(context, cell)
         with messages.guarded("The contrasts could not be read"):
-            expert_contrast.draw(frame, cell)
+            expert_contrast.draw(context, cell)
         with messages.guarded("The examples could not be read"):
-            _contexts(frame, cell)
+            _contexts(context, cell)
         with messages.guarded("The notes could not be read"):
-            expert_note.draw(frame, cell.stream, cell.layer, cell.expert)
+            expert_note.draw(context, cell.stream, cell.layer, cell.expert)
 
 
 def _switch_off(cell: Cell) -> None:
@@ -86,8 +86,8 @@ def _switch_off(cell: Cell) -> None:
     travel.to("steer", profile=profiles.in_address(made))
 
 
-def _shares(frame: Frame, cell: Cell) -> None:
-    columns = frame.tags()
+def _shares(context: PageContext, cell: Cell) -> None:
+    columns = context.tags()
     if not columns:
         return
     st.segmented_control(
@@ -96,7 +96,7 @@ def _shares(frame: Frame, cell: Cell) -> None:
     )  # fmt: skip
     by = st.session_state.get("drawer-by") or columns[0]
     ask = {"by": by, "layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
-    table = frame.view("expert-shares", **ask)
+    table = context.view("expert-shares", **ask)
     show.chart(
         lambda theme: share_bars(table, by, theme=theme),
         table,
@@ -104,11 +104,11 @@ def _shares(frame: Frame, cell: Cell) -> None:
         key="drawer-shares",
         title=f"Layer {cell.layer}, expert {cell.expert}: share of tokens by {by}",
         say=sentences.by_value(table, by, cell.layer, cell.expert),
-        python=frame.snippet("expert-shares", **ask),
+        python=context.snippet("expert-shares", **ask),
     )
 
 
-def _tokens(frame: Frame, cell: Cell) -> None:
+def _tokens(context: PageContext, cell: Cell) -> None:
     st.markdown("###### Tokens that use it most")
     order = st.segmented_control(
         "Order", ["count", "share"], default="count", key="drawer-order", required=True,
@@ -117,7 +117,7 @@ def _tokens(frame: Frame, cell: Cell) -> None:
     )  # fmt: skip
     least = 1 if order == "count" else 5
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "order": order, "least": least}
-    table = frame.view("expert-tokens", **ask)
+    table = context.view("expert-tokens", **ask)
     if not table.num_rows:
         _why_nothing(table, "No token of this selection uses the expert.")
         return
@@ -133,7 +133,7 @@ def _tokens(frame: Frame, cell: Cell) -> None:
             "occurrences": st.column_config.NumberColumn("of"),
         },
         height=250,
-        python=frame.snippet("expert-tokens", **ask),
+        python=context.snippet("expert-tokens", **ask),
     )
 
 
@@ -141,10 +141,10 @@ def _why_nothing(table: pa.Table, otherwise: str) -> None:
     messages.say(" ".join(notes_of(table)) or otherwise)
 
 
-def _neighbours(frame: Frame, cell: Cell) -> None:
+def _neighbours(context: PageContext, cell: Cell) -> None:
     st.markdown("###### Which experts go with it")
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
-    table = frame.view("expert-neighbours", **ask)
+    table = context.view("expert-neighbours", **ask)
     if not table.num_rows:
         _why_nothing(table, structure.neighbours(table))
         return
@@ -161,21 +161,21 @@ def _neighbours(frame: Frame, cell: Cell) -> None:
             "chance": st.column_config.NumberColumn("of all tokens", format="percent"),
             "lift": st.column_config.NumberColumn(format="%.2f"),
         },
-        python=frame.snippet("expert-neighbours", **ask),
+        python=context.snippet("expert-neighbours", **ask),
     )
     rows = [table.slice(row, 1).to_pylist()[0] | {"stream": cell.stream} for row in chosen]
     choose(rows, place=f"neighbours of {cell}")
 
 
-def _contexts(frame: Frame, cell: Cell) -> None:
+def _contexts(context: PageContext, cell: Cell) -> None:
     st.markdown("###### In context, highest gate weight first")
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "per_prompt": 1}
-    table = frame.view("expert-contexts", limit=CONTEXTS, **ask)
+    table = context.view("expert-contexts", limit=CONTEXTS, **ask)
     if not table.num_rows:
         _why_nothing(table, "No token of this selection uses the expert.")
         return
     st.html("".join(context_html(row) for row in table.to_pylist()))
     show.actions(
         show.numbers(table), name=f"layer-{cell.layer}-expert-{cell.expert}-contexts", key="drawer-contexts",
-        python=frame.snippet("expert-contexts", limit=CONTEXTS, **ask),
+        python=context.snippet("expert-contexts", limit=CONTEXTS, **ask),
     )  # fmt: skip

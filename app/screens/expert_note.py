@@ -7,24 +7,24 @@ import streamlit as st
 from .. import expert_notes
 from ..reports.item import Item, origin
 from ..shell import messages, sources, take_away
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 
 
-def draw(frame: Frame, stream: str, layer: int, expert: int) -> None:
+def draw(context: PageContext, stream: str, layer: int, expert: int) -> None:
     """A text box with what was written before, saved when it is left."""
     cell = f"{stream}.{layer}.{expert}"
-    key = f"note {frame.name} {cell}"
+    key = f"note {context.name} {cell}"
     try:
-        known = expert_notes.load(sources.library(), frame.name).get(cell, "")
+        known = expert_notes.load(sources.library(), context.name).get(cell, "")
     except expert_notes.NotesError as error:
         messages.note("error", f"Notes on experts can't be shown: {error}.")
         return
     st.text_area(
         "Note", known, key=key, max_chars=expert_notes.LONGEST, height=90, on_change=_save,
-        args=(frame.name, cell, key), placeholder="What this expert seems to do. Kept with the library.",
+        args=(context.name, cell, key), placeholder="What this expert seems to do. Kept with the library.",
     )  # fmt: skip
     if known:
-        take_away.pin_button(lambda: _item(frame, known, layer, expert), "drawer-note")
+        take_away.pin_button(lambda: _item(context, known, layer, expert), "drawer-note")
 
 
 def _save(trace: str, cell: str, key: str) -> None:
@@ -34,7 +34,10 @@ def _save(trace: str, cell: str, key: str) -> None:
         st.toast(f"The note was not kept: {type(error).__name__}", icon=":material/error:")
 
 
-def _item(frame: Frame, text: str, layer: int, expert: int) -> Item:
+def _item(context: PageContext, text: str, layer: int, expert: int) -> Item:
     return Item(
-        kind="note", title=f"Layer {layer}, expert {expert}", say=text, about=origin(frame.trace, frame.name)
+        kind="note",
+        title=f"Layer {layer}, expert {expert}",
+        say=text,
+        about=origin(context.trace, context.name),
     )

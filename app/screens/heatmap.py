@@ -17,7 +17,7 @@ from ..figures.multiples import small_maps
 from ..figures.routing_map import routing_map
 from ..sentences import load as sentences
 from ..shell import link_check, messages, show
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 from ..text import words
 from . import expert_drawer
 
@@ -35,10 +35,10 @@ class Side:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Heatmap", anchor=False)
-    missing = {name: why for name in MEASURES if (why := _not_recorded(frame, name))}
+    missing = {name: why for name in MEASURES if (why := _not_recorded(context, name))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         recorded = [name for name in MEASURES if name not in missing]
         link_check.look("measure", recorded, what="the measure")
@@ -46,7 +46,9 @@ def page(frame: Frame) -> None:
             "Colour", recorded, default="share", key="measure", bind="query-params", required=True,
             format_func=lambda name: MEASURES[name].label, help=_explained(),
         ) or "share"  # fmt: skip
-        kinds = [ONE, DIFFERENCE, SIDE_BY_SIDE] if frame.tags() else [ONE] + [DIFFERENCE] * bool(frame.second)
+        kinds = (
+            [ONE, DIFFERENCE, SIDE_BY_SIDE] if context.tags() else [ONE] + [DIFFERENCE] * bool(context.second)
+        )
         kind = st.segmented_control(
             "Show", kinds, default=ONE, key="show", bind="query-params", required=True
         ) or ONE  # fmt: skip
@@ -60,39 +62,39 @@ def page(frame: Frame) -> None:
         messages.say(" ".join(missing.values()))
     look = {"sort": sort, "reverse": down}
     if kind == DIFFERENCE:
-        _difference(frame, measure, look)
+        _difference(context, measure, look)
     elif kind == SIDE_BY_SIDE:
-        _side_by_side(frame, measure, look)
+        _side_by_side(context, measure, look)
     else:
-        _one(frame, measure, look)
+        _one(context, measure, look)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(frame, cell)
+        expert_drawer.draw(context, cell)
 
 
-def _one(frame: Frame, measure: str, look: dict[str, Any]) -> None:
+def _one(context: PageContext, measure: str, look: dict[str, Any]) -> None:
     with messages.loading(height=420):
-        table = with_measure(frame.in_window(frame.view("load")), measure)
-        balance = frame.in_window(frame.view("load-balance"))
+        table = with_measure(context.in_window(context.view("load")), measure)
+        balance = context.in_window(context.view("load-balance"))
     if _nothing(table):
         return
     margin = (
         "busiest ÷ mean",
         balance.select(["stream", "layer"]).append_column("value", balance["max_over_mean"]),
     )
-    who = words.selection(frame.where) if frame.where else "all"
+    who = words.selection(context.where) if context.where else "all"
     _map(
-        frame, table, measure, look, hover=HOVER, margin=margin, name=f"heatmap-{measure}",
+        context, table, measure, look, hover=HOVER, margin=margin, name=f"heatmap-{measure}",
         title=f"{MEASURES[measure].label.capitalize()} by layer and expert",
-        say=sentences.load(table, measure, who), python=frame.snippet("load"),
+        say=sentences.load(table, measure, who), python=context.snippet("load"),
     )  # fmt: skip
 
 
-def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
-    sides = _choose_sides(frame)
+def _difference(context: PageContext, measure: str, look: dict[str, Any]) -> None:
+    sides = _choose_sides(context)
     if sides is None:
         return
     a, b = sides
-    if b.second and frame.second and _shape(frame.trace) != _shape(frame.second):
+    if b.second and context.second and _shape(context.trace) != _shape(context.second):
         messages.note(
             "error",
             "The two traces have different routers, so equal expert numbers mean different experts. "
@@ -100,18 +102,18 @@ def _difference(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         )
     with messages.loading(height=420):
         tables = [
-            with_measure(frame.in_window(frame.view("load", second=side.second, **side.params)), measure)
+            with_measure(context.in_window(context.view("load", second=side.second, **side.params)), measure)
             for side in sides
         ]
     if any(map(_nothing, tables)):
         return
     table = difference(*tables)
     _map(
-        frame, table, measure, look, hover=difference_hover(measure, a.name, b.name),
+        context, table, measure, look, hover=difference_hover(measure, a.name, b.name),
         margin=("moved", moved(table)), name=f"heatmap-{measure}-difference", diverging=True,
         title=f"{MEASURES[measure].label.capitalize()}: {a.name} minus {b.name}",
         say=sentences.load_difference(table, measure, a.name, b.name),
-        python=_difference_snippet(frame, measure, a, b),
+        python=_difference_snippet(context, measure, a, b),
     )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def _shape(trace: Trace) -> dict[tuple[str, int], int]:
 
 
 def _map(
-    frame: Frame,
+    context: PageContext,
     table: pa.Table,
     measure: str,
     look: dict[str, Any],
@@ -134,7 +136,7 @@ def _map(
     python: str,
 ) -> None:
     known = MEASURES[measure]
-    label = title if diverging else _with_chance(frame, known.label, measure)
+    label = title if diverging else _with_chance(context, known.label, measure)
     first = st.session_state.setdefault("first cell", expert_drawer.chosen())
     selected = first._asdict() if first else None
     points = show.chart(
@@ -148,15 +150,15 @@ def _map(
     expert_drawer.choose(points)
 
 
-def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
-    columns = ["trace"] * (frame.second is not None) + frame.tags()
+def _choose_sides(context: PageContext) -> tuple[Side, Side] | None:
+    columns = ["trace"] * (context.second is not None) + context.tags()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         column = link_check.selectbox(
             "Difference of", columns, key="of", what="the column", forgets=("a", "b"), width=170
         )
         if column == "trace":
-            return Side(name=frame.name), Side(name=str(frame.second_name), second=True)
-        values = frame.trace.tags()[column]
+            return Side(name=context.name), Side(name=str(context.second_name), second=True)
+        values = context.trace.tags()[column]
         named = {"all others": "all others"} | {value: words.option(column, value) for value in values}
         how: dict[str, Any] = {"what": words.label(column), "width": 220, "format_func": named.__getitem__}
         a = link_check.selectbox("this", values, key="a", **how)
@@ -169,16 +171,16 @@ def _choose_sides(frame: Frame) -> tuple[Side, Side] | None:
     rest = [value for value in values if value != a] if b == "all others" else [b]
     name_b = f"all other {column}s" if b == "all others" else words.value_name(column, b)
     return (
-        Side(name=words.value_name(column, a), params={"where": {**frame.where, column: [a]}}),
-        Side(name=name_b, params={"where": {**frame.where, column: rest}}),
+        Side(name=words.value_name(column, a), params={"where": {**context.where, column: [a]}}),
+        Side(name=name_b, params={"where": {**context.where, column: rest}}),
     )
 
 
-def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
-    column = link_check.selectbox("Side by side, by", frame.tags(), key="by", what="the column", width=170)
+def _side_by_side(context: PageContext, measure: str, look: dict[str, Any]) -> None:
+    column = link_check.selectbox("Side by side, by", context.tags(), key="by", what="the column", width=170)
     link_check.tell("by")
     with messages.loading(height=420):
-        table = with_measure(frame.in_window(frame.view("load", by=column)), measure)
+        table = with_measure(context.in_window(context.view("load", by=column)), measure)
     if _nothing(table):
         return
     known = MEASURES[measure]
@@ -198,7 +200,7 @@ def _side_by_side(frame: Frame, measure: str, look: dict[str, Any]) -> None:
         ),
         table, name=f"heatmap-{measure}-by-{column}", key="maps", select="cell",
         title=f"{MEASURES[measure].label.capitalize()} by {column}",
-        say=sentences.widest_spread(table, measure, column), python=frame.snippet("load", by=column),
+        say=sentences.widest_spread(table, measure, column), python=context.snippet("load", by=column),
     )  # fmt: skip
     expert_drawer.choose(points)
 
@@ -216,8 +218,8 @@ def _recorded(table: pa.Table, hover: Any) -> list[Any]:
     return [line for line in hover if table[line.column].null_count < table.num_rows]
 
 
-def _with_chance(frame: Frame, label: str, measure: str) -> str:
-    chances = {frame.chance(router.layer) for router in frame.routers()}
+def _with_chance(context: PageContext, label: str, measure: str) -> str:
+    chances = {context.chance(router.layer) for router in context.routers()}
     chance = chances.pop() if len(chances) == 1 else None
     return f"{label} (even routing: {words.percent(chance)})" if measure == "share" and chance else label
 
@@ -229,14 +231,14 @@ RECORDED = {
 """Measure → the column of the `load` view that it needs, and what a trace without it lacks."""
 
 
-def _not_recorded(frame: Frame, measure: str) -> str:
+def _not_recorded(context: PageContext, measure: str) -> str:
     """Why a measure cannot be shown; empty where it can. With a second trace both must have it."""
     if measure not in RECORDED:
         return ""
     column, what = RECORDED[measure]
-    for second, name in ((False, frame.name), (True, frame.second_name)):
+    for second, name in ((False, context.name), (True, context.second_name)):
         if name is not None:
-            table = frame.view("load", second=second)
+            table = context.view("load", second=second)
             if table.num_rows and table[column].null_count == table.num_rows:
                 return f"{name} holds no {what}: the {MEASURES[measure].label} cannot be shown."
     return ""
@@ -246,14 +248,14 @@ def _explained() -> str:
     return "\n\n".join(f"**{m.label}**: {m.explained}" for m in MEASURES.values())
 
 
-def _difference_snippet(frame: Frame, measure: str, a: Side, b: Side) -> str:
+def _difference_snippet(context: PageContext, measure: str, a: Side, b: Side) -> str:
     lines = [
         "from moescope.store.views.experts.load_difference import difference, with_measure",
         "from moescope.store import open_trace",
         "",
     ]
     for name, side in (("a", a), ("b", b)):
-        url = frame.second_url if side.second else frame.url
-        given = ", ".join(f"{k}={v!r}" for k, v in frame.params("load", **side.params).items())
+        url = context.second_url if side.second else context.url
+        given = ", ".join(f"{k}={v!r}" for k, v in context.params("load", **side.params).items())
         lines.append(f"{name} = with_measure(open_trace({url!r}).view('load', {given}), {measure!r})")
     return "\n".join([*lines, "table = difference(a, b)"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from ..shell import sources
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 from ..text.literal import excerpt
 
 
@@ -51,9 +51,9 @@ class PromptList:
         return sorted(found, key=lambda other: self.languages[other] or "")
 
 
-def prompt_list(frame: Frame) -> PromptList:
+def prompt_list(context: PageContext) -> PromptList:
     """The prompts that pass the bar's filter."""
-    return _prompt_list(frame.url, sources.version(frame.url), dict(frame.where))
+    return _prompt_list(context.url, sources.version(context.url), dict(context.where))
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

@@ -15,13 +15,13 @@ from ..reports import report as reports
 from ..reports.item import Item
 from ..reports.report import Report, ReportError
 from ..shell import messages, sources, take_away
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 from ..text import words
 
 MOST_ROWS = 12
 
 
-def page(frame: Frame | None) -> None:
+def page(context: PageContext | None) -> None:
     """Draw the page."""
     st.title("Reports", anchor=False)
     library = sources.library()

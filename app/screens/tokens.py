@@ -11,7 +11,7 @@ from ...kernels.counting.locality import repeated_assignment, repeated_assignmen
 from ..figures.token_arrays import token_arrays
 from ..figures.token_grid import token_grid
 from ..shell import link_check, messages, show
-from ..shell.frame import Frame, asked, remember
+from ..shell.page_context import PageContext, asked, remember
 from ..text import words
 from . import expert_drawer
 from .prompt_list import PromptList, prompt_list
@@ -21,12 +21,12 @@ WINDOW = 300
 MOST_LISTED = 300
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Tokens", anchor=False)
-    prompts = prompt_list(frame)
+    prompts = prompt_list(context)
     link_check.look("prompt", prompts.about, what="the prompt")
-    link_check.look("layer", [router.layer for router in frame.routers()])
+    link_check.look("layer", [router.layer for router in context.routers()])
     link_check.tell("prompt", "layer")
     if not len(prompts):
         messages.empty(
@@ -37,7 +37,7 @@ def page(frame: Frame) -> None:
         return
     chosen = [prompt for prompt in _choose(prompts) if prompt]
     with messages.loading(height=300):
-        tables = {prompt: _events(frame, prompt) for prompt in chosen}
+        tables = {prompt: _events(context, prompt) for prompt in chosen}
         texts = [_text(prompts, prompt, table) for prompt, table in tables.items() if table.num_rows]
     if not texts:
         messages.empty("No events", "The chosen prompt has no routing events in the layer window.")
@@ -45,11 +45,11 @@ def page(frame: Frame) -> None:
     start = _window(texts)
     texts = [replace(text, arrays=text.arrays.window(start, start + WINDOW)) for text in texts]
     numbers = pa.concat_tables(tables.values())
-    _words(frame, texts, numbers)
+    _words(context, texts, numbers)
     for number, text in enumerate(texts):
-        _grid(frame, text, numbers, number)
+        _grid(context, text, numbers, number)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(frame, cell)
+        expert_drawer.draw(context, cell)
 
 
 def _choose(prompts: PromptList) -> tuple[str, str | None]:
@@ -87,8 +87,8 @@ def _beneath(prompts: PromptList, chosen: str) -> str | None:
     return by_language[language] if language else None
 
 
-def _events(frame: Frame, prompt: str) -> pa.Table:
-    table = frame.in_window(frame.view("prompt-tokens", prompt_id=prompt))
+def _events(context: PageContext, prompt: str) -> pa.Table:
+    table = context.in_window(context.view("prompt-tokens", prompt_id=prompt))
     return table.add_column(0, "prompt_id", pa.array([prompt] * table.num_rows, pa.string()))
 
 
@@ -98,20 +98,20 @@ def _text(prompts: PromptList, prompt: str, table: pa.Table) -> TokenText:
     return TokenText(title=title, language=language, arrays=token_arrays(table))
 
 
-def _words(frame: Frame, texts: list[TokenText], numbers: pa.Table) -> None:
+def _words(context: PageContext, texts: list[TokenText], numbers: pa.Table) -> None:
     layers = texts[0].arrays.layers
     linked = st.query_params.get("layer", "")
     layer = int(linked) if linked.isdecimal() and int(linked) in layers else layers[0]
-    layer, clicked = token_view(texts, layer=layer, stream=frame.stream, theme=frame.theme, key="text")
+    layer, clicked = token_view(texts, layer=layer, stream=context.stream, theme=context.theme, key="text")
     remember("layer", str(layer) if layer != layers[0] else None)
     if clicked:
         remember("cell", clicked)
-    messages.say(" ".join(_sentence(frame, text, layer) for text in texts))
+    messages.say(" ".join(_sentence(context, text, layer) for text in texts))
     show.actions(
         {"HTML": lambda: standalone(texts, layer=layer, title=f"Layer {layer}"), **show.numbers(numbers)},
         name="tokens",
         key="text-actions",
-        python=frame.snippet("prompt-tokens", prompt_id=numbers["prompt_id"][0].as_py()),
+        python=context.snippet("prompt-tokens", prompt_id=numbers["prompt_id"][0].as_py()),
     )
 
 
@@ -124,12 +124,12 @@ def _window(texts: list[TokenText]) -> int:
     return start
 
 
-def _sentence(frame: Frame, text: TokenText, layer: int) -> str:
+def _sentence(context: PageContext, text: TokenText, layer: int) -> str:
     if layer not in text.arrays.layers:
         return f"{text.title}: no events at layer {layer}."
     ids_TK = text.arrays.ids_LTK[text.arrays.layers.index(layer)]
     first = [expert for expert in ids_TK[:, 0].tolist() if expert >= 0] if ids_TK.shape[1] else []
-    experts = frame.trace.router(layer, frame.stream).num_experts
+    experts = context.trace.router(layer, context.stream).num_experts
     if len(first) < 2:
         return f"{text.title}: too few tokens to compare at layer {layer}."
     # Of all tokens: two that a token without an expert stands between are no neighbours.
@@ -142,9 +142,9 @@ def _sentence(frame: Frame, text: TokenText, layer: int) -> str:
     )
 
 
-def _grid(frame: Frame, text: TokenText, numbers: pa.Table, number: int) -> None:
+def _grid(context: PageContext, text: TokenText, numbers: pa.Table, number: int) -> None:
     points = show.chart(
-        lambda theme: token_grid(text.arrays, stream=frame.stream, theme=theme),
+        lambda theme: token_grid(text.arrays, stream=context.stream, theme=theme),
         numbers,
         name=f"token-grid-{number + 1}",
         title=f"First expert by token and layer: {text.title}",

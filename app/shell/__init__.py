@@ -1,1 +1,1 @@
-"""The frame around every page: navigation, the bar on top, links, messages."""
+"""What stands around every page: navigation, the bar on top, links, messages."""

@@ -10,37 +10,37 @@ import streamlit as st
 from ...store.compare import Pairs, pair_traces, view
 from ...store.compare.views import parameters
 from . import sources
-from .frame import TOKEN_KINDS, Frame
+from .page_context import TOKEN_KINDS, PageContext
 
 Version = tuple[tuple[str, int], tuple[str, int]]
 
 
-def pairs_of(frame: Frame, pair_by: str, align: str) -> Pairs:
-    """The pairs of the frame's two traces. Raises StoreError."""
-    assert frame.second_url is not None
-    return _pairs(frame.url, frame.second_url, _version(frame), pair_by, align)
+def pairs_of(context: PageContext, pair_by: str, align: str) -> Pairs:
+    """The pairs of the page's two traces. Raises StoreError."""
+    assert context.second_url is not None
+    return _pairs(context.url, context.second_url, _version(context), pair_by, align)
 
 
-def view_of(frame: Frame, pair_by: str, align: str, name: str, **params: Any) -> pa.Table:
+def view_of(context: PageContext, pair_by: str, align: str, name: str, **params: Any) -> pa.Table:
     """A view of the comparison, filtered by the bar; `params` go first. Raises StoreError."""
-    assert frame.second_url is not None
-    asked = chosen(frame, name, **params)
-    return _view(frame.url, frame.second_url, _version(frame), pair_by, align, name, asked)
+    assert context.second_url is not None
+    asked = chosen(context, name, **params)
+    return _view(context.url, context.second_url, _version(context), pair_by, align, name, asked)
 
 
-def chosen(frame: Frame, name: str, **params: Any) -> dict[str, Any]:
+def chosen(context: PageContext, name: str, **params: Any) -> dict[str, Any]:
     """The parameters that `view_of` passes: the bar's choices that the view takes, then the page's own."""
-    low, high = frame.layers
+    low, high = context.layers
     known = parameters(name)
-    bar: dict[str, Any] = {"stream": frame.stream, "layers": f"{low}:{high}", **TOKEN_KINDS[frame.tokens]}
-    if frame.where:
-        bar["where"] = dict(frame.where)
+    bar: dict[str, Any] = {"stream": context.stream, "layers": f"{low}:{high}", **TOKEN_KINDS[context.tokens]}
+    if context.where:
+        bar["where"] = dict(context.where)
     return {key: value for key, value in bar.items() if key in known} | params
 
 
-def snippet(frame: Frame, pair_by: str, align: str, name: str, **params: Any) -> str:
+def snippet(context: PageContext, pair_by: str, align: str, name: str, **params: Any) -> str:
     """The Python that gives the same numbers in a notebook."""
-    given = ", ".join(f"{key}={value!r}" for key, value in chosen(frame, name, **params).items())
+    given = ", ".join(f"{key}={value!r}" for key, value in chosen(context, name, **params).items())
     how = ", ".join(
         f"{key}={value!r}"
         for key, value, usual in (("pair_by", pair_by, "prompt_id"), ("align", align, "ids"))
@@ -49,14 +49,15 @@ def snippet(frame: Frame, pair_by: str, align: str, name: str, **params: Any) ->
     return (
         "from moescope.store import open_trace\n"
         "from moescope.store.compare import pair_traces, view\n\n"
-        f"pairs = pair_traces(open_trace({frame.url!r}), open_trace({frame.second_url!r}){', ' if how else ''}{how})\n"
+        f"a, b = open_trace({context.url!r}), open_trace({context.second_url!r})\n"
+        f"pairs = pair_traces(a, b{', ' if how else ''}{how})\n"
         f"table = view(pairs, {name!r}{', ' if given else ''}{given})"
     )
 
 
-def _version(frame: Frame) -> Version:
-    assert frame.second_url is not None
-    return sources.version(frame.url), sources.version(frame.second_url)
+def _version(context: PageContext) -> Version:
+    assert context.second_url is not None
+    return sources.version(context.url), sources.version(context.second_url)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

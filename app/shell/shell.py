@@ -1,6 +1,6 @@
 """The shell around the pages: navigation, the bar on top, and one place where failures end.
 
-A new page is a file in `app/screens/` with `page(frame)`, and one line in PAGES.
+A new page is a file in `app/screens/` with `page(context)`, and one line in PAGES.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import streamlit as st
 from ...store import Trace
 from .. import ASSETS
 from . import gate, link_check, messages, theme_watch, topbar, travel
-from .frame import current, current_theme
+from .page_context import current, current_theme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Screen:
     icon: str
     """A Material symbol."""
     needs_trace: bool = True
-    """Whether `page(frame)` can do without a frame (it then gets None)."""
+    """Whether `page(context)` can do without a context (it then gets None)."""
     compares: bool = False
     """Whether the page does something with a second trace."""
     needs_prompts: bool = True
@@ -74,9 +74,9 @@ def run() -> None:
         st.session_state["page"] = chosen.title
         link_check.leave()
     theme_watch.watch(theme)
-    st.session_state["frame"] = None
+    st.session_state["page context"] = None
     with messages.guarded("The chosen trace can't be shown"):
-        st.session_state["frame"] = topbar.draw(
+        st.session_state["page context"] = topbar.draw(
             compares=any(screen.compares for screen in PAGES if screen.title == chosen.title)
         )
     chosen.run()
@@ -95,9 +95,9 @@ def _streamlit_page(screen: Screen):
 
 def _runner(screen: Screen) -> Callable[[], None]:
     def show() -> None:
-        frame = current()
-        if frame is not None:
-            messages.banners(frame.trace, frame.url)
+        context = current()
+        if context is not None:
+            messages.banners(context.trace, context.url)
         elif screen.needs_trace:
             messages.empty(
                 f"{screen.title}: no trace to show",
@@ -105,15 +105,15 @@ def _runner(screen: Screen) -> Callable[[], None]:
                 todo="Open the Library to trace a model or to open a trace folder.",
             )
             return
-        if frame is not None and screen.needs_prompts and not frame.trace.parts:
-            messages.empty(*_no_parts(frame.trace))
+        if context is not None and screen.needs_prompts and not context.trace.parts:
+            messages.empty(*_no_parts(context.trace))
             return
         module = importlib.import_module(f"..screens.{screen.name}", __package__)
-        known = frame and frame.trace.problems
+        known = context and context.trace.problems
         with messages.guarded(f"{screen.title} could not be drawn"):
-            module.page(frame)
+            module.page(context)
         # Damage that came to light while the page was drawn: what stands above it is of the whole trace.
-        if frame is not None and frame.trace.problems != known:
+        if context is not None and context.trace.problems != known:
             st.rerun()
 
     return show

@@ -17,7 +17,7 @@ import streamlit as st
 from .. import export
 from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
-from . import frame, take_away
+from . import page_context, take_away
 from .messages import say as say_line
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def chart(
         without `select`.
     """
     key = key or name
-    here = frame.current()
-    theme = here.theme if here else frame.current_theme()
+    here = page_context.current()
+    theme = here.theme if here else page_context.current_theme()
     picture = draw(theme)
     if select is None:
         st.altair_chart(picture, theme=None, key=key, alt=title)
@@ -103,8 +103,8 @@ def plotly(
         The selected points, as Plotly tells them (`customdata` among them); empty without `select`.
     """
     key = key or name
-    here = frame.current()
-    figure = draw(here.theme if here else frame.current_theme())
+    here = page_context.current()
+    figure = draw(here.theme if here else page_context.current_theme())
     config = {"displaylogo": False, "displayModeBar": select, "scrollZoom": select,
               "modeBarButtonsToRemove": ["toImage", "autoScale2d"]}  # fmt: skip
     points: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ def _take_away(
     draw: Draw, table: pa.Table, *, name: str, title: str, say: str, python: str, key: str
 ) -> None:
     """The actions under a picture."""
-    here = frame.current()
+    here = page_context.current()
     source = here.source() if here else "moescope"
 
     def spec() -> dict[str, Any]:
@@ -193,7 +193,7 @@ def table(
 
 def _about(python: str) -> dict[str, Any]:
     """Where a figure of this page comes from."""
-    here = frame.current()
+    here = page_context.current()
     if here is None:
         return {}
     about = origin(here.trace, here.name, here.describe())
@@ -203,7 +203,7 @@ def _about(python: str) -> dict[str, Any]:
 
 
 def _shared(python: str) -> str:
-    here = frame.current()
+    here = page_context.current()
     return without_paths(python, here.name) if here else python
 
 
@@ -242,7 +242,7 @@ def actions(
 
 def link() -> str:
     """The address of this page with all that was chosen on it."""
-    here = frame.current()
+    here = page_context.current()
     params = {name: st.query_params.get_all(name) for name in st.query_params}
     if here is not None:
         params = {"trace": [here.name]} | params

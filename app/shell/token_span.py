@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from .frame import TOKEN_KINDS, Frame
+from .page_context import TOKEN_KINDS, PageContext
 
 BAR = "bar"
 SPANS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,7 +19,7 @@ SPANS: dict[str, tuple[str, dict[str, Any]]] = {
 MOST_LAST = 10_000
 
 
-def choose(frame: Frame, *, last: bool = False) -> dict[str, Any]:
+def choose(context: PageContext, *, last: bool = False) -> dict[str, Any]:
     """Draw the two controls (three with `last`) in the current container.
 
     Returns:
@@ -27,14 +27,14 @@ def choose(frame: Frame, *, last: bool = False) -> dict[str, Any]:
     """
     names = [BAR, *(name for name in SPANS if last or name != "last")]
     span = st.selectbox(
-        "Tokens", names, key="span", bind="query-params", width=210, format_func=lambda name: _label(frame, name)
+        "Tokens", names, key="span", bind="query-params", width=210, format_func=lambda name: _label(context, name)
     )  # fmt: skip
     params: dict[str, Any] = {} if span == BAR else dict(SPANS[span][1])
     if span == "last":
         params["last"] = int(
             st.number_input("n", 1, MOST_LAST, 5, key="last", bind="query-params", width=110)
         )
-    counted = TOKEN_KINDS[frame.tokens].get("special", True)
+    counted = TOKEN_KINDS[context.tokens].get("special", True)
     special = st.toggle(
         "count special and template tokens", value=True, key="special", bind="query-params",
         disabled=not counted, help=_HELP,
@@ -50,9 +50,9 @@ _HELP = (
 )
 
 
-def _label(frame: Frame, name: str) -> str:
+def _label(context: PageContext, name: str) -> str:
     if name != BAR:
         return SPANS[name][0]
     return {"all": "all tokens", "text only": "all but template tokens"}.get(
-        frame.tokens, f"{frame.tokens} (as filtered)"
+        context.tokens, f"{context.tokens} (as filtered)"
     )

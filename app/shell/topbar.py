@@ -1,4 +1,4 @@
-"""The bar on top of every page; `frame.Frame` is what it returns."""
+"""The bar on top of every page; `context.PageContext` is what it returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...store import Trace
 from ...store.library import TraceSummary
 from ..text import words
 from . import address, link_check, messages, sources
-from .frame import TOKEN_KINDS, Frame, current_theme
+from .page_context import TOKEN_KINDS, PageContext, current_theme
 
 FIXED = ("language", "group")
 PRINT = "fp"
@@ -20,7 +20,7 @@ SHOWN = "trace of the link"
 """Key of the name that a link asked for and that is being shown."""
 
 
-def draw(*, compares: bool = True) -> Frame | None:
+def draw(*, compares: bool = True) -> PageContext | None:
     """Draw the bar; None where no trace can be opened. A link to a trace that is not here ends the run.
 
     Args:
@@ -69,7 +69,7 @@ def draw(*, compares: bool = True) -> Frame | None:
         }
     )
     second_url = known[second].url if second else None
-    return Frame(
+    return PageContext(
         url=known[name].url, name=name, trace=trace, second_url=second_url, second_name=second,
         second=sources.get(second_url) if second_url else None, where=where, tokens=tokens, layers=layers,
         stream=stream, theme=current_theme(),

@@ -10,18 +10,18 @@ import streamlit as st
 
 from ...store.schema import LayerExpert
 from ..shell import travel
-from ..shell.frame import Frame
+from ..shell.page_context import PageContext
 from ..text import words
 from . import profiles
 
 
 def offer(
-    frame: Frame, name: str, rule: str, cells: Iterable[LayerExpert], *, key: str, **amounts: Any
+    context: PageContext, name: str, rule: str, cells: Iterable[LayerExpert], *, key: str, **amounts: Any
 ) -> dict[str, Any]:
     """Draw the two buttons for a profile of one rule over some cells; returns the profile."""
     chosen = sorted(set(cells))
-    rules = profiles.rules_by_layer(rule, chosen, stream=frame.stream, **amounts)
-    made = profiles.profile(name, frame.trace.manifest.model.get("name"), rules)
+    rules = profiles.rules_by_layer(rule, chosen, stream=context.stream, **amounts)
+    made = profiles.profile(name, context.trace.manifest.model.get("name"), rules)
     word = profiles.in_address(made)
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "profile"
     with st.container(horizontal=True, gap="small"):

@@ -12,7 +12,7 @@ import streamlit as st
 from ....store import StoreError
 from ....store.views.alignment.alignment_scores import language_scores
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .tables import LanguageTable, read_table
 
 FAMILY, SCRIPT, RESOURCES, ACCURACY = "language family", "script", "resource class", "accuracy"
@@ -52,18 +52,18 @@ def _forget() -> None:
         st.session_state.pop(key, None)
 
 
-def known_scores(frame: Frame, table: LanguageTable) -> Scores:
+def known_scores(context: PageContext, table: LanguageTable) -> Scores:
     """Uploaded scores, and the accuracy of prompts with choices."""
     found = dict(table.scores)
     # Without choices and answers the prompts have no accuracy to offer.
     with suppress(StoreError):
-        found[ACCURACY] = language_scores(frame.trace, None, dict(frame.where))[0]
+        found[ACCURACY] = language_scores(context.trace, None, dict(context.where))[0]
     return Scores(of=found)
 
 
-def choose(frame: Frame, table: LanguageTable, scores: Scores) -> dict[str, Any]:
+def choose(context: PageContext, table: LanguageTable, scores: Scores) -> dict[str, Any]:
     """Draw the choice; returns the arguments of `figures.alignment.by_layer` that it means."""
-    tags = [name for name, values in frame.trace.tags().items() if name != "language" and len(values) > 1]
+    tags = [name for name, values in context.trace.tags().items() if name != "language" and len(values) > 1]
     options = list(dict.fromkeys([FAMILY, SCRIPT, RESOURCES, *tags, *table.classes, *scores.of]))
     if KEY in st.session_state and st.session_state[KEY] not in options:
         del st.session_state[KEY]
@@ -72,12 +72,12 @@ def choose(frame: Frame, table: LanguageTable, scores: Scores) -> dict[str, Any]
         return {"scores": (chosen, scores.of[chosen])}
     if chosen == FAMILY:
         return {}
-    return {"classes": (chosen, _classes(frame, table, chosen))}
+    return {"classes": (chosen, _classes(context, table, chosen))}
 
 
-def _classes(frame: Frame, table: LanguageTable, chosen: str) -> Mapping[str, str | None]:
+def _classes(context: PageContext, table: LanguageTable, chosen: str) -> Mapping[str, str | None]:
     if chosen in table.classes:
         return table.classes[chosen]
-    built_in = chosen == RESOURCES and chosen not in frame.trace.tags()
-    found = frame.view("language-classes", by="resources" if built_in else chosen)
+    built_in = chosen == RESOURCES and chosen not in context.trace.tags()
+    found = context.view("language-classes", by="resources" if built_in else chosen)
     return dict(zip(found["language"].to_pylist(), found["class"].to_pylist(), strict=True))

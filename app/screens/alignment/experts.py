@@ -13,7 +13,7 @@ from ...figures import specialised as figures
 from ...figures.routing_map import Hover, routing_map
 from ...sentences import alignment
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
 from .. import expert_drawer
@@ -29,27 +29,27 @@ RESAMPLES = 200
 """Fewer than elsewhere: the intervals are drawn anew whenever τ moves."""
 
 
-def draw(frame: Frame, params: dict[str, Any], window: tuple[int, int]) -> None:
+def draw(context: PageContext, params: dict[str, Any], window: tuple[int, int]) -> None:
     """Draw counts by layer, the map, and the way to steering."""
     st.subheader("Specialised experts", anchor=False)
-    tau, asked = _controls(frame, params)
+    tau, asked = _controls(context, params)
     with messages.guarded("The specialised experts could not be found"):
         with messages.loading(height=260):
-            counts = frame.view("specialised-counts", **asked)
-            experts = frame.view("specialised-experts", tau=tau, resamples=RESAMPLES, **asked)
+            counts = context.view("specialised-counts", **asked)
+            experts = context.view("specialised-experts", tau=tau, resamples=RESAMPLES, **asked)
         at_tau = counts.filter(pc.less(pc.abs(pc.subtract(counts["tau"], tau)), 1e-9))
         show.chart(
             lambda theme: figures.kinds_by_layer(at_tau, theme=theme), counts, name="specialised-counts",
             title=f"Specialised experts by layer, τ = {tau}", say=alignment.kinds(at_tau, tau),
-            python=frame.snippet("specialised-counts", **asked),
+            python=context.snippet("specialised-counts", **asked),
         )  # fmt: skip
         if experts.num_rows:
-            _map(frame, experts, tau, asked)
-        _promote(frame, experts, window, params["pivot"], tau)
+            _map(context, experts, tau, asked)
+        _promote(context, experts, window, params["pivot"], tau)
 
 
-def _controls(frame: Frame, params: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    groups = frame.trace.tags().get("group", [])
+def _controls(context: PageContext, params: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    groups = context.trace.tags().get("group", [])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         tau = st.select_slider(
             "τ: more often than the pivot by", TAUS, value=0.3, key="tau", bind="query-params", width=320
@@ -63,8 +63,8 @@ def _controls(frame: Frame, params: dict[str, Any]) -> tuple[float, dict[str, An
     return tau, params | ({"task": task} if task else {})
 
 
-def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> None:
-    grid = strongest(frame, experts)
+def _map(context: PageContext, experts: pa.Table, tau: float, asked: dict[str, Any]) -> None:
+    grid = strongest(context, experts)
     by_kind = st.segmented_control(
         "Cells coloured by", ["kind", "difference"], default="kind", key="cells", bind="query-params", required=True,
         label_visibility="collapsed",
@@ -75,12 +75,12 @@ def _map(frame: Frame, experts: pa.Table, tau: float, asked: dict[str, Any]) -> 
         ),
         experts, name="specialised-experts", title=f"Specialised experts, τ = {tau}", select="cell",
         say=alignment.specialised(experts),
-        python=frame.snippet("specialised-experts", tau=tau, resamples=RESAMPLES, **asked),
+        python=context.snippet("specialised-experts", tau=tau, resamples=RESAMPLES, **asked),
     )  # fmt: skip
     expert_drawer.choose(points, place="specialised")
 
 
-def strongest(frame: Frame, experts: pa.Table) -> pa.Table:
+def strongest(context: PageContext, experts: pa.Table) -> pa.Table:
     """Every cell of the map with its largest difference, its kind, and the languages; 0 where there is none."""
     found: dict[LayerExpert, dict[str, Any]] = {}
     for row in experts.to_pylist():
@@ -90,7 +90,7 @@ def strongest(frame: Frame, experts: pa.Table) -> pa.Table:
         cell["delta"] = max(cell["delta"], row["delta"])
         cell["names"].append("the task" if row["language"] is None else words.language_name(row["language"]))
     rows = []
-    for router in frame.routers():
+    for router in context.routers():
         for expert in range(router.num_experts):
             cell = found.get(LayerExpert(router.layer, expert), {"delta": 0.0, "kind": "none", "names": []})
             languages = words.listing(cell["names"], most=6) if cell["names"] else "no language"
@@ -101,7 +101,9 @@ def strongest(frame: Frame, experts: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _promote(frame: Frame, experts: pa.Table, window: tuple[int, int], pivot: str, tau: float) -> None:
+def _promote(
+    context: PageContext, experts: pa.Table, window: tuple[int, int], pivot: str, tau: float
+) -> None:
     """A steering profile of the task's experts, or of the specialised ones, in the chosen layers."""
     cells, in_task = promoted(experts, window)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -115,7 +117,7 @@ def _promote(frame: Frame, experts: pa.Table, window: tuple[int, int], pivot: st
         rule, amounts = ("bias", {"amount": strength}) if how != "hard" else ("on", {})
         whose = "task" if in_task else "specialised"
         name = f"promote {whose} experts of {pivot}, τ {tau}, layers {window[0]}-{window[1]}"
-        offer.offer(frame, name, rule, cells, key="promote", **amounts)
+        offer.offer(context, name, rule, cells, key="promote", **amounts)
     chosen = f"Layers {window[0]} to {window[1]}" + (
         f": {offer.listed(cells, most=3)}." if cells else ": none."
     )

@@ -11,7 +11,7 @@ from ....store.notes import notes_of
 from ...figures import alignment as figures
 from ...sentences import alignment as sentences_alignment
 from ...shell import messages, show, sources, theme_watch
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 
 ACROSS = 3
@@ -19,12 +19,12 @@ MOST_BESIDE = 6
 WIDEN = "Widen the filter in the bar above, or choose other tokens."
 
 
-def draw(frame: Frame, params: dict[str, Any], colors: dict[str, Any]) -> tuple[int, int] | None:
+def draw(context: PageContext, params: dict[str, Any], colors: dict[str, Any]) -> tuple[int, int] | None:
     """Draw the lines of this trace and of those beside it; returns the chosen layers, None where there is no line."""
     pivot = params["pivot"]
     with messages.loading(height=360):
-        table = frame.view("alignment", **params)
-        beside = _beside(frame, params)
+        table = context.view("alignment", **params)
+        beside = _beside(context, params)
     if not table.num_rows:
         messages.empty("No language to compare", " ".join(notes_of(table)), todo=WIDEN)
         return None
@@ -37,33 +37,33 @@ def draw(frame: Frame, params: dict[str, Any], colors: dict[str, Any]) -> tuple[
         ),
         table, name=f"alignment-{pivot}", key="alignment", select=figures.BRUSH,
         title=f"Routing divergence from {words.language_name(pivot)} by layer",
-        say=sentences_alignment.lines(table, pivot), python=frame.snippet("alignment", **params),
+        say=sentences_alignment.lines(table, pivot), python=context.snippet("alignment", **params),
     )  # fmt: skip
     messages.note("plain", " ".join(notes_of(table)))
     _small(beside, params, label, domain, colors)
-    return _window(frame, brushed)
+    return _window(context, brushed)
 
 
-def choose_beside(frame: Frame) -> None:
+def choose_beside(context: PageContext) -> None:
     """Draw the choice of other traces; at first the one that the bar compares with."""
     others = [
-        name for name, summary in sources.summaries().items() if not summary.error and name != frame.name
+        name for name, summary in sources.summaries().items() if not summary.error and name != context.name
     ]
     if not others:
         return
     if "beside" in st.session_state:
         st.session_state["beside"] = [name for name in st.session_state["beside"] if name in others]
-    first = [frame.second_name] if frame.second_name in others else []
+    first = [context.second_name] if context.second_name in others else []
     st.multiselect(
         "Other traces beside it", others, default=first, key="beside", bind="query-params", width=300,
         placeholder="checkpoints, models", max_selections=MOST_BESIDE,
     )  # fmt: skip
 
 
-def _beside(frame: Frame, params: dict[str, Any]) -> dict[str, pa.Table]:
+def _beside(context: PageContext, params: dict[str, Any]) -> dict[str, pa.Table]:
     """Name of each other trace → its table. Its layers are its own; filter and span are the page's."""
     known = sources.summaries()
-    asked = {name: value for name, value in frame.params("alignment", **params).items() if name != "layers"}
+    asked = {name: value for name, value in context.params("alignment", **params).items() if name != "layers"}
     found = {}
     for name in st.session_state.get("beside") or []:
         if name in known:
@@ -104,9 +104,9 @@ def _small(
         )
 
 
-def _window(frame: Frame, brushed: list[dict[str, Any]]) -> tuple[int, int]:
+def _window(context: PageContext, brushed: list[dict[str, Any]]) -> tuple[int, int]:
     """The layers of the brush or of the slider beneath it."""
-    numbers = sorted({router.layer for router in frame.routers()})
+    numbers = sorted({router.layer for router in context.routers()})
     if len(numbers) < 2:
         return numbers[0], numbers[0]
     _follow_brush(brushed, numbers)

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from ...shell import link_check, messages, token_span
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from ...text import words
 from .. import expert_drawer
@@ -21,11 +21,11 @@ CONSISTENCY = (
 )  # fmt: skip
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Alignment", anchor=False)
-    languages = frame.trace.tags().get("language", [])
-    if len(languages) < 2 or not frame.routers():
+    languages = context.trace.tags().get("language", [])
+    if len(languages) < 2 or not context.routers():
         why = "there is no router in the layer window" if len(languages) > 1 else (
             f"the prompts of this trace have {'one language' if languages else 'no languages'}"
         )  # fmt: skip
@@ -36,29 +36,29 @@ def page(frame: Frame) -> None:
         )
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        params = _controls(frame, languages)
+        params = _controls(context, languages)
         table = alignment_colors.upload()
-        known = alignment_colors.known_scores(frame, table)
-        colors = alignment_colors.choose(frame, table, known)
-        lines.choose_beside(frame)
+        known = alignment_colors.known_scores(context, table)
+        colors = alignment_colors.choose(context, table, known)
+        lines.choose_beside(context)
     link_check.tell("pivot")
-    window = lines.draw(frame, params, colors)
+    window = lines.draw(context, params, colors)
     if window is None:
         return
     left, right = side_by_side(2, key="matrix")
     with left, messages.guarded("The matrix could not be made"):
-        pairs.matrix(frame, params, window)
+        pairs.matrix(context, params, window)
     with right, messages.guarded("The scores could not be shown"):
-        pairs.scores(frame, params, window, known)
+        pairs.scores(context, params, window, known)
     for place, measure in zip(side_by_side(2, key="measures"), (ENTROPY, CONSISTENCY), strict=True):
         with place, messages.guarded(f"{measure[2]} could not be shown"):
-            pairs.by_language(frame, *measure, params, colors)
-    alignment_experts.draw(frame, params, window)
+            pairs.by_language(context, *measure, params, colors)
+    alignment_experts.draw(context, params, window)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(frame, cell)
+        expert_drawer.draw(context, cell)
 
 
-def _controls(frame: Frame, languages: list[str]) -> dict[str, Any]:
+def _controls(context: PageContext, languages: list[str]) -> dict[str, Any]:
     """Pivot and tokens as parameters of the views."""
     first = languages.index("en") if "en" in languages else 0
     named = {code: words.option("language", code) for code in languages}
@@ -66,5 +66,5 @@ def _controls(frame: Frame, languages: list[str]) -> dict[str, Any]:
         "Pivot language", languages, key="pivot", what="the pivot", index=first, width=190,
         format_func=named.__getitem__,
     )  # fmt: skip
-    numbers = [router.layer for router in frame.routers()]
-    return {"pivot": pivot, "layers": f"{min(numbers)}:{max(numbers)}"} | token_span.choose(frame)
+    numbers = [router.layer for router in context.routers()]
+    return {"pivot": pivot, "layers": f"{min(numbers)}:{max(numbers)}"} | token_span.choose(context)

@@ -11,26 +11,26 @@ from ....store.views.alignment.alignment_scores import correlate
 from ...figures import alignment as figures
 from ...sentences import alignment as sentences_alignment
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .colors import Scores
 
 FEWEST = 3
 
 
-def matrix(frame: Frame, params: dict[str, Any], window: tuple[int, int]) -> None:
+def matrix(context: PageContext, params: dict[str, Any], window: tuple[int, int]) -> None:
     """Divergence between every two languages."""
     st.subheader("Between languages", anchor=False)
     asked: dict[str, Any] = params | {"layers": _range(window)}
     with messages.loading(height=360):
-        table = frame.view("alignment-matrix", **asked)
+        table = context.view("alignment-matrix", **asked)
     show.chart(
         lambda theme: figures.matrix(table, theme=theme), table, name=f"alignment-matrix-{_range(window)}",
         key="matrix", title=f"Routing divergence between languages, {_layers(window)}",
-        say=sentences_alignment.matrix(table, window), python=frame.snippet("alignment-matrix", **asked),
+        say=sentences_alignment.matrix(table, window), python=context.snippet("alignment-matrix", **asked),
     )  # fmt: skip
 
 
-def scores(frame: Frame, params: dict[str, Any], window: tuple[int, int], known: Scores) -> None:
+def scores(context: PageContext, params: dict[str, Any], window: tuple[int, int], known: Scores) -> None:
     """Score of each language against its mean divergence, with the correlation."""
     st.subheader("Does it go with a score?", anchor=False)
     if not known.of:
@@ -47,7 +47,7 @@ def scores(frame: Frame, params: dict[str, Any], window: tuple[int, int], known:
             del st.session_state["which score"]
         name = st.selectbox("Score", names, key="which score", bind="query-params", width=200) or name
     asked = params | {"layers": _range(window), "scores": known.of[name]}
-    points = frame.view("alignment-scores", **asked)
+    points = context.view("alignment-scores", **asked)
     if points.num_rows < FEWEST:
         messages.empty("Too few languages", f"A correlation needs at least {FEWEST} languages with a score.")
         return
@@ -55,13 +55,13 @@ def scores(frame: Frame, params: dict[str, Any], window: tuple[int, int], known:
         lambda theme: figures.scatter(points, score_label=name, theme=theme), points, name="alignment-scores",
         key="scores", title=f"{name.capitalize()} against mean divergence, {_layers(window)}",
         say=sentences_alignment.correlations(correlate(points)),
-        python=frame.snippet("alignment-correlation", **asked),
+        python=context.snippet("alignment-correlation", **asked),
     )  # fmt: skip
     messages.note("plain", " ".join(notes_of(points)))
 
 
 def by_language(
-    frame: Frame,
+    context: PageContext,
     view: str,
     value: str,
     title: str,
@@ -73,7 +73,7 @@ def by_language(
     st.subheader(title, anchor=False)
     asked = {name: given for name, given in params.items() if name != "pivot"}
     with messages.loading(height=300):
-        table = frame.view(view, **asked)
+        table = context.view(view, **asked)
     if not table.num_rows:
         messages.empty("Nothing to measure", " ".join(notes_of(table)))
         return
@@ -84,7 +84,7 @@ def by_language(
             table, value, label=label, theme=theme, chance=chance, legend=False, height=260, **colors
         ),
         table, name=view, title=title, say=sentences_alignment.spread(table, value, chance),
-        python=frame.snippet(view, **asked),
+        python=context.snippet(view, **asked),
     )  # fmt: skip
 
 

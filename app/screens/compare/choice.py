@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...shell.comparing import snippet, view_of
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class Choice:
     align: str
     by: str | None
 
-    def view(self, frame: Frame, name: str, **params: Any) -> pa.Table:
-        return view_of(frame, self.pair_by, self.align, name, **params)
+    def view(self, context: PageContext, name: str, **params: Any) -> pa.Table:
+        return view_of(context, self.pair_by, self.align, name, **params)
 
-    def python(self, frame: Frame, name: str, **params: Any) -> str:
-        return snippet(frame, self.pair_by, self.align, name, **params)
+    def python(self, context: PageContext, name: str, **params: Any) -> str:
+        return snippet(context, self.pair_by, self.align, name, **params)

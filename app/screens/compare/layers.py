@@ -8,7 +8,7 @@ from ....store.errors import UnknownColumn
 from ...figures import agreement as figures
 from ...sentences import agreement as sentences
 from ...shell import link_check, messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from .choice import Choice
 
@@ -18,12 +18,12 @@ SHORT = {
 }  # fmt: skip
 
 
-def draw(frame: Frame, choice: Choice) -> None:
+def draw(context: PageContext, choice: Choice) -> None:
     """Draw both charts, and the margins of one layer."""
     split = {"by": choice.by} if choice.by else {}
     with messages.loading(height=300):
-        table = choice.view(frame, "agreement", **split)
-        plain = choice.view(frame, "agreement") if split else table
+        table = choice.view(context, "agreement", **split)
+        plain = choice.view(context, "agreement") if split else table
     known = [name for name in SHORT if table[name].null_count < table.num_rows]
     measure = st.segmented_control(
         "Agreement of", known, default=known[0], key="measure", bind="query-params", required=True,
@@ -32,27 +32,27 @@ def draw(frame: Frame, choice: Choice) -> None:
     show.chart(
         lambda theme: figures.profile(table, measure, by=choice.by, theme=theme), table, name=f"compare-{measure}",
         key="profile", title=f"{figures.MEASURES[measure].capitalize()} by layer", say=sentences.by_layer(plain),
-        python=choice.python(frame, "agreement", **split),
+        python=choice.python(context, "agreement", **split),
     )  # fmt: skip
     left, right = side_by_side(2, key="flips")
     with left, messages.guarded("The flips could not be followed"):
-        tokens = choice.view(frame, "agreement-tokens")
+        tokens = choice.view(context, "agreement-tokens")
         if tokens.num_rows:
             show.chart(
                 lambda theme: figures.through_layers(tokens, theme=theme), tokens, name="compare-through-layers",
                 title="Where the first flip is, and whether it leads to others", say=sentences.through_layers(tokens),
-                python=choice.python(frame, "agreement-tokens"),
+                python=choice.python(context, "agreement-tokens"),
             )  # fmt: skip
     with right, messages.guarded("The margins could not be shown"):
-        _margins(frame, choice)
+        _margins(context, choice)
 
 
-def _margins(frame: Frame, choice: Choice) -> None:
+def _margins(context: PageContext, choice: Choice) -> None:
     st.subheader("Were the choices close?", anchor=False)
-    numbers = [router.layer for router in frame.routers()]
+    numbers = [router.layer for router in context.routers()]
     layer = link_check.selectbox("Layer of the margins", numbers, key="margin", what="the layer", width=150)  # pyright: ignore[reportArgumentType]
     try:
-        table = choice.view(frame, "agreement-margin", layers=str(layer))
+        table = choice.view(context, "agreement-margin", layers=str(layer))
     except UnknownColumn as error:
         messages.note("plain", f"{error}.")
         return
@@ -62,5 +62,5 @@ def _margins(frame: Frame, choice: Choice) -> None:
     show.chart(
         lambda theme: figures.margin_curve(table, theme=theme), table, name="compare-margin",
         title=f"Tokens with another set of experts by the margin of the choice, layer {layer}",
-        say=sentences.margins(table), python=choice.python(frame, "agreement-margin", layers=str(layer)),
+        say=sentences.margins(table), python=choice.python(context, "agreement-margin", layers=str(layer)),
     )  # fmt: skip

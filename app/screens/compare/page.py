@@ -10,7 +10,7 @@ from ....store.noise import noise_between, noise_table
 from ...sentences import agreement as sentences
 from ...shell import link_check, messages, show
 from ...shell.comparing import pairs_of, view_of
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from . import layers, prompts, routers
 from .choice import Choice
@@ -19,10 +19,10 @@ PAIR_BY = {"prompt_id": "prompt id", "parallel_id": "parallel id"}
 ALIGN = {"ids": "until token ids part", "realign": "also after, realigned", "characters": "by characters"}
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Compare", anchor=False)
-    if frame.second is None:
+    if context.second is None:
         messages.empty(
             "No second trace is chosen",
             "This page compares the routing of two traces over the same prompts, token by token: a quantised model "
@@ -30,27 +30,27 @@ def page(frame: Frame) -> None:
             todo="Choose a trace under “Compared with” in the bar above.",
         )
         return
-    choice = _choose(frame)
+    choice = _choose(context)
     with messages.loading(height=200):
-        pairs = pairs_of(frame, choice.pair_by, choice.align)
-        overall = view_of(frame, choice.pair_by, choice.align, "agreement-overall")
+        pairs = pairs_of(context, choice.pair_by, choice.align)
+        overall = view_of(context, choice.pair_by, choice.align, "agreement-overall")
     if not overall.num_rows:
         _nothing(pairs)
         return
-    _headline(frame, pairs, overall.to_pylist()[0])
-    layers.draw(frame, choice)
-    prompts.draw(frame, choice)
-    routers.draw(frame, choice)
-    _explain(frame, pairs)
+    _headline(context, pairs, overall.to_pylist()[0])
+    layers.draw(context, choice)
+    prompts.draw(context, choice)
+    routers.draw(context, choice)
+    _explain(context, pairs)
 
 
-def _choose(frame: Frame) -> Choice:
+def _choose(context: PageContext) -> Choice:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         pair_by = link_check.selectbox("Prompts pair by", list(PAIR_BY), key="pair", what="the column", width=150,
                                        format_func=PAIR_BY.__getitem__)  # fmt: skip
         align = link_check.selectbox("Tokens pair", list(ALIGN), key="align", what="the way to pair", width=210,
                                      format_func=ALIGN.__getitem__)  # fmt: skip
-        by = link_check.selectbox("Split by", ["phase", *frame.tags()], key="by", what="the column", index=None,
+        by = link_check.selectbox("Split by", ["phase", *context.tags()], key="by", what="the column", index=None,
                                   placeholder="nothing", width=160)  # fmt: skip
     link_check.tell("pair", "align", "by")
     return Choice(pair_by=pair_by, align=align, by=by)
@@ -65,8 +65,8 @@ def _nothing(pairs: Pairs) -> None:
     )
 
 
-def _headline(frame: Frame, pairs: Pairs, overall: dict) -> None:
-    messages.say(sentences.headline(overall, frame.name, str(frame.second_name)))
+def _headline(context: PageContext, pairs: Pairs, overall: dict) -> None:
+    messages.say(sentences.headline(overall, context.name, str(context.second_name)))
     floor, unknown = noise_between(pairs.a, pairs.b)
     if floor:
         messages.say(sentences.noise(floor, overall["flip_rate"]))
@@ -76,10 +76,10 @@ def _headline(frame: Frame, pairs: Pairs, overall: dict) -> None:
         messages.note("plain", " ".join(notes))
 
 
-def _explain(frame: Frame, pairs: Pairs) -> None:
+def _explain(context: PageContext, pairs: Pairs) -> None:
     st.subheader("What differs between the two runs", anchor=False)
     table = manifest_differences(pairs.a, pairs.b).rename_columns(
-        ["what", frame.name, str(frame.second_name)]
+        ["what", context.name, str(context.second_name)]
     )
     if table.num_rows:
         show.table(

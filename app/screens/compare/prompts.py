@@ -9,7 +9,7 @@ import streamlit as st
 
 from ...figures import agreement as figures
 from ...shell import messages, show
-from ...shell.frame import Frame, asked, remember
+from ...shell.page_context import PageContext, asked, remember
 from ...text import words
 from ...text.literal import visible
 from .choice import Choice
@@ -18,10 +18,10 @@ LISTED = 200
 MOST_TOKENS = 400
 
 
-def draw(frame: Frame, choice: Choice) -> None:
+def draw(context: PageContext, choice: Choice) -> None:
     """Draw the list of prompts and the chosen one."""
     st.subheader("Prompts, most changed first", anchor=False)
-    table = choice.view(frame, "agreement-prompts")
+    table = choice.view(context, "agreement-prompts")
     if not table.num_rows:
         return
     listed = table.slice(0, LISTED)
@@ -29,7 +29,7 @@ def draw(frame: Frame, choice: Choice) -> None:
         listed, name="compare-prompts", select="single-row", height=240,
         say=f"{words.count(min(LISTED, table.num_rows))} of {words.amount(table.num_rows, 'prompt')}; choose one "
         "to see its tokens. “parts at” is the position of the first other token id: from there on nothing is compared.",
-        python=choice.python(frame, "agreement-prompts"),
+        python=choice.python(context, "agreement-prompts"),
         columns={"flip_rate": st.column_config.NumberColumn("flip rate", format="percent"),
                  "parts_at": "parts at", "parts_in": "parts in", "flipped_tokens": "flipped tokens"},
     )  # fmt: skip
@@ -42,11 +42,11 @@ def draw(frame: Frame, choice: Choice) -> None:
     prompt = prompt if prompt in ids else ids[0]
     remember("prompt", prompt if prompt != ids[0] else None)
     with messages.guarded("The prompt could not be shown"):
-        _one(frame, choice, str(prompt))
+        _one(context, choice, str(prompt))
 
 
-def _one(frame: Frame, choice: Choice, prompt: str) -> None:
-    table = choice.view(frame, "agreement-of-prompt", prompt_id=prompt)
+def _one(context: PageContext, choice: Choice, prompt: str) -> None:
+    table = choice.view(context, "agreement-of-prompt", prompt_id=prompt)
     if not table.num_rows:
         messages.note("plain", "No token of this prompt is paired.")
         return
@@ -60,8 +60,8 @@ def _one(frame: Frame, choice: Choice, prompt: str) -> None:
         title=f"Prompt {prompt}: which decisions changed",
         say=f"Prompt {prompt}: {words.amount(flipped, 'token')} of {words.count(tokens)} "
         f"{'has' if flipped == 1 else 'have'} another set of experts in some layer; underlined above. Rest the pointer "
-        f"on a cell for the experts of both sides (A: {frame.name}, B: {frame.second_name}).{cut}",
-        python=choice.python(frame, "agreement-of-prompt", prompt_id=prompt),
+        f"on a cell for the experts of both sides (A: {context.name}, B: {context.second_name}).{cut}",
+        python=choice.python(context, "agreement-of-prompt", prompt_id=prompt),
     )  # fmt: skip
 
 

@@ -14,11 +14,11 @@ from ....store.views.deploy.bits import allocate, bit_costs
 from ...figures import deploy as figures
 from ...sentences.deploy import bits_answer
 from ...shell import messages, show
-from ...shell.frame import TOKEN_KINDS, Frame
+from ...shell.page_context import TOKEN_KINDS, PageContext
 from .parts import decided, notes, take, window_text
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The answer, the file, alternatives at one budget, the curve over budgets."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         levels = st.text_input("Bits to choose from", "2,3,4", key="levels", bind="query-params", width=170)
@@ -30,12 +30,12 @@ def draw(frame: Frame) -> None:
             or "model"
         )
         form = st.selectbox("Recipe for", RECIPES, key="recipe", width=170)
-    ask: dict[str, Any] = {"levels": levels, "scope": scope, "layers": window_text(frame)}
-    table = decided(lambda: frame.view("bits", budgets=f"{budget:g}", **ask), "No allocation")
+    ask: dict[str, Any] = {"levels": levels, "scope": scope, "layers": window_text(context)}
+    table = decided(lambda: context.view("bits", budgets=f"{budget:g}", **ask), "No allocation")
     if table is None:
         return
     messages.say(bits_answer(table, "mc-moe"))
-    take(f"Recipe ({form})", lambda: _file(frame, ask, budget, form), f"bits-{form}.json", key="bits.file")
+    take(f"Recipe ({form})", lambda: _file(context, ask, budget, form), f"bits-{form}.json", key="bits.file")
     show.chart(
         lambda theme: figures.alternatives(
             table, "method", "error", label="predicted error on held-out prompts", chosen="mc-moe", value_format=".3g",
@@ -43,16 +43,18 @@ def draw(frame: Frame) -> None:
         ),
         table, name="bits", title="Bit allocations: predicted error",
         say="The same budget for all; uniform takes the widest single width that fits, which may leave bits unused.",
-        python=frame.snippet("bits", budgets=f"{budget:g}", **ask),
+        python=context.snippet("bits", budgets=f"{budget:g}", **ask),
     )  # fmt: skip
     notes(table)
-    _curve(frame, ask)
+    _curve(context, ask)
 
 
-def _curve(frame: Frame, ask: dict[str, Any]) -> None:
+def _curve(context: PageContext, ask: dict[str, Any]) -> None:
     widths = sorted(int(width) for width in ask["levels"].split(","))
     budgets = ",".join(f"{b:g}" for b in np.unique(np.round(np.linspace(widths[0], widths[-1], 9), 2)))
-    table: pa.Table | None = decided(lambda: frame.view("bits", budgets=budgets, draws=5, **ask), "No curve")
+    table: pa.Table | None = decided(
+        lambda: context.view("bits", budgets=budgets, draws=5, **ask), "No curve"
+    )
     if table is None:
         return
     st.subheader("What does a bit more buy?", anchor=False)
@@ -62,13 +64,19 @@ def _curve(frame: Frame, ask: dict[str, Any]) -> None:
             percent=False, theme=theme,
         ),
         table, name="bits-curve", title="Predicted error by mean bits", say="Held-out prompts; lower is better.",
-        python=frame.snippet("bits", budgets=budgets, **ask),
+        python=context.snippet("bits", budgets=budgets, **ask),
     )  # fmt: skip
 
 
-def _file(frame: Frame, ask: dict[str, Any], budget: float, form: Any) -> str:
-    tokens = TokenFilter(where=dict(frame.where) or None, **TOKEN_KINDS[frame.tokens])
+def _file(context: PageContext, ask: dict[str, Any], budget: float, form: Any) -> str:
+    tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
     costs = bit_costs(
-        frame.trace, ask["levels"], fit=None, layers=ask["layers"], stream=frame.stream, tokens=tokens, seed=0
+        context.trace,
+        ask["levels"],
+        fit=None,
+        layers=ask["layers"],
+        stream=context.stream,
+        tokens=tokens,
+        seed=0,
     )
     return recipe(form, costs.allocation(allocate(costs, "mc-moe", budget, ask["scope"])))

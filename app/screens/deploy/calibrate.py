@@ -13,22 +13,22 @@ from ....store.views.deploy.calibration import picked_prompts, prompt_lines
 from ...figures import deploy as figures
 from ...sentences.deploy import calibration_answer, likeness_answer
 from ...shell import messages, show
-from ...shell.frame import TOKEN_KINDS, Frame
+from ...shell.page_context import TOKEN_KINDS, PageContext
 from .parts import decided, notes, take, window_text
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """Clusters of a layer, and the calibration set."""
-    _merge(frame)
-    _calibrate(frame)
+    _merge(context)
+    _calibrate(context)
 
 
-def _merge(frame: Frame) -> None:
+def _merge(context: PageContext) -> None:
     keep = st.slider(
         "Experts after the merge", 0.1, 1.0, 0.5, 0.05, key="merge to", bind="query-params", width=260
     )
-    ask = {"keep": keep, "layers": window_text(frame)}
-    table = decided(lambda: frame.view("likeness", **ask), "Nothing is known of outputs yet")
+    ask = {"keep": keep, "layers": window_text(context)}
+    table = decided(lambda: context.view("likeness", **ask), "Nothing is known of outputs yet")
     if table is None:
         return
     layers = sorted(set(table["layer"].to_pylist()))
@@ -41,7 +41,7 @@ def _merge(frame: Frame) -> None:
             matrix, "similarity", label="mean cosine", value_format=".2f", side=14, theme=theme
         ),
         rows, name=f"likeness-{layer}", title=f"Similarity of experts' outputs in layer {layer}",
-        say="Experts in the order of their clusters.", python=frame.snippet("likeness", **ask),
+        say="Experts in the order of their clusters.", python=context.snippet("likeness", **ask),
     )  # fmt: skip
     notes(table)
 
@@ -58,20 +58,23 @@ def _matrix(rows: pa.Table) -> pa.Table:
     )
 
 
-def _calibrate(frame: Frame) -> None:
+def _calibrate(context: PageContext) -> None:
     st.subheader("Which prompts should calibrate a quantiser?", anchor=False)
-    first = min(128, max(1, frame.trace.num_prompts // 4))
+    first = min(128, max(1, context.trace.num_prompts // 4))
     prompts = int(
         st.number_input("Prompts", 1, 100_000, first, key="calibration", bind="query-params", width=140)
     )
-    ask: dict[str, Any] = {"sizes": str(prompts), "layers": window_text(frame)}
-    table = decided(lambda: frame.view("calibration-balance", **ask), "No calibration set")
+    ask: dict[str, Any] = {"sizes": str(prompts), "layers": window_text(context)}
+    table = decided(lambda: context.view("calibration-balance", **ask), "No calibration set")
     if table is None:
         return
     messages.say(calibration_answer(table))
     count = table["prompts"][0].as_py()
     take(
-        f"{count} prompts", lambda: _lines(frame, count, ask["layers"]), "calibration.jsonl", key="pick.file"
+        f"{count} prompts",
+        lambda: _lines(context, count, ask["layers"]),
+        "calibration.jsonl",
+        key="pick.file",
     )
     show.chart(
         lambda theme: figures.alternatives(
@@ -79,12 +82,12 @@ def _calibrate(frame: Frame) -> None:
             theme=theme,
         ),
         table, name="calibration", title="How evenly sets of prompts use experts", say="Line: 95 % of random sets.",
-        python=frame.snippet("calibration-balance", **ask),
+        python=context.snippet("calibration-balance", **ask),
     )  # fmt: skip
     notes(table)
 
 
-def _lines(frame: Frame, prompts: int, layers: str) -> str:
-    tokens = TokenFilter(where=dict(frame.where) or None, **TOKEN_KINDS[frame.tokens])
-    rows, _ = picked_prompts(frame.trace, prompts, layers=layers, stream=frame.stream, tokens=tokens)
-    return prompt_lines(frame.trace, rows)
+def _lines(context: PageContext, prompts: int, layers: str) -> str:
+    tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
+    rows, _ = picked_prompts(context.trace, prompts, layers=layers, stream=context.stream, tokens=tokens)
+    return prompt_lines(context.trace, rows)

@@ -9,14 +9,14 @@ import streamlit as st
 from ...figures import deploy as figures
 from ...sentences.deploy import offload_answer, regrouping_answer
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .parts import decided, notes, window_text
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The answer, hit rates by slots, predictors by layer, regrouping."""
-    experts = max(router.num_experts for router in frame.routers())
-    top_k = max((router.top_k or 1) for router in frame.routers())
+    experts = max(router.num_experts for router in context.routers())
+    top_k = max((router.top_k or 1) for router in context.routers())
     sizes = sorted(
         {n for n in (top_k, 2 * top_k, experts // 4, experts // 2, 3 * experts // 4, experts) if n >= 1}
     )
@@ -28,10 +28,10 @@ def draw(frame: Frame) -> None:
         batch = int(
             st.number_input("Sequences in a batch", 1, 4096, 8, key="batch", bind="query-params", width=190)
         )
-    ask: dict[str, Any] = {"slots": ",".join(map(str, sizes)), "layers": window_text(frame)}
+    ask: dict[str, Any] = {"slots": ",".join(map(str, sizes)), "layers": window_text(context)}
     if size:
         ask["expert_bytes"] = size * 1e6
-    table = decided(lambda: frame.view("offload", **ask), "No hit rates", height=300)
+    table = decided(lambda: context.view("offload", **ask), "No hit rates", height=300)
     if table is None:
         return
     half = table.filter(table["slots"].to_numpy() <= max(sizes[0], experts // 2))
@@ -42,20 +42,20 @@ def draw(frame: Frame) -> None:
             y_title="accesses that hit", theme=theme,
         ),
         table, name="offload", title="Accesses that hit, by slots",
-        say="Bands: 95 %. Belady knows the future: a bound, no design.", python=frame.snippet("offload", **ask),
+        say="Bands: 95 %. Belady knows the future: a bound, no design.", python=context.snippet("offload", **ask),
     )  # fmt: skip
     notes(table)
-    _predictors(frame)
-    groups = decided(lambda: frame.view("regrouping", batch=batch, layers=ask["layers"]), "No batches")
+    _predictors(context)
+    groups = decided(lambda: context.view("regrouping", batch=batch, layers=ask["layers"]), "No batches")
     if groups is not None:
         st.subheader("Which sequences should share a batch?", anchor=False)
         show.table(groups, name="regrouping", say=regrouping_answer(groups, batch),
-                   python=frame.snippet("regrouping", batch=batch, layers=ask["layers"]))  # fmt: skip
+                   python=context.snippet("regrouping", batch=batch, layers=ask["layers"]))  # fmt: skip
 
 
-def _predictors(frame: Frame) -> None:
-    ask: dict[str, Any] = {"layers": window_text(frame)}
-    table = decided(lambda: frame.view("expert-prediction", **ask), "No predictions")
+def _predictors(context: PageContext) -> None:
+    ask: dict[str, Any] = {"layers": window_text(context)}
+    table = decided(lambda: context.view("expert-prediction", **ask), "No predictions")
     if table is None:
         return
     st.subheader("Can the next experts be told beforehand?", anchor=False)
@@ -67,5 +67,5 @@ def _predictors(frame: Frame) -> None:
         ),
         table, name="predictors", title="Predictors of experts: recall by layer",
         say=f"Each names as many experts as a token has; by chance {chance:.1%} would be right.",
-        python=frame.snippet("expert-prediction", **ask),
+        python=context.snippet("expert-prediction", **ask),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from . import bits, calibrate, offload, place, prune
 
 
@@ -17,7 +17,7 @@ class Question:
     """One tab of the page."""
 
     asks: str
-    draw: Callable[[Frame], None]
+    draw: Callable[[PageContext], None]
 
 
 QUESTIONS: Mapping[str, Question] = {
@@ -35,10 +35,10 @@ QUESTIONS: Mapping[str, Question] = {
 FIRST = next(iter(QUESTIONS))
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Deploy", anchor=False)
-    if not frame.routers():
+    if not context.routers():
         messages.empty(
             "No router in the layer window",
             "This page decides about the experts of the layers in the window of the bar above.",
@@ -52,4 +52,4 @@ def page(frame: Frame) -> None:
     question = QUESTIONS[chosen]
     st.subheader(question.asks, anchor=False)
     with messages.guarded(f"{chosen} could not be drawn"):
-        question.draw(frame)
+        question.draw(context)

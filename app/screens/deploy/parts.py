@@ -10,12 +10,12 @@ import streamlit as st
 from ....store.errors import DecisionRefused
 from ....store.notes import notes_of
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 
 
-def window_text(frame: Frame) -> str:
+def window_text(context: PageContext) -> str:
     """The layers of the bar's window as views take them."""
-    numbers = [router.layer for router in frame.routers()]
+    numbers = [router.layer for router in context.routers()]
     return f"{min(numbers)}:{max(numbers)}"
 
 

@@ -14,16 +14,16 @@ from ....store.views.deploy.placements import METHODS, Cluster
 from ...figures import deploy as figures
 from ...sentences.deploy import placement_answer
 from ...shell import messages, show
-from ...shell.frame import TOKEN_KINDS, Frame
+from ...shell.page_context import TOKEN_KINDS, PageContext
 from .parts import decided, notes, take, window_text
 
 SECONDS = 0.3
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """Controls, the answer, placements side by side, the file, what-if, dispatch."""
-    ask = _controls(frame)
-    table = decided(lambda: frame.view("placement", **ask), "No placement")
+    ask = _controls(context)
+    table = decided(lambda: context.view("placement", **ask), "No placement")
     if table is None:
         return
     whole = table.filter(pc.is_null(table["layer"]))
@@ -36,13 +36,13 @@ def draw(frame: Frame) -> None:
     with st.container(horizontal=True, gap="small"):
         take(
             "SGLang's expert location",
-            lambda: _file(frame, ask, method, "sglang"),
+            lambda: _file(context, ask, method, "sglang"),
             "placement.json",
             key="place.sglang",
         )
         st.download_button(
             "CSV",
-            lambda: _file(frame, ask, method, "csv"),
+            lambda: _file(context, ask, method, "csv"),
             file_name="placement.csv",
             on_click="ignore",
             key="place.csv",
@@ -54,15 +54,15 @@ def draw(frame: Frame) -> None:
         ),
         whole, name="placements", title="Placements of experts: balancedness on held-out prompts",
         say="Bars: held-out prompts, all layers, each waiting for its busiest device; lines: 95 %.",
-        python=frame.snippet("placement", **ask),
+        python=context.snippet("placement", **ask),
     )  # fmt: skip
-    _links(frame, whole, ask)
+    _links(context, whole, ask)
     notes(table)
-    _resize(frame, ask)
+    _resize(context, ask)
 
 
-def _controls(frame: Frame) -> dict[str, Any]:
-    experts = max(router.num_experts for router in frame.routers())
+def _controls(context: PageContext) -> dict[str, Any]:
+    experts = max(router.num_experts for router in context.routers())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         devices = st.number_input(
             "Devices", 1, experts, min(8, experts), key="devices", bind="query-params", width=130
@@ -70,11 +70,11 @@ def _controls(frame: Frame) -> dict[str, Any]:
         nodes = st.number_input("Nodes", 1, 64, 1, key="nodes", bind="query-params", width=130)
         replicas = st.number_input("Further places", 0, 4096, 0, key="replicas", bind="query-params", width=150,
                                    help="For copies of busy experts, over all devices; EPLB uses them.")  # fmt: skip
-    return {"devices": int(devices), "nodes": int(nodes), "replicas": int(replicas), "layers": window_text(frame),
+    return {"devices": int(devices), "nodes": int(nodes), "replicas": int(replicas), "layers": window_text(context),
             "seconds": SECONDS}  # fmt: skip
 
 
-def _links(frame: Frame, whole: pa.Table, ask: dict[str, Any]) -> None:
+def _links(context: PageContext, whole: pa.Table, ask: dict[str, Any]) -> None:
     if whole["remote_share"].null_count == whole.num_rows:
         return
     show.chart(
@@ -84,38 +84,38 @@ def _links(frame: Frame, whole: pa.Table, ask: dict[str, Any]) -> None:
         ),
         whole, name="placement-links", title="Placements of experts: what changes the device",
         say="Copies of an expert are taken to share its traffic evenly; an engine that prefers near ones does better.",
-        python=frame.snippet("placement", **ask),
+        python=context.snippet("placement", **ask),
     )  # fmt: skip
 
 
-def _resize(frame: Frame, ask: dict[str, Any]) -> None:
+def _resize(context: PageContext, ask: dict[str, Any]) -> None:
     st.subheader("What if there were more or fewer devices?", anchor=False)
-    experts = max(router.num_experts for router in frame.routers())
+    experts = max(router.num_experts for router in context.routers())
     now = ask["devices"]
     others = sorted({n for n in (now // 2, now * 2, now - 1, now + 1) if 0 < n <= experts and n != now})
     if not others or experts % now:
         messages.say("No other number of devices divides these experts.")
         return
     given = {"devices": now, "to": ",".join(map(str, others)), "layers": ask["layers"]}
-    table = decided(lambda: frame.view("resize", **given), "No what-if")
+    table = decided(lambda: context.view("resize", **given), "No what-if")
     if table is None:
         return
     show.table(
         table, name="resize", say="Experts that move from a largest-first placement, and how even loads then are.",
-        python=frame.snippet("resize", **given),
+        python=context.snippet("resize", **given),
     )  # fmt: skip
 
 
-def _file(frame: Frame, ask: dict[str, Any], method: str, form: Any) -> str:
+def _file(context: PageContext, ask: dict[str, Any], method: str, form: Any) -> str:
     """The placement that the picture shows, made again: figures keep tables, not placements."""
     from ....store.read.token_filter import TokenFilter
 
     made = decide_placement(
-        frame.trace, Cluster(devices=ask["devices"], nodes=ask["nodes"], replicas=ask["replicas"]),
-        tokens=TokenFilter(where=dict(frame.where) or None, **TOKEN_KINDS[frame.tokens]), layers=ask["layers"],
-        stream=frame.stream, seconds=SECONDS,
+        context.trace, Cluster(devices=ask["devices"], nodes=ask["nodes"], replicas=ask["replicas"]),
+        tokens=TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens]), layers=ask["layers"],
+        stream=context.stream, seconds=SECONDS,
     )  # fmt: skip
     return placement_file(
         form, made.loads.layers, made.chosen(method).physical_LR, made.loads.fit_LE, ask["devices"],
-        model_layers=frame.trace.manifest.model.get("layers"),
+        model_layers=context.trace.manifest.model.get("layers"),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from ....store.views.deploy.scores import SCORES, kept_count, kept_experts
 from ...figures import deploy as figures
 from ...sentences.deploy import pruning_answer
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering.offer import offer
 from .parts import decided, notes, window_text
 
@@ -22,10 +22,10 @@ LABELS = {
 }  # fmt: skip
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """Scores, the kept experts as a profile, agreement of scores, overlap of domains, the command."""
-    layers = window_text(frame)
-    table = decided(lambda: frame.view("expert-scores", layers=layers), "No scores")
+    layers = window_text(context)
+    table = decided(lambda: context.view("expert-scores", layers=layers), "No scores")
     if table is None:
         return
     there = [name for name in SCORES if table[name].null_count < table.num_rows]
@@ -39,25 +39,25 @@ def draw(frame: Frame) -> None:
         )
     kept = _kept(table, score, keep)
     agreement = decided(
-        lambda: frame.view("score-agreement", keep=keep, layers=layers), "No comparison of scores"
+        lambda: context.view("score-agreement", keep=keep, layers=layers), "No comparison of scores"
     )
     messages.say(pruning_answer(table, score, kept, agreement))
-    offer(frame, f"keep {keep:.0%} by {score}", "keep_only", kept, key="prune")
+    offer(context, f"keep {keep:.0%} by {score}", "keep_only", kept, key="prune")
     st.caption("For a checkpoint without the other experts, which plain transformers load:")
-    model = frame.trace.manifest.model.get("name") or "MODEL"
+    model = context.trace.manifest.model.get("name") or "MODEL"
     st.code(
-        f"moescope prune {model} --trace {frame.url} --keep {keep:g} --score {score} --out pruned",
+        f"moescope prune {model} --trace {context.url} --keep {keep:g} --score {score} --out pruned",
         language="bash",
     )
     if agreement is not None:
         st.subheader("Do the scores agree?", anchor=False)
         show.table(
-            agreement, name="score-agreement", python=frame.snippet("score-agreement", keep=keep, layers=layers),
+            agreement, name="score-agreement", python=context.snippet("score-agreement", keep=keep, layers=layers),
             say="Two names: rank correlation and overlap of what both keep, beside chance. One name twice: the score "
             "on two halves of the texts.",
         )  # fmt: skip
     notes(table)
-    _domains(frame, keep, layers, "gate" if "gate" in there else "frequency")
+    _domains(context, keep, layers, "gate" if "gate" in there else "frequency")
 
 
 def _kept(table: pa.Table, score: str, keep: float) -> list[LayerExpert]:
@@ -71,14 +71,14 @@ def _kept(table: pa.Table, score: str, keep: float) -> list[LayerExpert]:
     ]
 
 
-def _domains(frame: Frame, keep: float, layers: str, score: str) -> None:
-    tags = frame.tags()
+def _domains(context: PageContext, keep: float, layers: str, score: str) -> None:
+    tags = context.tags()
     if not tags:
         return
     st.subheader("Would other prompts keep other experts?", anchor=False)
     by = st.selectbox("Domains", tags, key="domains", width=190)
     ask = {"by": by, "keep": keep, "score": score, "layers": layers}
-    table = decided(lambda: frame.view("kept-overlap", **ask), "No overlap")
+    table = decided(lambda: context.view("kept-overlap", **ask), "No overlap")
     if table is None:
         return
     others = table.filter(np.array(table["a"].to_pylist()) != np.array(table["b"].to_pylist()))
@@ -88,5 +88,5 @@ def _domains(frame: Frame, keep: float, layers: str, score: str) -> None:
         table, name="kept-overlap", title=f"Experts that two {by} values both keep",
         say=f"{least['a']} and {least['b']} share least: {least['overlap']:.0%} of what each keeps; by chance "
         f"{least['chance']:.0%}.",
-        python=frame.snippet("kept-overlap", **ask),
+        python=context.snippet("kept-overlap", **ask),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import streamlit as st
 from ....store import StoreError, library_edit
 from ....store.library import TraceSummary
 from ...shell import messages, show, sources, theme_watch, travel
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from ...text import words
 from . import jobs_panel, manage, model_card, new_trace
@@ -32,8 +32,8 @@ WHERE_NARROW = ("trace", "state", "prompts", "layers × experts")
 """The columns that a narrow window has room for."""
 
 
-def page(frame: Frame | None) -> None:
-    """Draw the page; `frame` is None where there is nothing to open yet."""
+def page(context: PageContext | None) -> None:
+    """Draw the page; `context` is None where there is nothing to open yet."""
     st.title("Library", anchor=False)
     jobs_panel.draw()
     known = sources.summaries()

@@ -13,12 +13,12 @@ from ....store import StoreError
 from ....store.arrow import pc
 from ....store.response_classes import OTHER, REFUSAL_RULES, Rules, parse_classes
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
 
 
-def choose(frame: Frame) -> tuple[dict[str, Any], list[str]] | None:
+def choose(context: PageContext) -> tuple[dict[str, Any], list[str]] | None:
     """Draw the editor.
 
     Returns:
@@ -29,8 +29,8 @@ def choose(frame: Frame) -> tuple[dict[str, Any], list[str]] | None:
             "A CSV with columns prompt_id and class, instead of rules", type=["csv"], key="classes file"
         )
     if given is not None:
-        return _from_table(frame, given.getvalue())
-    generated = frame.trace.prompts(dict(frame.where))["generated"]
+        return _from_table(context, given.getvalue())
+    generated = context.trace.prompts(dict(context.where))["generated"]
     if generated.null_count == len(generated):
         messages.empty(
             "No answers to sort",
@@ -44,20 +44,20 @@ def choose(frame: Frame) -> tuple[dict[str, Any], list[str]] | None:
     if not rules:
         return None
     with right:
-        found = frame.view("response-classes", rules=rules)
+        found = context.view("response-classes", rules=rules)
         _matched(found)
     classes = sorted(name for name in pc.unique(found["class"]).to_pylist() if name is not None)
     return {"rules": rules}, classes
 
 
-def _from_table(frame: Frame, data: bytes) -> tuple[dict[str, Any], list[str]]:
+def _from_table(context: PageContext, data: bytes) -> tuple[dict[str, Any], list[str]]:
     try:
         classes = parse_classes(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise StoreError(f"the table is not UTF-8: {error}") from None
-    ids = frame.trace.prompts(dict(frame.where))["prompt_id"].to_pylist()
+    ids = context.trace.prompts(dict(context.where))["prompt_id"].to_pylist()
     known = Counter(classes[one] for one in ids if one in classes)
-    strangers = len(set(classes) - set(frame.trace.prompts()["prompt_id"].to_pylist()))
+    strangers = len(set(classes) - set(context.trace.prompts()["prompt_id"].to_pylist()))
     without = sum(one not in classes for one in ids)
     messages.say(
         f"{words.listing(f'{name} {count}' for name, count in known.most_common())}."

@@ -12,7 +12,7 @@ import streamlit as st
 
 from ....store.arrow import pc
 from ...shell import link_check, messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
 from . import classes as resonance_classes
@@ -44,7 +44,7 @@ class Contrast:
         return self.prompts.filter(pc.equal(self.prompts["side"], side))["prompt_id"].to_pylist()
 
 
-def choose(frame: Frame) -> Contrast | None:
+def choose(context: PageContext) -> Contrast | None:
     """Draw the controls and a card for each group; None where there are no two groups yet."""
     way = st.segmented_control(
         "Two groups of prompts, by", list(WAYS), default="tag", key="groups", bind="query-params", required=True,
@@ -52,20 +52,20 @@ def choose(frame: Frame) -> Contrast | None:
     )  # fmt: skip
     with messages.guarded("These are not two groups"):
         chosen = {"condition": _condition, "picked": picks.choose, "class": _class}.get(way or "tag", _tag)(
-            frame
+            context
         )
         if chosen is None:
             return None
         params, names = chosen
-        prompts = frame.view("contrast-prompts", **params)
+        prompts = context.view("contrast-prompts", **params)
         contrast = Contrast(params=params, names=names, prompts=prompts)
         _cards(contrast)
         return contrast
     return None
 
 
-def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
-    columns = [name for name, values in frame.trace.tags().items() if len(values) > 1]
+def _tag(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
+    columns = [name for name, values in context.trace.tags().items() if len(values) > 1]
     if not columns:
         messages.empty(
             "Nothing to contrast",
@@ -85,7 +85,7 @@ def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
             width=170,
         )
         target, rest = _two(
-            frame.trace.tags()[by], lambda value: words.option(by, value), what=words.label(by)
+            context.trace.tags()[by], lambda value: words.option(by, value), what=words.label(by)
         )
     link_check.tell("contrast", "target", "rest")
     params: dict[str, Any] = {"by": by, "target": [target]}
@@ -94,8 +94,8 @@ def _tag(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
     return params, (words.value_name(by, target), ALL_OTHERS if rest is None else words.value_name(by, rest))
 
 
-def _class(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
-    found = resonance_classes.choose(frame)
+def _class(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
+    found = resonance_classes.choose(context)
     if found is None:
         return None
     params, classes = found
@@ -130,9 +130,9 @@ def _swap() -> None:
     state["target"], state["rest"] = state["rest"], state["target"]
 
 
-def _condition(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
+def _condition(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
     left, right = st.columns(2, gap="large")
-    tags = ", ".join(f"tags['{name}']" for name in frame.trace.tag_names())
+    tags = ", ".join(f"tags['{name}']" for name in context.trace.tag_names())
     about = f'SQL over the table prompts: prompt_id, text, language, "group", generated{", " + tags if tags else ""}'
     a = left.text_input(
         "A: prompts where", key="a-where", bind="query-params", placeholder="language = 'ja' AND length(text) < 200",

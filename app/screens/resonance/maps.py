@@ -11,7 +11,7 @@ from ...figures import resonance as figures
 from ...figures.multiples import small_maps
 from ...sentences import resonance as sentences_resonance
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .. import expert_drawer
 from ..prompt_list import prompt_list
 from . import scan_player
@@ -22,7 +22,7 @@ MOST_LISTED = 500
 SPAN = ("measure", "special", "phase", "completion", "last")
 
 
-def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, Any]) -> None:
+def draw(context: PageContext, table: pa.Table, contrast: Contrast, params: dict[str, Any]) -> None:
     """Draw the section, folded until it is asked for."""
     what = st.segmented_control(
         "Look behind the difference", ["maps", "animation"], key="behind", bind="query-params",
@@ -30,17 +30,17 @@ def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, An
     )  # fmt: skip
     if what is None:
         return
-    pair = _pair(frame, contrast)
+    pair = _pair(context, contrast)
     with messages.guarded("The prompts could not be shown"):
         if what == "maps":
-            _maps(frame, table, pair, params)
+            _maps(context, table, pair, params)
         else:
-            _animation(frame, pair, params)
+            _animation(context, pair, params)
 
 
-def _pair(frame: Frame, contrast: Contrast) -> tuple[str, str]:
+def _pair(context: PageContext, contrast: Contrast) -> tuple[str, str]:
     """A prompt of A and one of B; at first B's translation of A's where there is one."""
-    prompts = prompt_list(frame)
+    prompts = prompt_list(context)
     chosen = []
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         for side, letter in (("target", "A"), ("rest", "B")):
@@ -58,9 +58,9 @@ def _pair(frame: Frame, contrast: Contrast) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def _maps(frame: Frame, table: pa.Table, pair: tuple[str, str], params: dict[str, Any]) -> None:
+def _maps(context: PageContext, table: pa.Table, pair: tuple[str, str], params: dict[str, Any]) -> None:
     asked = {name: params[name] for name in (*SPAN, "layers") if name in params}
-    single = frame.view("prompt-maps", prompts=list(pair), **asked)
+    single = context.view("prompt-maps", prompts=list(pair), **asked)
     titles = dict(zip(pair, (f"A: {pair[0]}", f"B: {pair[1]}"), strict=True))
     maps = figures.group_maps(table, single, titles)
     there = [titles[one] for one in pair if one in single["prompt_id"].to_pylist()]
@@ -74,21 +74,21 @@ def _maps(frame: Frame, table: pa.Table, pair: tuple[str, str], params: dict[str
         ),
         maps, name="resonance-maps", key="behind maps", title="Group means and single prompts", select="cell",
         say=sentences_resonance.maps(maps, MEASURES[measure]),
-        python=frame.snippet("prompt-maps", prompts=list(pair), **asked),
+        python=context.snippet("prompt-maps", prompts=list(pair), **asked),
     )  # fmt: skip
     expert_drawer.choose(points, place="maps")
 
 
-def _animation(frame: Frame, pair: tuple[str, str], params: dict[str, Any]) -> None:
+def _animation(context: PageContext, pair: tuple[str, str], params: dict[str, Any]) -> None:
     asked = {name: params[name] for name in ("layers", "special") if name in params}
     with messages.loading(height=300):
-        steps = frame.view("prompt-scan", prompt_a=pair[0], prompt_b=pair[1], **asked)
+        steps = context.view("prompt-scan", prompt_a=pair[0], prompt_b=pair[1], **asked)
     film = scan_player.film(steps, f"{pair[0]} − {pair[1]}")
-    scan_player.play(film, theme=frame.theme, key="player")
+    scan_player.play(film, theme=context.theme, key="player")
     show.actions(
         {"GIF": lambda: scan_player.to_gif(film), "HTML": lambda: scan_player.to_html(film)} | show.numbers(steps),
         name=f"scan-{pair[0]}-{pair[1]}", key="player",
-        python=frame.snippet("prompt-scan", prompt_a=pair[0], prompt_b=pair[1], **asked),
+        python=context.snippet("prompt-scan", prompt_a=pair[0], prompt_b=pair[1], **asked),
     )  # fmt: skip
     messages.say(
         "Share of A's tokens so far − share of B's; both prompts run to their ends together. "

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from ...shell import messages, token_span
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .. import expert_contrast, expert_drawer
 from . import groups as resonance_groups
 from . import maps, scan, second
@@ -16,46 +16,46 @@ from . import top as resonance_top
 RANKINGS = {"absolute": "either way", "target": "towards A", "rest": "towards B"}
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Resonance", anchor=False)
-    if frame.trace.num_prompts < 2 or not frame.routers():
+    if context.trace.num_prompts < 2 or not context.routers():
         messages.empty(
             "Nothing to contrast",
             "This page contrasts two groups of prompts, and this trace has "
-            f"{'no router in the layer window' if frame.trace.num_prompts > 1 else 'fewer than two prompts'}.",
+            f"{'no router in the layer window' if context.trace.num_prompts > 1 else 'fewer than two prompts'}.",
             todo="Trace a prompt set with a column group (or language, or any tag) of two or more values.",
         )
         return
-    contrast = resonance_groups.choose(frame)
+    contrast = resonance_groups.choose(context)
     if contrast is None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        params = contrast.params | _controls(frame)
+        params = contrast.params | _controls(context)
         limit = scan.threshold(params["measure"])
     table = None
     with messages.guarded("The groups could not be contrasted"), messages.loading(height=420):
-        table = frame.view("resonance", **params)
+        table = context.view("resonance", **params)
     if table is None:
         return
-    expert_contrast.remember(frame, params, contrast.names)
-    boxed = scan.draw(frame, table, contrast, params, limit)
-    maps.draw(frame, table, contrast, params)
-    resonance_top.draw(frame, table, contrast, params, limit, boxed)
-    second.draw(frame, table, contrast, params)
+    expert_contrast.remember(context, params, contrast.names)
+    boxed = scan.draw(context, table, contrast, params, limit)
+    maps.draw(context, table, contrast, params)
+    resonance_top.draw(context, table, contrast, params, limit, boxed)
+    second.draw(context, table, contrast, params)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(frame, cell)
+        expert_drawer.draw(context, cell)
 
 
-def _controls(frame: Frame) -> dict[str, Any]:
+def _controls(context: PageContext) -> dict[str, Any]:
     """Measure, span and ranking as parameters of the view."""
-    weighted = "weights" in frame.trace.manifest.capture
+    weighted = "weights" in context.trace.manifest.capture
     measures = [name for name in scan.MEASURES if weighted or not name.startswith("weight")]
     measure = st.selectbox(
         "Measure", measures, key="of map", bind="query-params", width=190,
         format_func=scan.MEASURES.__getitem__,
     )  # fmt: skip
-    span = token_span.choose(frame, last=True)
+    span = token_span.choose(context, last=True)
     top = st.number_input("top N", 1, 500, 20, key="top", bind="query-params", width=110)
     ranking = st.selectbox(
         "ranked",
@@ -65,6 +65,6 @@ def _controls(frame: Frame) -> dict[str, Any]:
         width=140,
         format_func=RANKINGS.__getitem__,
     )
-    numbers = [router.layer for router in frame.routers()]
+    numbers = [router.layer for router in context.routers()]
     layers = f"{min(numbers)}:{max(numbers)}"
     return {"measure": measure, "layers": layers, "among": int(top), "ranking": ranking, **span}

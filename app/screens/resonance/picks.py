@@ -8,7 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
 from ..prompt_list import prompt_list
@@ -20,10 +20,10 @@ SIDES = {"A": "pick-a", "B": "pick-b"}
 STATE = "picked prompts"
 
 
-def choose(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
+def choose(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
     """Draw the list; None until both sides have a prompt (B may be all others)."""
-    picked = _picked(frame)
-    prompts = prompt_list(frame)
+    picked = _picked(context)
+    prompts = prompt_list(context)
     find = st.text_input("Find", key="find prompts", placeholder="words or an id", width=260)
     listed = prompts.find(find or "")[:MOST_LISTED]
     side_of = {one: side for side, ids in picked.items() for one in ids}
@@ -61,9 +61,9 @@ def choose(frame: Frame) -> tuple[dict[str, Any], tuple[str, str]] | None:
     return params, ("picked for A", "picked for B" if picked["B"] else "all others")
 
 
-def _picked(frame: Frame) -> dict[str, list[str]]:
+def _picked(context: PageContext) -> dict[str, list[str]]:
     """The picks of this trace: of the session, else of the address."""
-    known = set(frame.trace.prompts()["prompt_id"].to_pylist())
+    known = set(context.trace.prompts()["prompt_id"].to_pylist())
     kept = st.session_state.get(STATE)
     if kept is None:
         kept = {side: st.query_params.get_all(name) for side, name in SIDES.items()}

@@ -16,7 +16,7 @@ from ...figures.routing_map import Hover, routing_map
 from ...figures.thresholds import Threshold, ThresholdKind, only_survivors
 from ...sentences import resonance as sentences_resonance
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from .. import expert_drawer
 from .groups import Contrast
@@ -65,7 +65,7 @@ def threshold(measure: str) -> Threshold:
 
 
 def draw(
-    frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, Any], limit: Threshold
+    context: PageContext, table: pa.Table, contrast: Contrast, params: dict[str, Any], limit: Threshold
 ) -> list[LayerExpert]:
     """Draw the scan and the two figures beneath it; returns the cells in a box that was dragged."""
     measure = params["measure"]
@@ -87,10 +87,10 @@ def draw(
         table, name=f"resonance-{a}", key=f"scan-{BOX if dragging else 'cell'}",
         select=BOX if dragging else "cell", title=f"Resonance: {a} against {b}",
         say=sentences_resonance.scan(table, limit, a, b, measure == "rate"),
-        python=frame.snippet("resonance", **params),
+        python=context.snippet("resonance", **params),
     )  # fmt: skip
     messages.note("plain", " ".join(notes_of(table)))
-    _two_more(table, limit, frame.snippet("resonance", **params))
+    _two_more(table, limit, context.snippet("resonance", **params))
     if dragging:
         return in_box(shown, points)
     expert_drawer.choose(points, place="scan")

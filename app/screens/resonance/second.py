@@ -11,7 +11,7 @@ from ....store.notes import notes_of
 from ...figures import resonance as figures
 from ...sentences import resonance as sentences_resonance
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from .groups import ALL_OTHERS, Contrast
 
@@ -19,13 +19,13 @@ SIDES = ("by", "target", "rest", "rules", "classes")
 """Parameters that say who is contrasted with whom."""
 
 
-def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, Any]) -> None:
+def draw(context: PageContext, table: pa.Table, contrast: Contrast, params: dict[str, Any]) -> None:
     """Draw the section; a second contrast is by a tag."""
-    columns = [name for name, values in frame.trace.tags().items() if len(values) > 1]
+    columns = [name for name, values in context.trace.tags().items() if len(values) > 1]
     if not columns:
         return
     st.subheader("Against a second contrast", anchor=False)
-    other = _choose(frame, columns)
+    other = _choose(context, columns)
     if other is None:
         messages.say("Choose a second contrast to see whether its top experts are the same.")
         return
@@ -35,10 +35,10 @@ def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, An
             {"other_rest": [rest]} if rest else {}
         )
         asked = {name: value for name, value in params.items() if name not in ("among", "ranking")}
-        shared = frame.view("resonance-overlap", top=params["among"], **asked, **sides)
+        shared = context.view("resonance-overlap", top=params["among"], **asked, **sides)
         span = {name: value for name, value in asked.items() if name not in SIDES}
         second: dict[str, Any] = {"by": by, "target": [target], **({"rest": [rest]} if rest else {}), **span}
-        scores = frame.view("resonance", **second)
+        scores = context.view("resonance", **second)
         names = (
             f"{contrast.names[0]} − {contrast.names[1]}",
             f"{words.value_name(by, target)} − {_rest(by, rest)}",
@@ -48,15 +48,15 @@ def draw(frame: Frame, table: pa.Table, contrast: Contrast, params: dict[str, An
             lambda theme: figures.two_scores(table, scores, (tops[0], tops[1]), names, theme=theme),
             scores, name="resonance-overlap", title=f"{names[0]} and {names[1]}",
             say=sentences_resonance.overlap(shared.to_pylist()[0]),
-            python=frame.snippet("resonance-overlap", top=params["among"], **asked, **sides),
+            python=context.snippet("resonance-overlap", top=params["among"], **asked, **sides),
         )  # fmt: skip
         messages.note("plain", " ".join(notes_of(shared)))
 
 
-def _choose(frame: Frame, columns: list[str]) -> tuple[str, str, str | None] | None:
+def _choose(context: PageContext, columns: list[str]) -> tuple[str, str, str | None] | None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         by = st.selectbox("Its tag", columns, key="other-tag", bind="query-params", width=170)
-        values = frame.trace.tags()[by]
+        values = context.trace.tags()[by]
         for key in ("other-target", "other-rest"):
             if st.session_state.get(key) not in [*values, ALL_OTHERS]:
                 st.session_state.pop(key, None)

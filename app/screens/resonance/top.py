@@ -11,7 +11,7 @@ from ....store.schema import LayerExpert
 from ....tracer.steering.rules import KINDS
 from ...figures.thresholds import Threshold, survivors
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
 from ...text.literal import visible
@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 def draw(
-    frame: Frame,
+    context: PageContext,
     table: pa.Table,
     contrast: Contrast,
     params: dict[str, Any],
@@ -53,34 +53,34 @@ def draw(
     rows = table.slice(0, top)
     shown = rows.select([name for name in COLUMNS if name in rows.column_names])
     shown = shown.add_column(1, "layer", rows["layer"]).add_column(2, "expert", rows["expert"])
-    if _with_tokens(frame):
+    if _with_tokens(context):
         with messages.loading(height=200):
-            shown = shown.append_column("tokens", pa.array(token_lists(frame, rows, params), pa.string()))
+            shown = shown.append_column("tokens", pa.array(token_lists(context, rows, params), pa.string()))
     marked = show.table(
-        shown, name="resonance-top", python=frame.snippet("resonance", **params, top=top), select="multi-row",
+        shown, name="resonance-top", python=context.snippet("resonance", **params, top=top), select="multi-row",
         key="top experts", columns=COLUMNS,
         say=f"Ranked over all shown layers. Stability: share of 200 bootstraps of the prompts in which the expert is "
         f"in the top {top}. A token's part of a score is what its occurrences add to it; the parts of all tokens sum "
         "to the score.",
     )  # fmt: skip
     cells = list(map(LayerExpert, rows["layer"].to_pylist(), rows["expert"].to_pylist()))
-    _steering(frame, table, contrast, params, limit, [cells[row] for row in marked] or boxed)
+    _steering(context, table, contrast, params, limit, [cells[row] for row in marked] or boxed)
 
 
-def _with_tokens(frame: Frame) -> bool:
-    if frame.trace.num_events <= QUICK_EVENTS:
+def _with_tokens(context: PageContext) -> bool:
+    if context.trace.num_events <= QUICK_EVENTS:
         return True
     return st.toggle(
-        f"find the tokens behind them (reads {words.count(frame.trace.num_events)} events)",
+        f"find the tokens behind them (reads {words.count(context.trace.num_events)} events)",
         key="tokens behind",
     )
 
 
-def token_lists(frame: Frame, rows: pa.Table, params: dict[str, Any]) -> list[str]:
+def token_lists(context: PageContext, rows: pa.Table, params: dict[str, Any]) -> list[str]:
     """The tokens that contribute most to each row's score, with their parts."""
     cells = list(map(LayerExpert, rows["layer"].to_pylist(), rows["expert"].to_pylist()))
     asked = {name: value for name, value in params.items() if name not in ("layers", "among", "ranking")}
-    found = frame.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
+    found = context.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
     of: dict[LayerExpert, list[str]] = {}
     for row in found.to_pylist():
         text = visible(row["token"]) if row["token"] is not None else f"id {row['token_id']}"
@@ -91,7 +91,7 @@ def token_lists(frame: Frame, rows: pa.Table, params: dict[str, Any]) -> list[st
 
 
 def _steering(
-    frame: Frame,
+    context: PageContext,
     table: pa.Table,
     contrast: Contrast,
     params: dict[str, Any],
@@ -119,7 +119,7 @@ def _steering(
     name = (
         f"{rule} {len(cells)} experts of {whose}" if not chosen else f"{rule} {len(cells)} selected experts"
     )
-    offer.offer(frame, name, rule, cells, key="resonance", **amounts)
+    offer.offer(context, name, rule, cells, key="resonance", **amounts)
     if not cells:
         messages.say(f"No expert in that direction has {limit}; nothing is sent to steering.")
         return

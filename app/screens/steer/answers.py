@@ -14,7 +14,7 @@ from ...figures.steer import steering_strip
 from ...sentences import answers as sentences_steering
 from ...shell import messages as states
 from ...shell import show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering.answers import SIDES, Answers, Side
 from ...steering.history import Draft
 from ...steering.rule_words import answer_html, differing
@@ -30,21 +30,21 @@ _RESULT = "steer result"
 
 
 @st.fragment
-def draw(frame: Frame, served: Served) -> None:
+def draw(context: PageContext, served: Served) -> None:
     """Draw the half."""
     with states.guarded("The prompt could not be drawn"):
-        steer_prompt.draw(frame, has_chat=served.has_chat, limits=served.about.get("limits", {}))
-    _answers(frame, served)
+        steer_prompt.draw(context, has_chat=served.has_chat, limits=served.about.get("limits", {}))
+    _answers(context, served)
 
 
 @st.fragment
-def _answers(frame: Frame, served: Served) -> None:
+def _answers(context: PageContext, served: Served) -> None:
     """The button and what it brings: alone, so that nothing else is sent again before the first token."""
     with states.guarded("The answers could not be drawn"):
-        _ask_and_show(frame, served)
+        _ask_and_show(context, served)
 
 
-def _ask_and_show(frame: Frame, served: Served) -> None:
+def _ask_and_show(context: PageContext, served: Served) -> None:
     request = steer_prompt.request()
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         pressed = st.button(
@@ -69,7 +69,7 @@ def _ask_and_show(frame: Frame, served: Served) -> None:
         _nothing_yet(place, served)
         return
     _show(place, answers)
-    _beneath(frame, served, answers)
+    _beneath(context, served, answers)
 
 
 def _nothing_yet(place: Any, served: Served) -> None:
@@ -140,13 +140,13 @@ def _show(place: Any, answers: Answers) -> None:
     place.html(f'<div class="ms-answers">{columns}</div>')
 
 
-def neutral(draft: Draft, served: Served, frame: Frame) -> bool:
+def neutral(draft: Draft, served: Served, context: PageContext) -> bool:
     """Whether no rule of a steering has any effect on the model."""
-    routers = served.routers or frame.trace.routers
+    routers = served.routers or context.trace.routers
     return not any(effective(draft.rules, spec) for spec in routers)
 
 
-def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
+def _beneath(context: PageContext, served: Served, answers: Answers) -> None:
     if failed := st.session_state.get("steer failed"):
         states.card(
             "The answer was interrupted",
@@ -165,14 +165,14 @@ def _beneath(frame: Frame, served: Served, answers: Answers) -> None:
         return
     if answers.draft != state.draft():
         states.note("partial", "The steering has changed since; these answers belong to the earlier one.")
-    states.say(sentences_steering.outcome(answers, neutral=neutral(answers.draft, served, frame)))
+    states.say(sentences_steering.outcome(answers, neutral=neutral(answers.draft, served, context)))
     if answers.untouched:
         return
     side: Side = st.segmented_control(
         "Token by token, along", list(SIDES), default="steered", key="steer-along", required=True,
         format_func={"base": "the base answer", "steered": "the steered answer"}.__getitem__,
     ) or "steered"  # fmt: skip
-    strip, grid = answers.strip(side), answers.grid(side, served.routers or list(frame.trace.routers))
+    strip, grid = answers.strip(side), answers.grid(side, served.routers or list(context.trace.routers))
     if not strip.num_rows:
         return
     points = show.chart(

@@ -16,7 +16,7 @@ from ... import export
 from ...figures.steer_map import switchboard_map
 from ...sentences import answers as sentences_steering
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering.edit import cycle, layer_rules, made_at, paint
 from ...steering.edit import states as states_of
 from ...text import words
@@ -35,19 +35,21 @@ SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "genera
 
 
 @st.fragment
-def draw(frame: Frame, served: Served) -> None:
+def draw(context: PageContext, served: Served) -> None:
     """Draw the half."""
     with messages.guarded("The switchboard could not be drawn"):
-        fits = steer_state.write_address(frame.trace.manifest.model.get("name"))
+        fits = steer_state.write_address(context.trace.manifest.model.get("name"))
         _brush()
-        _misfits(frame, served)
-        _board(frame)
-        steer_rules.draw(frame)
+        _misfits(context, served)
+        _board(context)
+        steer_rules.draw(context)
         with st.container(horizontal=True, gap="small", key="steer-more"):
-            _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(frame))
-            _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(frame))
+            _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(context))
+            _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(context))
             _folded("Learn", "school", "steer-learn", lambda: steer_learn.draw(served))
-            _folded("Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(frame, fits))
+            _folded(
+                "Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(context, fits)
+            )
     live = bool(st.session_state.get("steer-live"))
     if steer_state.edited() and (live or st.session_state.get("steer result")):
         # The other half must answer anew, or say that its answers are of an earlier steering.
@@ -62,18 +64,18 @@ def _folded(label: str, icon: str, key: str, body: Callable[[], None]) -> None:
             body()
 
 
-def _misfits(frame: Frame, served: Served) -> None:
+def _misfits(context: PageContext, served: Served) -> None:
     """Say where trace, model and profile do not belong together."""
-    routers = served.routers or list(frame.trace.routers)
+    routers = served.routers or list(context.trace.routers)
     if found := problems_with(steer_state.draft().rules, routers):
         messages.card(
             "This steering does not fit the model", " · ".join(found[:6]) + (" · …" if len(found) > 6 else ""),
             kind="error", todo=f"The model has {shape(routers)}. Undo, or remove the rules that are named.",
         )  # fmt: skip
-    if served.routers and _places(served.routers) != _places(frame.trace.routers):
+    if served.routers and _places(served.routers) != _places(context.trace.routers):
         messages.note(
             "error",
-            f"The map is of a trace of another model: it has {shape(frame.trace.routers)}, "
+            f"The map is of a trace of another model: it has {shape(context.trace.routers)}, "
             f"the model that answers has {shape(served.routers)}.",
         )
 
@@ -123,25 +125,31 @@ def span() -> PositionSpan:
     return PositionSpan.read(SPANS[st.session_state.get("steer-span") or "all tokens"])
 
 
-def _board(frame: Frame) -> None:
+def _board(context: PageContext) -> None:
     with messages.loading(height=300):
-        under = contrast.underlay(frame) or load(frame)
+        under = contrast.underlay(context) or load(context)
     if not under.table.num_rows:
         messages.empty("Nothing to switch", "No router lies in the layer window, or no prompt passes the filter.",
                      todo="Widen the layer window or clear the filter in the bar above.")  # fmt: skip
         return
     rules = steer_state.draft().rules
-    routers = frame.trace.routers
+    routers = context.trace.routers
     found = states_of(rules, routers)
     switchboard.switchboard(
-        under, found, layer_rules(rules, routers), theme=frame.theme, key=BOARD, on_edit=_edit, args=(frame,)
+        under,
+        found,
+        layer_rules(rules, routers),
+        theme=context.theme,
+        key=BOARD,
+        on_edit=_edit,
+        args=(context,),
     )
-    say = sentences_steering.board(found, frame.in_window(frame.view("load")))
+    say = sentences_steering.board(found, context.in_window(context.view("load")))
     messages.say(say)
 
     def picture() -> dict[str, Any]:
         chart = switchboard_map(under.table, found, label=under.label, diverging=under.diverging)
-        return export.specification(chart, title="Switchboard", say=say, source=frame.source())
+        return export.specification(chart, title="Switchboard", say=say, source=context.source())
 
     files: dict[str, Callable[[], bytes]] = {
         "PNG": lambda: export.to_png(picture()),
@@ -151,21 +159,21 @@ def _board(frame: Frame) -> None:
     show.actions(files | show.numbers(under.table), name="switchboard", key="switchboard")
 
 
-def load(frame: Frame) -> switchboard.Underlay:
+def load(context: PageContext) -> switchboard.Underlay:
     """The share of tokens of each expert beneath the board."""
-    table = with_measure(frame.in_window(frame.view("load")), "share")
-    who = words.selection(frame.where) if frame.where else "all prompts"
+    table = with_measure(context.in_window(context.view("load")), "share")
+    who = words.selection(context.where) if context.where else "all prompts"
     return switchboard.Underlay(
         table=table.select(["stream", "layer", "expert", "value"]), label=f"share of tokens, {who}"
     )
 
 
-def _edit(frame: Frame) -> None:
-    known = {router.key: router.num_experts for router in frame.trace.routers}
+def _edit(context: PageContext) -> None:
+    known = {router.key: router.num_experts for router in context.trace.routers}
     cells = [cell for cell in switchboard.edited(BOARD) if cell.expert < known.get(cell.router, 0)]
     if not cells:
         return
-    routers, chosen = frame.trace.routers, brush()
+    routers, chosen = context.trace.routers, brush()
     if chosen is None:
         steer_state.edit(lambda rules: cycle(rules, cells, routers, span()))
     else:

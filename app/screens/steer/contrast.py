@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from .switchboard import Underlay
 
@@ -25,24 +25,24 @@ def beneath_choice() -> None:
     )  # fmt: skip
 
 
-def underlay(frame: Frame) -> Underlay | None:
+def underlay(context: PageContext) -> Underlay | None:
     """The resonance scan beneath the board; None where the load was chosen, or nothing can be contrasted."""
     if st.session_state.get("beneath-board") != RESONANCE:
         return None
-    chosen = choose(frame, "board")
+    chosen = choose(context, "board")
     if chosen is None:
         st.caption(
             "All prompts of this trace have the same values, so there is nothing to contrast. The load is shown."
         )
         return None
-    table = scan(frame, chosen)
+    table = scan(context, chosen)
     cells = table.select(["stream", "layer", "expert"]).append_column("value", table["score"])
     return Underlay(table=cells, label=f"share of tokens, {describe(chosen)}", diverging=True)
 
 
-def choose(frame: Frame, place: str) -> dict[str, Any] | None:
+def choose(context: PageContext, place: str) -> dict[str, Any] | None:
     """Pick a contrast, as parameters of the view `resonance`; None where all prompts are alike."""
-    tags = {name: values for name, values in frame.trace.tags().items() if len(values) > 1}
+    tags = {name: values for name, values in context.trace.tags().items() if len(values) > 1}
     if not tags:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -71,7 +71,7 @@ def describe(contrast: dict[str, Any]) -> str:
     return f"{words.value_name(by, contrast['target'])} − {rest}"
 
 
-def scan(frame: Frame, contrast: dict[str, Any]) -> pa.Table:
+def scan(context: PageContext, contrast: dict[str, Any]) -> pa.Table:
     """The resonance of every expert in the layer window, in rank order."""
-    numbers = [router.layer for router in frame.routers()]
-    return frame.view("resonance", layers=f"{min(numbers)}:{max(numbers)}", **contrast)
+    numbers = [router.layer for router in context.routers()]
+    return context.view("resonance", layers=f"{min(numbers)}:{max(numbers)}", **contrast)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from ....tracer.errors import SteeringError
 from ...shell import messages, show, sources
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import profiles
 from ...steering.history import Draft
 from ...text.literal import safe_name
@@ -18,9 +18,9 @@ from . import state
 _WRONG = "steer wrong file"
 
 
-def draw(frame: Frame, fits: bool) -> None:
+def draw(context: PageContext, fits: bool) -> None:
     """Load, save, share; `fits` says whether the address holds the whole steering."""
-    model = frame.trace.manifest.model.get("name")
+    model = context.trace.manifest.model.get("name")
     draft = state.draft()
     st.file_uploader("Load a profile", type=["json"], key="steer-upload", on_change=_uploaded)
     kept = profiles.saved(sources.library())

@@ -10,7 +10,7 @@ import streamlit as st
 
 from ... import ASSETS
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from . import answers as steer_answers
 from . import board, rules, server, state
 from .evaluate import evaluate_tab
@@ -20,7 +20,7 @@ MOST_IN_A_HALF = 96
 """Experts of a layer that half the page has room for; a wider board takes all of it, with the answers below."""
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.html(ASSETS / "steer.css")
     wrong = state.take_from_address()
@@ -30,7 +30,7 @@ def page(frame: Frame) -> None:
             "Show", [ANSWERS, EVALUATE], default=ANSWERS, key="steer-show", bind="query-params", required=True,
             label_visibility="collapsed",
         )  # fmt: skip
-        served = server.choose(frame)
+        served = server.choose(context)
     if wrong:
         messages.card(
             "The profile of this address can't be read", wrong, kind="error",
@@ -39,15 +39,15 @@ def page(frame: Frame) -> None:
     server.problems(served)
     if kind == EVALUATE:
         rules.summary()
-        made = state.profile(frame.trace.manifest.model.get("name"))
-        evaluate_tab(made, served.model, served.client, trace=frame.trace)
+        made = state.profile(context.trace.manifest.model.get("name"))
+        evaluate_tab(made, served.model, served.client, trace=context.trace)
         return
-    most = max((router.num_experts for router in frame.routers()), default=0)
+    most = max((router.num_experts for router in context.routers()), default=0)
     with st.container(key="steer-halves"):
         left, right = (
             (st.container(), st.container()) if most > MOST_IN_A_HALF else st.columns([11, 10], gap="large")
         )
     with left:
-        board.draw(frame, served)
+        board.draw(context, served)
     with right:
-        steer_answers.draw(frame, served)
+        steer_answers.draw(context, served)

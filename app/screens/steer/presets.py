@@ -12,7 +12,7 @@ from ....tracer.errors import SteeringError
 from ....tracer.steering.read import read_rules
 from ....tracer.steering.rules import KINDS
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import presets
 from ...steering.edit import Rules, made_at
 from ...text import words
@@ -24,10 +24,10 @@ Made = tuple[str, Rules]
 RULES = [name for name in made_at("board") if KINDS[name].masks != "others"]
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The choice, its settings, and the button."""
     kind = st.selectbox("Preset", list(_KINDS), key="steer-preset")
-    make = _KINDS[kind or next(iter(_KINDS))](frame)
+    make = _KINDS[kind or next(iter(_KINDS))](context)
     add = st.toggle("add to the rules that are there", key="steer-preset-add")
     if make is None or not st.button("Apply", type="primary", key="steer-preset-apply"):
         return
@@ -55,8 +55,8 @@ def _rule_of(place: str) -> tuple[str, float | None]:
     return rule, amount
 
 
-def _top_of_contrast(frame: Frame) -> Callable[[], Made] | None:
-    contrast = steer_contrast.choose(frame, "preset")
+def _top_of_contrast(context: PageContext) -> Callable[[], Made] | None:
+    contrast = steer_contrast.choose(context, "preset")
     if contrast is None:
         messages.say("All prompts of this trace have the same values, so there is nothing to contrast.")
         return None
@@ -65,15 +65,15 @@ def _top_of_contrast(frame: Frame) -> Callable[[], Made] | None:
     rule, amount = _rule_of("contrast")
 
     def make() -> Made:
-        cells = presets.top_of(steer_contrast.scan(frame, contrast), number, q=0.05 if sure else None)
+        cells = presets.top_of(steer_contrast.scan(context, contrast), number, q=0.05 if sure else None)
         name = f"{rule}: top {len(cells)} of {steer_contrast.describe(contrast)}"
         return name, presets.on_cells(rule, cells, amount)
 
     return make
 
 
-def _specialised(frame: Frame) -> Callable[[], Made] | None:
-    tags = frame.trace.tags()
+def _specialised(context: PageContext) -> Callable[[], Made] | None:
+    tags = context.trace.tags()
     languages, tasks = tags.get("language", []), tags.get("group", [])
     if len(languages) < 2:
         messages.say(
@@ -95,7 +95,7 @@ def _specialised(frame: Frame) -> Callable[[], Made] | None:
         ask: dict[str, Any] = {"tau": tau, "pivot": pivot, "resamples": 200} | (
             {"task": value} if what == "task" else {}
         )
-        table = frame.in_window(frame.view("specialised-experts", **ask))
+        table = context.in_window(context.view("specialised-experts", **ask))
         cells = presets.specialised_for(table, value if what == "language" else None)
         return f"{rule}: {_whose(whose)}, τ {tau:g}", presets.on_cells(rule, cells, amount)
 
@@ -107,7 +107,7 @@ def _whose(whose: str) -> str:
     return words.language_name(value) if what == "language" else f"task {value}"
 
 
-def _control(frame: Frame) -> Callable[[], Made] | None:
+def _control(context: PageContext) -> Callable[[], Made] | None:
     st.caption("As many experts of each layer as the rules name now, drawn at random, under the same rules.")
     seed = int(st.number_input("Seed", 0, None, 0, key="steer-preset-seed", width=120))
     now = state.draft()
@@ -115,38 +115,38 @@ def _control(frame: Frame) -> Callable[[], Made] | None:
         messages.say("The rules name no experts yet: there is nothing to match.")
         return None
     return lambda: (f"control {seed} of {now.name or 'these rules'}",
-                    presets.random_control(now.rules, frame.trace.routers, seed))  # fmt: skip
+                    presets.random_control(now.rules, context.trace.routers, seed))  # fmt: skip
 
 
-def _keep(frame: Frame) -> Callable[[], Made] | None:
+def _keep(context: PageContext) -> Callable[[], Made] | None:
     st.caption(
         "All experts but the busiest of each layer are off, as a preview of pruning. "
         "The bar's filter decides whose load counts."
     )
-    largest = max(router.num_experts for router in frame.routers())
+    largest = max(router.num_experts for router in context.routers())
     number = int(
         st.number_input("Experts to keep a layer", 1, largest, max(largest // 2, 1), key="steer-preset-keep")
     )
 
     def make() -> Made:
-        cells = presets.busiest(frame.in_window(frame.view("load")), number)
+        cells = presets.busiest(context.in_window(context.view("load")), number)
         return f"keep the {number} busiest", presets.on_cells("keep_only", cells, None)
 
     return make
 
 
-def _fewer(frame: Frame) -> Callable[[], Made] | None:
-    most = max((router.top_k or 1 for router in frame.routers()), default=1)
+def _fewer(context: PageContext) -> Callable[[], Made] | None:
+    most = max((router.top_k or 1 for router in context.routers()), default=1)
     number = int(st.number_input("Experts a token", 1, most, max(most // 2, 1), key="steer-preset-k"))
     return lambda: (f"top {number} of {most}", read_rules([{"rule": "top_k", "amount": number}]))
 
 
-def _temperature(frame: Frame) -> Callable[[], Made] | None:
+def _temperature(context: PageContext) -> Callable[[], Made] | None:
     tau = st.number_input("τ", 0.05, None, 2.0, 0.1, key="steer-preset-temperature")
     return lambda: (f"temperature {tau:g}", read_rules([{"rule": "temperature", "amount": tau}]))
 
 
-_KINDS: dict[str, Callable[[Frame], Callable[[], Made] | None]] = {
+_KINDS: dict[str, Callable[[PageContext], Callable[[], Made] | None]] = {
     "top N of a contrast": _top_of_contrast,
     "specialised experts": _specialised,
     "random control": _control,

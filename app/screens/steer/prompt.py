@@ -12,7 +12,7 @@ from ....store import sample_dir
 from ....tracer.prompts.prompt import PromptSetError
 from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages, sources
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
 from ..library.new_trace import UPLOADS
@@ -32,11 +32,11 @@ class Request:
     chat: bool = False
 
 
-def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> None:
+def draw(context: PageContext, *, has_chat: bool, limits: dict[str, Any]) -> None:
     """The prompt box and the sampling settings; `request` tells what they say."""
     st.text_area(
         "Prompt",
-        value=_first(frame),
+        value=_first(context),
         key="ask",
         bind="query-params",
         height=90,
@@ -47,7 +47,7 @@ def draw(frame: Frame, *, has_chat: bool, limits: dict[str, Any]) -> None:
             "From a prompt set", icon=":material/list:", type="tertiary", key="steer-rows", on_change="rerun"
         ) as popover:
             if popover.open:  # A list of a thousand prompts would be sent with every change.
-                _rows(frame)
+                _rows(context)
         _sampling(int(limits.get("new_tokens", 512)))
         if has_chat:
             st.toggle("as chat", key="steer-chat", help="Apply the model's chat template.")
@@ -89,18 +89,18 @@ def request() -> Request:
     return Request(prompt=state.get("ask") or "", sampling=sampling, chat=bool(state.get("steer-chat")))
 
 
-def _first(frame: Frame) -> str:
+def _first(context: PageContext) -> str:
     """The first words of the first prompt that passes the filter."""
-    prompts = prompt_list(frame)
+    prompts = prompt_list(context)
     start = next((text for _, _, text in prompts.about.values() if text.strip()), "")
     return " ".join(start.split()[:FIRST_WORDS])[:200]
 
 
-def _rows(frame: Frame) -> None:
+def _rows(context: PageContext) -> None:
     files = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
     files |= {path.name: path for path in sorted((sources.library() / UPLOADS).glob("*")) if path.is_file()}
     source = st.selectbox("Prompts of", [THIS_TRACE, *files], key="steer-source")
-    texts = _of_trace(frame) if source in (None, THIS_TRACE) else _of_file(files[source])
+    texts = _of_trace(context) if source in (None, THIS_TRACE) else _of_file(files[source])
     if not texts:
         messages.say("No prompt passes the filter.")
         return
@@ -120,8 +120,8 @@ def _take(text: str, whole: bool) -> None:
     st.session_state["ask"] = text if whole else " ".join(text.split()[:FIRST_WORDS])[:200]
 
 
-def _of_trace(frame: Frame) -> dict[str, str]:
-    return {name: text for name, (_, _, text) in prompt_list(frame).about.items()}
+def _of_trace(context: PageContext) -> dict[str, str]:
+    return {name: text for name, (_, _, text) in prompt_list(context).about.items()}
 
 
 def _of_file(path: Path) -> dict[str, str]:

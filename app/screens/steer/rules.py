@@ -10,7 +10,7 @@ from ....store import StoreError
 from ....tracer.steering.median_ratios import median_ratios
 from ....tracer.steering.rules import KINDS, Rule
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering.edit import groups, made_at, without
 from ...steering.history import Draft
 from ...steering.rule_words import rule_group
@@ -20,7 +20,7 @@ from . import forms, state
 MOST_SHOWN = 12
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The list."""
     history = state.history()
     rules = history.now.rules
@@ -64,30 +64,30 @@ def _row(number: int, group: list[int]) -> None:
         )  # fmt: skip
 
 
-def whole_layers(frame: Frame) -> None:
+def whole_layers(context: PageContext) -> None:
     """The form that adds a rule on all experts of some layers."""
     name = st.selectbox(
         "Rule", made_at("layers"), key="steer-whole", format_func=lambda name: name.replace("_", " ")
     )
     name = name or made_at("layers")[0]
     st.caption(KINDS[name].summary[:1].upper() + KINDS[name].summary[1:] + ".")
-    layers = sorted({router.layer for router in frame.routers()})
+    layers = sorted({router.layer for router in context.routers()})
     chosen = st.multiselect("Layers", layers, key="steer-whole-layers", placeholder="all layers")
     kind = KINDS[name]
     medians = kind.number is not None and kind.number.from_trace and st.toggle(
         "μ: the medians of this trace", value=True, key="steer-medians"
     )  # fmt: skip
-    most = max((router.top_k or 1 for router in frame.routers()), default=1)
+    most = max((router.top_k or 1 for router in context.routers()), default=1)
     forms.ask(kind, f"steer-whole-{name}", amount=not medians, k=most)
     if not st.button("Add the rule", type="primary", key="steer-whole-add"):
         return
     amount, options = forms.answered(kind, f"steer-whole-{name}")
     if medians:
         try:
-            amount = median_ratios(frame.trace, stream=frame.stream)
+            amount = median_ratios(context.trace, stream=context.stream)
         except StoreError as error:
             messages.problem(error, doing="The medians could not be read")
             return
-    rule = Rule(name, tuple(chosen) or None, None, amount, frame.stream, options=options)
+    rule = Rule(name, tuple(chosen) or None, None, amount, context.stream, options=options)
     state.edit(lambda rules: (*rules, rule))
     state.redraw()

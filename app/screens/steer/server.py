@@ -15,7 +15,7 @@ from ....store import RouterSpec
 from ....tracer.client import Client, ServerError
 from ....tracer.routers.declaration import SYNTAX
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import servers
 from ...text import words
 
@@ -46,13 +46,13 @@ class Served:
         return bool(self.about.get("chat_template"))
 
 
-def choose(frame: Frame) -> Served:
+def choose(context: PageContext) -> Served:
     """The line that names the model and its state, with the choice of another behind it."""
-    source = st.session_state.get(f"steer-source {frame.url}") or servers.source_of(frame.trace)
+    source = st.session_state.get(f"steer-source {context.url}") or servers.source_of(context.trace)
     served = _attached() or _own(source)
     _status(served)
     with st.popover("Model", icon=":material/memory:", type="tertiary", key="steer-model"):
-        _menu(frame, served)
+        _menu(context, served)
     return served
 
 
@@ -149,8 +149,8 @@ def _line(model: str, state: str, text: str) -> None:
     )
 
 
-def _menu(frame: Frame, served: Served) -> None:
-    key = f"steer-model-text {frame.url}"
+def _menu(context: PageContext, served: Served) -> None:
+    key = f"steer-model-text {context.url}"
     st.text_input(
         "Model: a folder, or a name on the hub", value=served.model if not served.attached else "", key=key
     )
@@ -172,13 +172,13 @@ def _menu(frame: Frame, served: Served) -> None:
         help="Without it such a checkpoint is refused: what it lacks is random.",
     )  # fmt: skip
     with st.container(horizontal=True):
-        st.button("Start", type="primary", key="steer-start", on_click=_start, args=(frame.url, key))
+        st.button("Start", type="primary", key="steer-start", on_click=_start, args=(context.url, key))
         running = served.live is not None and served.live.state != "crashed"
         st.button("Stop", key="steer-stop", on_click=_stop, args=(served.source,), disabled=not running)
         sample = servers.sample_model()
         if sample and served.model != sample:
             st.button(
-                "Sample model", key="steer-sample", on_click=_use, args=(frame.url, servers.Source(sample))
+                "Sample model", key="steer-sample", on_click=_use, args=(context.url, servers.Source(sample))
             )
     st.divider()
     st.text_input(

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from ....tracer.errors import SteeringError
-from ...shell.frame import asked, remember
+from ...shell.page_context import asked, remember
 from ...steering import profiles
 from ...steering.edit import Rules
 from ...steering.history import Draft, History

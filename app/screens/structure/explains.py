@@ -8,7 +8,7 @@ import streamlit as st
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text.literal import visible
 from .. import expert_drawer
 from .parts import nothing, told, window_text
@@ -16,25 +16,25 @@ from .parts import nothing, told, window_text
 FOLLOWING = {"input": "the token itself", "next": "the token that follows"}
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """Lines by layer, then the vocabulary of one layer."""
-    by = "language" if "language" in frame.tags() else next(iter(frame.tags()), None)
-    ask = {"by": by, "layers": window_text(frame)}
+    by = "language" if "language" in context.tags() else next(iter(context.tags()), None)
+    ask = {"by": by, "layers": window_text(context)}
     with messages.loading(height=300):
-        table = frame.view("explained", **ask)
+        table = context.view("explained", **ask)
     if nothing(table):
         return
     show.chart(
         lambda theme: over_layers.explained_lines(table, theme=theme), table, name="explained",
         title="Share of the first expert that a label explains, by layer",
-        say=told(sentences.explained(table), table), python=frame.snippet("explained", **ask),
+        say=told(sentences.explained(table), table), python=context.snippet("explained", **ask),
     )  # fmt: skip
-    _vocabulary(frame)
+    _vocabulary(context)
 
 
-def _vocabulary(frame: Frame) -> None:
+def _vocabulary(context: PageContext) -> None:
     st.subheader("Which tokens choose an expert most reliably?", anchor=False)
-    layers = [router.layer for router in frame.routers()]
+    layers = [router.layer for router in context.routers()]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         layer = st.selectbox("Layer", layers, key="vocabulary layer", width=110)
         of = st.segmented_control(
@@ -48,13 +48,13 @@ def _vocabulary(frame: Frame) -> None:
         )
     ask = {"layer": layer, "of": of, "least": least, "limit": 100}
     with messages.loading(height=260):
-        table = frame.view("vocabulary", **ask)
+        table = context.view("vocabulary", **ask)
     if not table.num_rows:
         messages.say(f"No token id occurs {least} times in the selection.")
         return
     beaten = sum(table["beats_luck"].to_pylist())
     chosen = token_table(
-        table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=frame.snippet("vocabulary", **ask),
+        table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=context.snippet("vocabulary", **ask),
         say=f"{beaten} of these {table.num_rows} tokens choose their expert more often than luck would make 95 % of "
         "tokens with so few occurrences that do not matter to the router. Click a row to open the expert.",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import streamlit as st
 from ....store.errors import UnknownColumn
 from ....store.schema import Cell, LayerExpert
 from ...shell import messages, show
-from ...shell.frame import Frame, remember
+from ...shell.page_context import PageContext, remember
 from ...text import words
 from .. import expert_drawer
 from .explains import token_table
@@ -25,10 +25,10 @@ def cell_in(text: str) -> LayerExpert | None:
     return LayerExpert(int(found[1]), int(found[2])) if found else None
 
 
-def tag_in(frame: Frame, text: str) -> tuple[str, str] | None:
+def tag_in(context: PageContext, text: str) -> tuple[str, str] | None:
     """A column and a value of it that the text names, by code or by the language's name."""
     wanted = text.strip().casefold()
-    for column, values in frame.trace.tags().items():
+    for column, values in context.trace.tags().items():
         for value in values:
             if wanted in (
                 value.casefold(),
@@ -39,7 +39,7 @@ def tag_in(frame: Frame, text: str) -> tuple[str, str] | None:
     return None
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The box, and what was found under it."""
     text = st.text_input(
         "Find an expert", key="seek", bind="query-params", width=420,
@@ -48,30 +48,30 @@ def draw(frame: Frame) -> None:
     if not text.strip():
         return
     if cell := cell_in(text):
-        _open(frame, cell)
+        _open(context, cell)
         return
     with messages.guarded("The search failed"):
-        by_tag = tag_in(frame, text)
+        by_tag = tag_in(context, text)
         if by_tag:
-            _by_tag(frame, *by_tag)
-        found = _by_token(frame, text)
+            _by_tag(context, *by_tag)
+        found = _by_token(context, text)
         if not (by_tag or found):
             messages.say(
                 "Nothing found: no expert has this number, and no token and no tag of the trace is this text."
             )
 
 
-def _open(frame: Frame, cell: LayerExpert) -> None:
+def _open(context: PageContext, cell: LayerExpert) -> None:
     layer, expert = cell
-    if st.session_state.get("sought") == (frame.name, cell):
+    if st.session_state.get("sought") == (context.name, cell):
         return
-    st.session_state["sought"] = (frame.name, cell)
-    remember("cell", str(Cell(frame.stream, layer, expert)))
+    st.session_state["sought"] = (context.name, cell)
+    remember("cell", str(Cell(context.stream, layer, expert)))
 
 
-def _by_tag(frame: Frame, column: str, value: str) -> None:
+def _by_tag(context: PageContext, column: str, value: str) -> None:
     ask = {"by": column, "value": value, "limit": LISTED}
-    table = frame.view("tag-experts", **ask)
+    table = context.view("tag-experts", **ask)
     percent = st.column_config.NumberColumn(format="percent")
     chosen = show.table(
         table, name=f"experts-of-{column}-{value}", key="found tag", select="single-row", height="content",
@@ -85,21 +85,21 @@ def _by_tag(frame: Frame, column: str, value: str) -> None:
         },
         say=f"The experts whose share of {words.value_name(column, value)} tokens exceeds that of all other tokens "
         "most. Picked as the largest of all: see Resonance for a test. Click a row to open the expert.",
-        python=frame.snippet("tag-experts", **ask),
+        python=context.snippet("tag-experts", **ask),
     )  # fmt: skip
     expert_drawer.choose_rows(table, chosen, place="found tag")
 
 
-def _by_token(frame: Frame, text: str) -> bool:
+def _by_token(context: PageContext, text: str) -> bool:
     ask = {"token": text, "per_layer": 2}
     try:
-        table = frame.in_window(frame.view("token-experts", **ask))
+        table = context.in_window(context.view("token-experts", **ask))
     except UnknownColumn:
         return False
     if table.num_rows == 0:
         return False
     chosen = token_table(
-        _strongest(table), name="experts-of-a-token", key="found token", python=frame.snippet("token-experts", **ask),
+        _strongest(table), name="experts-of-a-token", key="found token", python=context.snippet("token-experts", **ask),
         say=f"The two experts of each layer that take most occurrences of this token, largest share first "
         f"({words.amount(table['occurrences'][0].as_py(), 'occurrence')}). Click a row to open the expert.",
     )  # fmt: skip

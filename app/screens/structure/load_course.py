@@ -8,13 +8,13 @@ from ....store.arrow import pc
 from ...figures.structure.load_course import drift_map
 from ...sentences import structure as sentences
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .parts import nothing, told
 
 MEASURES = {"max_over_mean": "busiest ÷ mean", "moved": "moved against the whole run", "gini": "Gini"}
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The map of stretches, the whole run in numbers, the prompts behind an imbalance."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         measure = st.segmented_control(
@@ -25,14 +25,14 @@ def draw(frame: Frame) -> None:
             st.number_input("stretches", 2, 100, 10, key="stretches", bind="query-params", width=120)
         )
     with messages.loading(height=300):
-        table = frame.in_window(frame.view("load-drift", batches=batches))
-        influence = frame.in_window(frame.view("load-influence"))
+        table = context.in_window(context.view("load-drift", batches=batches))
+        influence = context.in_window(context.view("load-influence"))
     if nothing(table):
         return
     show.chart(
         lambda theme: drift_map(table, value=measure, label=MEASURES[measure], theme=theme), table, name="load-drift",
         title="Load over the course of the run, by layer",
-        say=told(sentences.drift(table), table), python=frame.snippet("load-drift", batches=batches),
+        say=told(sentences.drift(table), table), python=context.snippet("load-drift", batches=batches),
     )  # fmt: skip
     whole = table.filter(pc.is_null(table["batch"]))
     number = st.column_config.NumberColumn
@@ -55,5 +55,5 @@ def draw(frame: Frame) -> None:
             "prompt_share": number("its share of that expert", format="percent"),
             "low": number("without any one: least", format="%.2f"), "high": number("most", format="%.2f"),
         },
-        say=told(sentences.influence(influence), influence), python=frame.snippet("load-influence"),
+        say=told(sentences.influence(influence), influence), python=context.snippet("load-influence"),
     )  # fmt: skip

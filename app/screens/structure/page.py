@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from ...shell import messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .. import expert_drawer
 from . import explains, find, load_course, local, point_map, specialised, ways
 
@@ -18,7 +18,7 @@ class Question:
     """One part of the page."""
 
     asks: str
-    draw: Callable[[Frame], None]
+    draw: Callable[[PageContext], None]
 
 
 QUESTIONS: Mapping[str, Question] = {
@@ -45,17 +45,17 @@ QUESTIONS: Mapping[str, Question] = {
 FIRST = next(iter(QUESTIONS))
 
 
-def page(frame: Frame) -> None:
+def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Structure", anchor=False)
-    if not frame.routers():
+    if not context.routers():
         messages.empty(
             "No router in the layer window",
             "This page measures the routing of the layers in the window of the bar above.",
             todo="Widen the layer window.",
         )
         return
-    find.draw(frame)
+    find.draw(context)
     chosen = st.segmented_control(
         "Question", list(QUESTIONS), default=FIRST, key="question", bind="query-params", required=True,
         label_visibility="collapsed",
@@ -63,6 +63,6 @@ def page(frame: Frame) -> None:
     question = QUESTIONS[chosen]
     st.subheader(question.asks, anchor=False)
     with messages.guarded(f"{chosen} could not be drawn"):
-        question.draw(frame)
+        question.draw(context)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(frame, cell)
+        expert_drawer.draw(context, cell)

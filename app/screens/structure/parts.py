@@ -8,13 +8,13 @@ import streamlit as st
 from ....store.arrow import pc
 from ....store.notes import notes_of
 from ...shell import link_check, messages
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...text import words
 
 
-def tag_box(frame: Frame, label: str = "By", *, key: str = "by") -> str | None:
+def tag_box(context: PageContext, label: str = "By", *, key: str = "by") -> str | None:
     """A tag of the prompts to choose; None, with a card that says why, where there is none."""
-    columns = frame.tags()
+    columns = context.tags()
     if not columns:
         messages.empty(
             "No tags",
@@ -29,9 +29,9 @@ def tag_box(frame: Frame, label: str = "By", *, key: str = "by") -> str | None:
     return chosen
 
 
-def window_text(frame: Frame) -> str:
+def window_text(context: PageContext) -> str:
     """The layers of the bar's window as views take them."""
-    numbers = [router.layer for router in frame.routers()]
+    numbers = [router.layer for router in context.routers()]
     return f"{min(numbers)}:{max(numbers)}"
 
 

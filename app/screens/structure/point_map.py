@@ -11,7 +11,7 @@ from ....store.views.structure.expert_map import TOKEN
 from ...figures.structure.expert_scatter import Colour, expert_scatter, expert_scatter_still
 from ...sentences import structure as sentences
 from ...shell import link_check, messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
 from .. import expert_drawer
@@ -26,9 +26,9 @@ COLOURS: dict[Colour, str] = {"layer": "layer", "load": "load", "tag": "what it 
 RULES = {"off": "off", "on": "always on", "zero": "weight 0"}
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The map, and what to do with the points that are selected."""
-    columns = frame.tags()
+    columns = context.tags()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         by = link_check.selectbox("Placed by", [*columns, TOKEN], key="placed", what="the column", width=190,
                                   format_func=lambda name: "frequent tokens" if name == TOKEN else name)  # fmt: skip
@@ -38,7 +38,7 @@ def draw(frame: Frame) -> None:
         ) or "tag"  # fmt: skip
     link_check.tell("placed")
     with messages.loading(height=560):
-        table = frame.in_window(frame.view("expert-map", by=by))
+        table = context.in_window(context.view("expert-map", by=by))
     if nothing(table):
         return
     points = show.plotly(
@@ -51,12 +51,12 @@ def draw(frame: Frame) -> None:
             "it; drag a box to select some; the wheel zooms. "
             f"{MEANS[colour]}", table,
         ),
-        python=frame.snippet("expert-map", by=by),
+        python=context.snippet("expert-map", by=by),
     )  # fmt: skip
-    _selected(frame, points)
+    _selected(context, points)
 
 
-def _selected(frame: Frame, points: list[dict[str, Any]]) -> None:
+def _selected(context: PageContext, points: list[dict[str, Any]]) -> None:
     cells = [tuple(point["customdata"]) for point in points if len(point.get("customdata") or ()) == 3]
     if len(cells) == 1:
         stream, layer, expert = cells[0]
@@ -67,4 +67,4 @@ def _selected(frame: Frame, points: list[dict[str, Any]]) -> None:
     messages.say(f"{words.amount(len(chosen), 'expert')} selected: {offer.listed(chosen)}.")
     rule = st.segmented_control("As", list(RULES), default="off", key="points rule", required=True,
                                 format_func=RULES.__getitem__) or "off"  # fmt: skip
-    offer.offer(frame, f"{len(chosen)} experts of the map, {RULES[rule]}", rule, chosen, key="points")
+    offer.offer(context, f"{len(chosen)} experts of the map, {RULES[rule]}", rule, chosen, key="points")

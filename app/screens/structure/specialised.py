@@ -8,7 +8,7 @@ from ...figures.routing_map import Hover, routing_map
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .. import expert_drawer
 from .parts import nothing, tag_box, told
 
@@ -21,14 +21,14 @@ HOVER = (
 )
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """The map of spreads, then the information of the tag by layer."""
-    by = tag_box(frame)
+    by = tag_box(context)
     if by is None:
         return
     with messages.loading(height=420):
-        spread = frame.in_window(frame.view("specialisation", by=by))
-        information = frame.in_window(frame.view("tag-information", by=by))
+        spread = context.in_window(context.view("specialisation", by=by))
+        information = context.in_window(context.view("tag-information", by=by))
     if nothing(spread):
         return
     points = show.chart(
@@ -38,7 +38,7 @@ def draw(frame: Frame) -> None:
         ),
         spread, name=f"specialisation-by-{by}", key="specialisation", select="cell",
         title=f"Spread of each expert over {by}", say=told(sentences.spread(spread, by), spread),
-        python=frame.snippet("specialisation", by=by),
+        python=context.snippet("specialisation", by=by),
     )  # fmt: skip
     expert_drawer.choose(points, place="specialisation")
     if information.num_rows:
@@ -46,7 +46,7 @@ def draw(frame: Frame) -> None:
             lambda theme: over_layers.information_lines(information, theme=theme), information,
             name=f"information-of-{by}", title=f"What the {by} of a prompt says of its experts, by layer",
             say=told(sentences.information(information, by), information),
-            python=frame.snippet("tag-information", by=by),
+            python=context.snippet("tag-information", by=by),
         )  # fmt: skip
     else:
         messages.say(sentences.information(information, by))

@@ -12,25 +12,25 @@ from ...figures.structure.pair_map import MOST, pair_map
 from ...figures.structure.sankey import sankey, sankey_still
 from ...sentences import structure as sentences
 from ...shell import messages, show
-from ...shell.frame import Frame
+from ...shell.page_context import PageContext
 from .parts import nothing, told, window_text
 
 FIRST_LAYERS = 4
 WITHIN, ONWARDS = "of one layer", "to the next layer"
 
 
-def draw(frame: Frame) -> None:
+def draw(context: PageContext) -> None:
     """Sankey, table of paths, repeats."""
-    layers = _choose_layers(frame)
+    layers = _choose_layers(context)
     if layers:
-        _flows(frame, layers)
-        _paths(frame, layers)
-    _pairs(frame)
-    _repeats(frame)
+        _flows(context, layers)
+        _paths(context, layers)
+    _pairs(context)
+    _repeats(context)
 
 
-def _choose_layers(frame: Frame) -> str | None:
-    numbers = [router.layer for router in frame.routers()]
+def _choose_layers(context: PageContext) -> str | None:
+    numbers = [router.layer for router in context.routers()]
     if len(numbers) < 2:
         messages.say("Paths need two layers or more in the layer window of the bar above.")
         return None
@@ -51,11 +51,11 @@ def _choose_layers(frame: Frame) -> str | None:
     return ",".join(map(str, numbers[at : at + many]))
 
 
-def _flows(frame: Frame, layers: str) -> None:
+def _flows(context: PageContext, layers: str) -> None:
     limit = st.slider("flows drawn between two layers", 4, 80, 20, key="flow limit", width=320)
     ask: dict[str, Any] = {"layers": layers, "limit": limit}
     with messages.loading(height=520):
-        table = frame.view("flows", **ask)
+        table = context.view("flows", **ask)
     if nothing(table):
         return
     show.plotly(
@@ -65,14 +65,14 @@ def _flows(frame: Frame, layers: str) -> None:
             f"{sentences.flows(table)} A token goes by its expert with the largest gate weight; boxes are named "
             "layer.expert.", table,
         ),
-        python=frame.snippet("flows", **ask),
+        python=context.snippet("flows", **ask),
     )  # fmt: skip
 
 
-def _paths(frame: Frame, layers: str) -> None:
+def _paths(context: PageContext, layers: str) -> None:
     ask: dict[str, Any] = {"layers": layers, "limit": 100}
     with messages.loading(height=240):
-        table = frame.view("paths", **ask)
+        table = context.view("paths", **ask)
     if not table.num_rows:
         return
     show.table(
@@ -83,13 +83,13 @@ def _paths(frame: Frame, layers: str) -> None:
             "expected": st.column_config.NumberColumn("if independent", format="%.1f"),
             "ratio": st.column_config.NumberColumn("times that", format="%.1f"),
         },
-        python=frame.snippet("paths", **ask),
+        python=context.snippet("paths", **ask),
     )  # fmt: skip
 
 
-def _pairs(frame: Frame) -> None:
+def _pairs(context: PageContext) -> None:
     st.subheader("Which experts work together?", anchor=False)
-    layers = [router.layer for router in frame.routers()]
+    layers = [router.layer for router in context.routers()]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         layer = st.selectbox("Layer", layers, key="pair layer", width=110)
         kinds = [WITHIN] if layer == layers[-1] else [WITHIN, ONWARDS]
@@ -100,7 +100,7 @@ def _pairs(frame: Frame) -> None:
     name = "transitions" if kind == ONWARDS else "co-activation"
     a, b = ("from_expert", "to_expert") if kind == ONWARDS else ("expert_a", "expert_b")
     with messages.loading(height=420):
-        table = frame.view(name, **ask)
+        table = context.view(name, **ask)
     if nothing(table):
         return
     counted = table.rename_columns(
@@ -111,19 +111,19 @@ def _pairs(frame: Frame) -> None:
                                label_b=f"expert of layer {following}", theme=theme),
         table, name=f"{name}-layer-{layer}", title=f"Pairs of experts, layer {layer}"
         + (f" to {following}" if kind == ONWARDS else ""),
-        say=told(sentences.pairs(counted, a, b, layer, following, MOST), table), python=frame.snippet(name, **ask),
+        say=told(sentences.pairs(counted, a, b, layer, following, MOST), table), python=context.snippet(name, **ask),
     )  # fmt: skip
 
 
-def _repeats(frame: Frame) -> None:
+def _repeats(context: PageContext) -> None:
     st.subheader("Does a token keep the expert of the token before it?", anchor=False)
-    ask: dict[str, Any] = {"layers": window_text(frame)}
+    ask: dict[str, Any] = {"layers": window_text(context)}
     with messages.loading(height=280):
-        table = frame.view("repeats", **ask)
+        table = context.view("repeats", **ask)
     if nothing(table):
         return
     show.chart(
         lambda theme: repeat_lines(table, theme=theme), table, name="repeats",
         title="Consecutive tokens with the same first expert, by layer",
-        say=told(sentences.repeats(table), table), python=frame.snippet("repeats", **ask),
+        say=told(sentences.repeats(table), table), python=context.snippet("repeats", **ask),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from moescope.app.figures.alignment import by_layer, common_domain
 from moescope.app.figures.specialised import kinds_map
 from moescope.app.screens.alignment.experts import promoted, strongest
 from moescope.app.screens.alignment.tables import LanguageTable
-from moescope.app.shell.frame import Frame
+from moescope.app.shell.page_context import PageContext
 from moescope.app.steering import profiles
 from moescope.store import open_trace
 from moescope.store.views.alignment.resource_classes import resource_class
@@ -36,12 +36,12 @@ def draw(url: str) -> None:
     import streamlit as st
 
     from moescope.app.screens import alignment
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(url=url, name="first", trace=reopen(url))
-    st.session_state["frame"] = frame
-    alignment.page(frame)
+    context = PageContext(url=url, name="first", trace=reopen(url))
+    st.session_state["page context"] = context
+    alignment.page(context)
 
 
 def run(library, monkeypatch, **state) -> AppTest:
@@ -161,8 +161,8 @@ def test_the_task_is_promoted_before_the_others():
 def test_the_map_has_the_kind_of_every_cell(library):
     trace = open_trace(library / "first")
     experts = trace.view("specialised-experts", tau=0.2, resamples=20)
-    frame = Frame(url=str(library / "first"), name="first", trace=trace)
-    chart = kinds_map(strongest(frame, experts)).to_dict()
+    context = PageContext(url=str(library / "first"), name="first", trace=trace)
+    chart = kinds_map(strongest(context, experts)).to_dict()
     (data,) = chart["datasets"].values()
     assert len(data) == 3 * 8
     rows = experts.to_pylist()

@@ -50,16 +50,16 @@ def draw(url: str, second: str | None) -> None:
 
     from moescope.app.screens import compare
     from moescope.app.shell import messages
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(
+    context = PageContext(
         url=url, name="a", trace=reopen(url), second_url=second, second_name="b" if second else None,
         second=reopen(second) if second else None,
     )  # fmt: skip
-    st.session_state["frame"] = frame
+    st.session_state["page context"] = context
     with messages.guarded("Compare could not be drawn"):
-        compare.page(frame)
+        compare.page(context)
 
 
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, second: str | None = "b", **state: object) -> AppTest:

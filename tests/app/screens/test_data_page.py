@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 import moescope.app
 from moescope.app.screens.data import EXAMPLES, FORMATS, export_bytes, export_name
-from moescope.app.shell.frame import Frame
+from moescope.app.shell.page_context import PageContext
 from moescope.store import open_trace
 from moescope.store.sql.query import view_columns
 
@@ -62,8 +62,8 @@ def test_an_answer_can_be_downloaded(page: AppTest) -> None:
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_the_whole_trace_is_exported_in_every_format(hand_library: Path, form: str, tmp_path: Path) -> None:
     trace = open_trace(hand_library / "hand")
-    frame = Frame(url=trace.url, name="hand", trace=trace)
-    data = export_bytes(frame, form)
+    context = PageContext(url=trace.url, name="hand", trace=trace)
+    data = export_bytes(context, form)
     if form == "duckdb":
         import duckdb
 

@@ -43,12 +43,12 @@ def draw(url: str) -> None:
     import streamlit as st
 
     from moescope.app.screens import deploy
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(url=url, name="first", trace=reopen(url))
-    st.session_state["frame"] = frame
-    deploy.page(frame)
+    context = PageContext(url=url, name="first", trace=reopen(url))
+    st.session_state["page context"] = context
+    deploy.page(context)
 
 
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, name: str, **state: object) -> AppTest:
@@ -97,16 +97,16 @@ def test_devices_that_do_not_divide_are_told_on_the_page(
 
 def test_the_files_of_the_page_hold_what_the_commands_write(library: Path) -> None:
     from moescope.app.screens.deploy import bits, calibrate, place
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace
 
     url = str(library / "weighed")
-    frame = Frame(url=url, name="weighed", trace=open_trace(url))
+    context = PageContext(url=url, name="weighed", trace=open_trace(url))
     ask = {"devices": 4, "nodes": 1, "replicas": 0, "layers": "0:2"}
-    lines = place._file(frame, ask, "greedy", "csv").splitlines()
+    lines = place._file(context, ask, "greedy", "csv").splitlines()
     assert len(lines) == 1 + LAYERS * EXPERTS
     recipe = json.loads(
-        bits._file(frame, {"levels": "2,3,4", "scope": "model", "layers": "0:2"}, 2.5, "json")
+        bits._file(context, {"levels": "2,3,4", "scope": "model", "layers": "0:2"}, 2.5, "json")
     )
     assert sum(row["bits"] for row in recipe["experts"]) <= 2.5 * LAYERS * EXPERTS
-    assert len(calibrate._lines(frame, 5, "0:2").splitlines()) == 5
+    assert len(calibrate._lines(context, 5, "0:2").splitlines()) == 5

@@ -58,12 +58,12 @@ def draw(url: str) -> None:
     import streamlit as st
 
     from moescope.app.screens import resonance
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(url=url, name="trace", trace=reopen(url))
-    st.session_state["frame"] = frame
-    resonance.page(frame)
+    context = PageContext(url=url, name="trace", trace=reopen(url))
+    st.session_state["page context"] = context
+    resonance.page(context)
 
 
 def run(folder, **state) -> AppTest:

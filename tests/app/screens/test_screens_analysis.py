@@ -31,12 +31,12 @@ def draw(name: str, url: str) -> None:
 
     import streamlit as st
 
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(url=url, name="trace", trace=reopen(url))
-    st.session_state["frame"] = frame
-    importlib.import_module(f"moescope.app.screens.{name}").page(frame)
+    context = PageContext(url=url, name="trace", trace=reopen(url))
+    st.session_state["page context"] = context
+    importlib.import_module(f"moescope.app.screens.{name}").page(context)
 
 
 def run(name, folder, **state):

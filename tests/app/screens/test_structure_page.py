@@ -36,12 +36,12 @@ def draw(url: str) -> None:
     import streamlit as st
 
     from moescope.app.screens import structure
-    from moescope.app.shell.frame import Frame
+    from moescope.app.shell.page_context import PageContext
     from moescope.store import open_trace as reopen
 
-    frame = Frame(url=url, name="first", trace=reopen(url))
-    st.session_state["frame"] = frame
-    structure.page(frame)
+    context = PageContext(url=url, name="first", trace=reopen(url))
+    st.session_state["page context"] = context
+    structure.page(context)
 
 
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, name: str = "first", **state: object) -> AppTest:

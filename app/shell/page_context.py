@@ -1,4 +1,4 @@
-"""The frame of every page: the bar on top, and what it has chosen.
+"""What every page gets: the trace and what the bar on top has chosen; and how a page is written.
 
 The bar holds the trace, a second trace to compare with, the prompt filter, the token kinds and the layer
 window. Its widgets are bound to the URL (`?trace=sample&language=ja&layers=2&layers=5`), live in the entry
@@ -8,20 +8,20 @@ script, and so stay when pages change. A page's own widgets should be bound too
 How to write a page, in a file of `app/screens/` that `app/shell/shell.py` lists with one line:
 
     from .. import show, states
-    from ..frame import Frame
+    from ..page_context import PageContext
 
-    def page(frame: Frame) -> None:
+    def page(context: PageContext) -> None:
         measure = st.segmented_control("Colour", ["share", "weight"], key="measure", bind="query-params")
         with states.loading(height=400):                     # a skeleton while the numbers are computed
-            table = frame.view("load", by="language")        # filtered by the bar, cached
-        table = frame.in_window(table)                       # rows whose layer lies in the window
+            table = context.view("load", by="language")        # filtered by the bar, cached
+        table = context.in_window(table)                       # rows whose layer lies in the window
         show.chart(
             lambda theme: routing_map(table, "share", theme=theme),   # drawn for the screen and for exports
             table,                                           # what CSV and Parquet hold
             name="heatmap",                                  # file name, and key of the chart
             title="Share of tokens by expert",
             say="Layer 5 sends 31 % of Japanese tokens to expert 17; chance is 12.5 %.",
-            python=frame.snippet("load", by="language"),
+            python=context.snippet("load", by="language"),
         )
 
 `show.chart(..., select="cell")` returns the clicked points; `show.table` is the same for tables; `messages` has
@@ -55,7 +55,7 @@ TOKEN_KINDS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class PageContext:
     """What the bar has chosen; every page gets one."""
 
     url: str
@@ -148,6 +148,6 @@ def current_theme() -> Theme:
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
-def current() -> Frame | None:
-    """The frame of this run; None where the bar has no trace to show."""
-    return st.session_state.get("frame")
+def current() -> PageContext | None:
+    """The context of this run; None where the bar has no trace to show."""
+    return st.session_state.get("page context")
