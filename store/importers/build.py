@@ -19,11 +19,11 @@ from ..errors import ImportRefused, TraceExists, plain_os_errors
 from ..files.folder import open_folder
 from ..files.lock import is_being_written
 from ..files.manifest import MANIFEST_NAME
-from ..schema import Part, RouterCounts, RouterEvents, RouterSpec
+from ..schema import Part, RouterCounts, RouterEvents, RouterKey, RouterSpec
 from ..write.writer import TraceWriter
 from .check import check_sequences
 from .probabilities import chosen_extras, router_sums
-from .sequences import Events, ImportedSequence, Router
+from .sequences import Events, ImportedSequence
 
 PART_TOKENS = 65536
 IMPORTING = ".importing-"
@@ -125,9 +125,9 @@ def _remove_leftovers(final: Path) -> None:
 def _routers(
     sequences: Sequence[ImportedSequence], experts: int | None, top_k: int | None, scoring: str
 ) -> list[RouterSpec]:
-    most: dict[Router, int] = {}
-    lengths: dict[Router, set[int | None]] = {}
-    exact: set[Router] = set()
+    most: dict[RouterKey, int] = {}
+    lengths: dict[RouterKey, set[int | None]] = {}
+    exact: set[RouterKey] = set()
     for sequence in sequences:
         for router, events in sequence.events.items():
             most[router] = max(most.get(router, 0), int(events.experts.max(initial=-1)))
@@ -140,27 +140,24 @@ def _routers(
             lengths.setdefault(router, set()).add(top_k)
     return [
         _router(router, most[router], lengths[router], experts, scoring if router in exact else "none", exact)
-        for router in sorted(most)
+        for router in sorted(most, key=lambda router: (router.layer, router.stream))
     ]
 
 
 def _router(
-    router: Router,
+    router: RouterKey,
     largest: int,
     lengths: set[int | None],
     experts: int | None,
     scoring: str,
-    exact: set[Router],
+    exact: set[RouterKey],
 ) -> RouterSpec:
-    layer, stream = router
     if experts is not None and largest >= experts:
-        raise ImportRefused(
-            f"layer {layer} ({stream}) uses expert {largest}, but there are {experts} experts"
-        )
+        raise ImportRefused(f"{router} uses expert {largest}, but there are {experts} experts")
     guessed = experts is None and router not in exact
     return RouterSpec(
-        layer=layer,
-        stream=stream,
+        layer=router.layer,
+        stream=router.stream,
         num_experts=experts if experts is not None else largest + 1,
         top_k=next(iter(lengths)) if len(lengths) == 1 else None,
         router="",
@@ -221,7 +218,7 @@ _PROMPT_TEXTS = ("prompt_id", "text", "language", "group", "parallel_id", "gener
 
 
 def _router_events(sequences: list[ImportedSequence], spec: RouterSpec) -> RouterEvents | None:
-    key = (spec.layer, spec.stream)
+    key = spec.key
     found = [(i, sequence.events[key]) for i, sequence in enumerate(sequences) if key in sequence.events]
     if not found:
         return None
@@ -246,7 +243,7 @@ def _weights(events: Events) -> np.ndarray | None:
 
 
 def _router_counts(sequences: list[ImportedSequence], spec: RouterSpec) -> RouterCounts | None:
-    key = (spec.layer, spec.stream)
+    key = spec.key
     found = [(i, sequence.counts[key]) for i, sequence in enumerate(sequences) if key in sequence.counts]
     if not found:
         return None

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ImportRefused
-from .sequences import Counts, Events, ImportedSequence, Router
+from ..schema import RouterKey
+from .sequences import Counts, Events, ImportedSequence
 
 LARGEST_COUNT = 2**32 - 1
 LARGEST_ID = 2**31 - 1
@@ -85,8 +86,8 @@ def check_sequences(sequences: Sequence[ImportedSequence], name: str) -> None:
             _check_counts(counts, f"{where}, {_named(router)}")
 
 
-def _named(router: Router) -> str:
-    layer, stream = router
+def _named(router: RouterKey) -> str:
+    layer, stream = router.layer, router.stream
     if not 0 <= layer <= LARGEST_ID:
         raise ImportRefused(f"layer {layer} is not a whole number from 0 to {LARGEST_ID}")
     return f"layer {layer}" + ("" if stream == "decoder" else f" ({stream})")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
+from ..schema import RouterKey
 from .build import Imported, write_trace
 from .check import LARGEST_COUNT
 from .engines import layer_numbers
@@ -145,5 +146,5 @@ def _sequence(
         count_E = counts.count_SLE[step, at].astype(np.int64)
         if count_E.any() and not dense_L[at]:
             summed_E = None if weights is None else weights[step, at]
-            sequence.counts[layer, "decoder"] = Counts(int(tokens_SL[step, at]), count_E, summed_E)
+            sequence.counts[RouterKey("decoder", layer)] = Counts(int(tokens_SL[step, at]), count_E, summed_E)
     return sequence

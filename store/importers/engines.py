@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
+from ..schema import RouterKey
 from .arrays import refuse
 from .build import Imported, write_trace
 from .check import without_placeholders
@@ -106,7 +107,7 @@ def request_sequence(
     for at, layer in enumerate(layers[: request.ids_NLK.shape[1]]):
         events = grid_events(np.asarray(request.ids_NLK[:, at], np.int64), position_N=position_N)
         if len(events.position):
-            sequence.events[layer, "decoder"] = events
+            sequence.events[RouterKey("decoder", layer)] = events
     return sequence
 
 

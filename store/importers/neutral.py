@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
+from ..schema import RouterKey
 from .build import Imported, write_trace
 from .cells import Cells, is_missing
 from .probabilities import SUM_TOLERANCE
 from .rows import numbered_rows
-from .sequences import Events, ImportedSequence, Router
+from .sequences import Events, ImportedSequence
 
 REQUIRED = ("sequence", "step", "layer", "expert")
 SEQUENCE_COLUMNS = ("text", "language", "group", "parallel_id")
@@ -43,9 +44,9 @@ class _Building:
     row: int
     columns: dict[str, str]
     steps: dict[int, _Step] = field(default_factory=dict)
-    choices: dict[Router, dict[int, list[tuple[int, int, float | None]]]] = field(default_factory=dict)
+    choices: dict[RouterKey, dict[int, list[tuple[int, int, float | None]]]] = field(default_factory=dict)
     """Router → step → (slot, expert, weight)."""
-    probabilities: dict[Router, dict[int, np.ndarray]] = field(default_factory=dict)
+    probabilities: dict[RouterKey, dict[int, np.ndarray]] = field(default_factory=dict)
     """Router → step → (E,)."""
 
 
@@ -83,7 +84,7 @@ def import_neutral(
 
 def _check_scored(sequences: list[ImportedSequence], name: str) -> bool:
     """Raises ImportRefused where some events of a router have probabilities and others don't, or another E."""
-    sizes: dict[Router, set[int | None]] = {}
+    sizes: dict[RouterKey, set[int | None]] = {}
     for sequence in sequences:
         for router, events in sequence.events.items():
             found = events.probabilities_NE
@@ -91,12 +92,12 @@ def _check_scored(sequences: list[ImportedSequence], name: str) -> bool:
             largest = int(events.experts.max(initial=-1))
             if found is not None and largest >= found.shape[1]:
                 raise ImportRefused(
-                    f"{name}, layer {router[0]}: expert {largest}, but there are {found.shape[1]} probabilities"
+                    f"{name}, layer {router.layer}: expert {largest}, but there are {found.shape[1]} probabilities"
                 )
-    for (layer, stream), found in sizes.items():
+    for router, found in sizes.items():
         if len(found) > 1:
             raise ImportRefused(
-                f"{name}, layer {layer} ({stream}): probabilities for some events only, or not of the same experts: "
+                f"{name}, {router}: probabilities for some events only, or not of the same experts: "
                 "all or none"
             )
     return True
@@ -108,7 +109,7 @@ class _Reader:
         self.sequences: dict[str, _Building] = {}
         self.weighted = self.scored = False
         self.scoring = "softmax"
-        self._has_weights: dict[Router, tuple[bool, int]] = {}
+        self._has_weights: dict[RouterKey, tuple[bool, int]] = {}
 
     def take(self, row: int, values: dict[str, Any]) -> None:
         values = {column: None if is_missing(value) else value for column, value in values.items()}
@@ -121,7 +122,7 @@ class _Reader:
         step = self.cells.whole(row, "step", values["step"])
         layer = self.cells.whole(row, "layer", values["layer"])
         stream = values.get("stream")
-        router = (layer, "decoder" if stream is None else self.cells.text(row, "stream", stream))
+        router = RouterKey("decoder" if stream is None else self.cells.text(row, "stream", stream), layer)
         building = self.sequences.setdefault(name, _Building(row, {}))
         self._note_columns(row, building, values)
         self._note_token(row, building, step, values)
@@ -134,7 +135,7 @@ class _Reader:
             self._note_probabilities(row, building, router, step, values["probabilities"])
 
     def _note_probabilities(
-        self, row: int, building: _Building, router: Router, step: int, value: Any
+        self, row: int, building: _Building, router: RouterKey, step: int, value: Any
     ) -> None:
         """Full router probabilities of an event; rows of the same event may repeat them."""
         self.scored = True
@@ -155,7 +156,7 @@ class _Reader:
         by_step[step] = found
 
     def _choices(
-        self, row: int, router: Router, values: dict[str, Any], before: int
+        self, row: int, router: RouterKey, values: dict[str, Any], before: int
     ) -> list[tuple[int, int, float | None]]:
         experts, weights = self._listed(values["expert"]), self._listed(values.get("weight"))
         if not isinstance(experts, list):
@@ -247,7 +248,7 @@ class _Reader:
                 raise self.cells.refuse(
                     building.row,
                     "probabilities",
-                    f"layer {router[0]}: each event needs them, of the same experts",
+                    f"layer {router.layer}: each event needs them, of the same experts",
                 )
             sequence.events[router] = _events(by_step, known)
         return sequence

@@ -41,7 +41,7 @@ def router_sums(sequences: Sequence[ImportedSequence], spec: RouterSpec) -> Rout
     """Sums over the tokens of each rollup row of one router; None where its probabilities are unknown."""
     sums: dict[Key, tuple[np.ndarray, float]] = {}
     for number, sequence in enumerate(sequences):
-        events = sequence.events.get((spec.layer, spec.stream))
+        events = sequence.events.get(spec.key)
         if events is None:
             continue
         if events.probabilities_NE is None:

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
-
-Router = tuple[int, str]
-"""Layer and stream."""
+from ..schema import RouterKey
 
 
 @dataclass
@@ -47,8 +45,8 @@ class ImportedSequence:
     """Values by column of `schema.PROMPTS`; `tags` is a dict."""
     tokens: dict[str, list[Any]]
     """Columns of `schema.TOKENS` without `prompt`; `position` rising."""
-    events: dict[Router, Events] = field(default_factory=dict)
-    counts: dict[Router, Counts] = field(default_factory=dict)
+    events: dict[RouterKey, Events] = field(default_factory=dict)
+    counts: dict[RouterKey, Counts] = field(default_factory=dict)
 
 
 def grid_events(

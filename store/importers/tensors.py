@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ImportRefused
+from ..schema import RouterKey
 from .arrays import refuse
 from .build import Imported, write_trace
 from .cells import Cells
@@ -84,7 +85,7 @@ def import_tensors(
                 None if probabilities is None else probabilities[rows, at],
             )
             if len(events.position):
-                sequence.events[layer, "decoder"] = events
+                sequence.events[RouterKey("decoder", layer)] = events
         sequences.append(sequence)
     if weights_TLK is None:
         notes.append(

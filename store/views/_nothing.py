@@ -10,6 +10,7 @@ import pyarrow as pa
 from ..notes import notes_of, with_notes
 from ..read.token_filter import TokenFilter
 from ..read.trace_rows import TraceRows
+from ..schema import RouterSpec
 
 KINDS = ("phase", "completion", "special")
 NARROWING = ("where", *KINDS)
@@ -32,7 +33,8 @@ def selects_nothing(trace: TraceRows, known: Mapping[str, Any], params: Mapping[
     tokens = TokenFilter(
         where=where, **{name: params[name] for name in KINDS if params.get(name) is not None}
     )
-    rows = trace.rollups(*_router(trace, known, params), sums=())
+    router = _router(trace, known, params)
+    rows = trace.rollups(router.layer, router.stream, sums=())
     if tokens.rows(trace, rows).any():
         return None
     whose = f" of the prompts with {_listed(where)}" if where else ""
@@ -47,11 +49,10 @@ def without_rows(table: pa.Table, why: str) -> pa.Table:
     return with_notes(table.slice(0, 0), [why, *notes_of(table)])
 
 
-def _router(trace: TraceRows, known: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[int, str]:
+def _router(trace: TraceRows, known: Mapping[str, Any], params: Mapping[str, Any]) -> RouterSpec:
     stream = params.get("stream") or ("decoder" if "stream" in known else None)
     layer = params.get("layer")
-    spec = trace.select_routers(layer if isinstance(layer, int) else None, stream)[0]
-    return spec.layer, spec.stream
+    return trace.select_routers(layer if isinstance(layer, int) else None, stream)[0]
 
 
 def _listed(where: Mapping[str, Any]) -> str:
