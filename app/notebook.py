@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 from ..store import Trace, open_trace
-from .figures.of_view import FIGURES, of_view
 from .figures.theme import LIGHT
+from .reports.of_view import FIGURES, of_view
 
 
 def show(trace: Trace | str | os.PathLike[str], view: str, **params: Any) -> Any:

@@ -79,6 +79,21 @@ def test_no_module_imports_itself_on_a_detour():
     assert not circles({name_of(path): modules_imported(path) for path in MODULES})
 
 
+def folder_of(module: str) -> str:
+    """`tracer.hooks` of moescope.tracer.hooks.taps; a package is its own folder."""
+    parts = module.split(".")[1:]
+    return ".".join(parts if ROOT.joinpath(*parts).is_dir() else parts[:-1])
+
+
+def test_of_two_folders_one_stands_above_the_other():
+    """A folder and one inside it may need each other: the outer one is the face of the inner."""
+    arrows = {
+        (folder_of(name_of(path)), folder_of(other)) for path in MODULES for other in modules_imported(path)
+    }
+    both = {(a, b) for a, b in arrows if (b, a) in arrows and a < b and "." in a and "." in b}
+    assert not sorted((a, b) for a, b in both if not b.startswith(f"{a}."))
+
+
 def test_the_server_stands_above_what_it_serves():
     """Only the client knows it: it starts one and speaks to it."""
     for path in MODULES:

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
-from ..sentences.agreement import FEWEST
+from ...store.compare.tokens import FEWEST
 from .look import Width, finish
 from .theme import LIGHT, Theme
 

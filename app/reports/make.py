@@ -9,10 +9,10 @@ import pyarrow as pa
 from ...store import Trace
 from ...store.notes import notes_of
 from .. import export
-from ..figures.of_view import of_view
 from ..figures.theme import LIGHT
 from ..text import words
 from .item import Item, origin, packed
+from .of_view import of_view
 
 
 def item_of_view(trace: Trace, name: str, view: str, params: dict[str, Any]) -> Item:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...store.compare.tokens import FEWEST
 from ...store.noise import Variation
 from ..text import words
 
@@ -46,10 +47,6 @@ def by_layer(table: pa.Table) -> str:
     if most["gate_distance"] is not None:
         text += f" {words.percent(most['gate_distance'])} of the gate weight lies elsewhere."
     return text
-
-
-FEWEST = 30
-"""Tokens below which a share after a flip, or after none, is not told."""
 
 
 def through_layers(table: pa.Table) -> str:

@@ -12,6 +12,8 @@ from .by_layer import RESAMPLES, ends, mean_over_prompts
 from .layers import shared_layers
 from .pairs import Pairs
 
+FEWEST = 30
+"""Tokens below which a share after a flip, or after none, is neither told nor drawn."""
 _NAMES = (
     "flip_rate",
     "first_share",

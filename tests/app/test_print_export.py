@@ -8,8 +8,8 @@ import pytest
 from pypdf import PdfReader
 
 from moescope.app import export, print_export
-from moescope.app.figures.of_view import FIGURES
 from moescope.app.figures.theme import LIGHT
+from moescope.app.reports.of_view import FIGURES
 from moescope.store import open_trace, sample_dir
 
 

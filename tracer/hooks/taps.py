@@ -9,8 +9,9 @@ Hooks never wait for a device, and make no Python object per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -22,8 +23,6 @@ from ...store.schema import RouterSpec
 from ..errors import CaptureError
 from ..routers.passages import Call, by_weight, flat
 from ..routers.site import Site
-from ..steering.editor import RouterEditor
-from ..steering.rows import Program
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -41,14 +40,50 @@ class Sink(Protocol):
         ...
 
 
+class Decision(Protocol):
+    """What is executed instead of the router's own decision, and what of it is recorded; see `steering/editor.py`."""
+
+    ids_TK: Tensor
+    weights_TK: Tensor
+    recorded_ids_TK: Tensor
+
+
+class Editor(Protocol):
+    """Rewrites the decisions of one router: what steering gives to a tap, which knows nothing else of it."""
+
+    @property
+    def choice(self) -> Any:
+        """A mode that is open while the router chooses, or None."""
+        ...
+
+    @property
+    def wants_logits(self) -> bool: ...
+
+    def settled(self, values: Iterable[Any], /) -> bool:
+        """Whether a call with these arguments carries a decision that is as it should be, without a look at it."""
+        ...
+
+    def decide(
+        self, ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None, /
+    ) -> Decision | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """One program of rules on a router, and what makes an editor of the site and all of its programs."""
+
+    program: Any
+    editor_of: Callable[[Site, list[Any]], Editor]
+
+
 class Tap:
     """The hooks on one router."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.sinks: list[tuple[Sink, RouterSpec]] = []
-        self._programs: list[Program] = []
-        self._editor: RouterEditor | None = None
+        self._programs: list[Steered] = []
+        self._editor: Editor | None = None
         self._scope_handles: list[RemovableHandle] = []
         self._logits_TE: Tensor | None = None
         self._handles: list[RemovableHandle] = []
@@ -79,16 +114,17 @@ class Tap:
     def steered(self) -> bool:
         return bool(self._programs)
 
-    def steer(self, program: Program) -> Callable[[], None]:
+    def steer(self, steered: Steered) -> Callable[[], None]:
         """Steer by this program too, after those that are there; returns how to end that."""
-        self._use([*self._programs, program])
-        return lambda: self._use([other for other in self._programs if other is not program])
+        self._use([*self._programs, steered])
+        return lambda: self._use([other for other in self._programs if other is not steered])
 
-    def _use(self, programs: list[Program]) -> None:
+    def _use(self, programs: list[Steered]) -> None:
         for handle in self._scope_handles:
             handle.remove()
         self._scope_handles, self._programs = [], programs
-        self._editor = editor = RouterEditor(self.site, programs) if programs else None
+        editor = programs[0].editor_of(self.site, [each.program for each in programs]) if programs else None
+        self._editor = editor
         choice, scope = editor.choice if editor is not None else None, self.site.scope
         if choice is not None and scope is not None:
             self._scope_handles = [
@@ -98,11 +134,11 @@ class Tap:
             ]
 
     @property
-    def users(self) -> tuple[list[tuple[Sink, RouterSpec]], list[Program]]:
+    def users(self) -> tuple[list[tuple[Sink, RouterSpec]], list[Steered]]:
         """Who records and who steers here at this moment."""
         return list(self.sinks), list(self._programs)
 
-    def hand_over(self, sinks: list[tuple[Sink, RouterSpec]], programs: list[Program]) -> None:
+    def hand_over(self, sinks: list[tuple[Sink, RouterSpec]], programs: list[Steered]) -> None:
         """Let these record and steer from now on, and nobody else."""
         self.sinks[:] = sinks
         self._use(programs)
@@ -183,7 +219,7 @@ def tapped(sites: Sequence[Site], use: Callable[[Tap, Site], Callable[[], None]]
         yield
 
 
-Users = tuple[list[tuple[Sink, RouterSpec]], list[Program]]
+Users = tuple[list[tuple[Sink, RouterSpec]], list[Steered]]
 
 
 def users(model: nn.Module) -> dict[nn.Module, Users]:

@@ -71,7 +71,7 @@ def run_server(
 
     def load() -> Any:
         if engine is not None:
-            from .engine.vllm_served import VllmServed
+            from .vllm_served import VllmServed
 
             return VllmServed.load(model, dtype=dtype, trust_remote_code=trust_remote_code, **engine)
         from ..prepared import load_prepared

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from ...store.files.whole import write_whole
 from ...store.schema import RouterSpec
 from ..errors import SteeringError
-from ..hooks.taps import tapped
+from ..hooks.taps import Steered, tapped
 from ..routers.find import find_sites
 from ..routers.site import Site
 from .check import effective, problems_with
+from .editor import RouterEditor
 from .read import read_rules
 from .recorded import recorded
 from .rows import Program, RowMap
@@ -228,7 +229,8 @@ class Applied:
                 row_map.asked |= not all(map(program.on_all, acting))
                 row_map.follows |= any(rule.kind.replays for rule in acting)
                 row_map.asked |= row_map.follows
-                self._stack.enter_context(tapped([site], lambda tap, _, program=program: tap.steer(program)))
+                steered = Steered(program, RouterEditor)
+                self._stack.enter_context(tapped([site], lambda tap, _, steered=steered: tap.steer(steered)))
 
     def close(self) -> None:
         self._stack.close()

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from moescope.app import export
-from moescope.app.figures.of_view import of_view
 from moescope.app.figures.structure.expert_scatter import expert_scatter, expert_scatter_still
 from moescope.app.figures.structure.sankey import sankey, sankey_still
 from moescope.app.figures.theme import DARK, LIGHT
+from moescope.app.reports.of_view import of_view
 from moescope.store import Trace, open_trace
 from moescope.store.write.synthetic import Synthetic, write_synthetic
 

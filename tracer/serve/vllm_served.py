@@ -13,15 +13,15 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...engines.vllm.running import ONE_DEVICE, Parallel, VllmEngine, start
-from ...errors import SteeringError
-from ...steering.profile import Steering
-from ..errors import ApiError
-from ..limits import Limits
-from ..requests.checks import read_steering
-from ..requests.given import exactly_one
-from .engine import Event, Steps
-from .served import Served
+from ..engines.vllm.running import ONE_DEVICE, Parallel, VllmEngine, start
+from ..errors import SteeringError
+from ..steering.profile import Steering
+from .engine.engine import Event, Steps
+from .engine.served import Served
+from .errors import ApiError
+from .limits import Limits
+from .requests.checks import read_steering
+from .requests.given import exactly_one
 
 WAIT_S = 0.002
 """How long others wait for their turn while no token is there."""

@@ -16,20 +16,20 @@ from typing import Any
 import pyarrow as pa
 
 from ...store.views.experts.load_difference import with_measure
+from ..figures import alignment, half_life, specialised
+from ..figures.load import HOVER, MEASURES, difference_hover
+from ..figures.routing_map import Hover, routing_map
+from ..figures.structure import over_layers
+from ..figures.structure.cache_curve import cache_curves, pooled
+from ..figures.structure.load_course import drift_map
+from ..figures.structure.sankey import sankey_still
+from ..figures.theme import Theme
+from ..figures.thresholds import Threshold
 from ..sentences import alignment as alignment_words
 from ..sentences import half_life as half_life_words
 from ..sentences import load as load_words
 from ..sentences import resonance as resonance_words
 from ..sentences import structure as structure_words
-from . import alignment, half_life, specialised
-from .load import HOVER, MEASURES, difference_hover
-from .routing_map import Hover, routing_map
-from .structure import over_layers
-from .structure.cache_curve import cache_curves, pooled
-from .structure.load_course import drift_map
-from .structure.sankey import sankey_still
-from .theme import Theme
-from .thresholds import Threshold
 
 Draw = Callable[[pa.Table, Theme], Any]
 Say = Callable[[pa.Table], str]
