@@ -137,7 +137,12 @@ def _graphed(forward: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         forward()
-    return graph.replay
+
+    def replay(keeps: Callable[[], None] = forward) -> None:
+        """The graph knows addresses only: `keeps` holds the weights and the input that lie there."""
+        graph.replay()
+
+    return replay
 
 
 def seconds(step: Callable[[], None], device: str, steps: int) -> float:
