@@ -18,7 +18,7 @@ from ..shell import messages, show, travel
 from ..shell.page_context import PageContext, remember
 from ..steering import profiles
 from ..text import words
-from ..text.literal import context_html, visible
+from ..text.literal import context_html, visible_token
 from . import expert_contrast, expert_note
 
 CONTEXTS = 12
@@ -121,7 +121,7 @@ def _tokens(context: PageContext, cell: Cell) -> None:
     if not table.num_rows:
         _why_nothing(table, "No token of this selection uses the expert.")
         return
-    shown = table.set_column(1, "token", pa.array([visible(t) for t in table["token"].to_pylist()]))
+    shown = table.set_column(1, "token", pa.array([visible_token(t) for t in table["token"].to_pylist()]))
     show.table(
         shown.select(["token", "count", "occurrences", "share", "mean_weight"]),
         name=f"layer-{cell.layer}-expert-{cell.expert}-tokens",

@@ -22,6 +22,12 @@ def visible(text: str | None) -> str:
     return "∅" if text is None else text.translate(_VISIBLE)
 
 
+def visible_token(text: str | None) -> str:
+    """`visible` for a token on its own: one of spaces alone would look like an empty cell."""
+    shown = visible(text)
+    return shown if shown.strip() else "␣" * len(shown)
+
+
 def direction(language: str | None) -> str:
     """Value of an HTML `dir` attribute: `rtl` for languages written so, else left to the text itself."""
     return "rtl" if is_right_to_left(language) else "auto"

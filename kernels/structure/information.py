@@ -1,5 +1,6 @@
 """How much of routing a label explains: the token id, the position, a tag of the prompt."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from .._arrays import as_amounts, as_labels, check_size, to_numpy
 from ..counting import mutual_information
 from ..statistics.bootstrap import Interval
 from ..statistics.jackknife import jackknife_interval
-from ._expected import expected_information
+from ._expected import expected_informations
 
 
 class Explained(NamedTuple):
@@ -54,7 +55,7 @@ def explained(labels: ArrayLike, experts: ArrayLike) -> Explained:
         Tokens count as independent here: a label that is the same in all tokens of a prompt (a language, or a word that
         only one prompt has) also carries whatever else the prompt does. For tags use `tag_information`.
     """
-    return _pairs(labels, experts, None).explained()
+    return _explained([_pairs(labels, experts, None)])[0]
 
 
 def explained_interval(
@@ -67,8 +68,8 @@ def explained_interval(
         groups: group of each token's prompt, (T,), from 0 on; see `statistics.jackknife.deal`.
     """
     pairs = _pairs(labels, experts, groups)
-    found = pairs.explained()
-    return found, jackknife_interval(found.share, [pairs.without(g).explained().share for g in pairs.groups])
+    found, *left_out = _explained([pairs, *(pairs.without(g) for g in pairs.groups)])
+    return found, jackknife_interval(found.share, [one.share for one in left_out])
 
 
 class _Pairs(NamedTuple):
@@ -88,26 +89,41 @@ class _Pairs(NamedTuple):
     def without(self, group: int) -> "_Pairs":
         return self._replace(count_N=self.count_N - self.count_GN[group])
 
-    def explained(self) -> Explained:
+    @property
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of each label and of each expert."""
+        row, column = (np.bincount(at, self.count_N).astype(np.int64) for at in (self.row_N, self.column_N))
+        return row, column
+
+    def explained(self, row: np.ndarray, column: np.ndarray, expected: float) -> Explained:
+        """From `totals`, and the information that unrelated labels with these totals seem to have."""
         total = int(self.count_N.sum())
         if total == 0:
             return Explained(0.0, 0.0, 0.0, 0.0)
-        row, column = (
-            np.bincount(at, weights=self.count_N).astype(np.int64) for at in (self.row_N, self.column_N)
-        )
-        held = self.count_N > 0
-        count_N = self.count_N[held]
-        # In floats: a row's tokens times a column's can pass 2^63.
-        even_N = row[self.row_N[held]].astype(np.float64) * column[self.column_N[held]] / total
-        information = max(float(count_N @ np.log(count_N / even_N)) / total, 0.0)
-        used = column[column > 0] / total
-        entropy = float(-(used @ np.log(used))) + 0.0
-        expected = min(expected_information(row, column), entropy)
+        both, rows, columns = (_sum_of_logs(counts) / total for counts in (self.count_N, row, column))
+        # H(row) + H(column) - H(both); each entropy is log N - sum n log n / N.
+        entropy = max(float(np.log(total)) - columns, 0.0)
+        information = max(float(np.log(total)) - rows - columns + both, 0.0)
+        expected = min(expected, entropy)
         # Where every token is a value of its own, its experts are told and nothing is learnt.
         share = (information - expected) / (entropy - expected) if entropy - expected > 1e-12 else 0.0
         return Explained(information, expected, entropy, share)
 
 
+def _explained(tables: "Sequence[_Pairs]") -> list[Explained]:
+    totals = [table.totals for table in tables]
+    expected = expected_informations(totals)
+    return [table.explained(*of, chance) for table, of, chance in zip(tables, totals, expected, strict=True)]
+
+
+def _sum_of_logs(counts: np.ndarray) -> float:
+    """Sum of n log n; most counts are small, so their logarithms come from a table."""
+    few = counts[counts < len(_TIMES_LOG)]
+    many = counts[counts >= len(_TIMES_LOG)].astype(np.float64)
+    return float(_TIMES_LOG[few].sum() + many @ np.log(many))
+
+
+_TIMES_LOG = np.arange(4096.0) * np.log(np.maximum(np.arange(4096.0), 1))
 _DENSE_CELLS = 1 << 26
 """Label values × experts up to which pairs are counted in a table (512 MiB) rather than sorted."""
 

@@ -2,34 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
-from ...shell import messages, show
+from ...shell import messages, show, sources
 from ...shell.page_context import PageContext
-from ...text.literal import visible
+from ...text.literal import visible_token
 from .. import expert_drawer
 from .parts import nothing, told, window_text
 
 FOLLOWING = {"input": "the token itself", "next": "the token that follows"}
+TITLE = "Share of the first expert that a label explains, by layer"
+WORKING = "95 % intervals over prompts"
+STEPS = 12
+"""Times that the bar moves while intervals are worked out."""
 
 
 def draw(context: PageContext) -> None:
-    """Lines by layer, then the vocabulary of one layer."""
+    """Lines by layer, then the vocabulary of one layer; the intervals of the lines come last."""
     by = "language" if "language" in context.tags() else next(iter(context.tags()), None)
-    ask = {"by": by, "layers": window_text(context)}
-    with messages.loading(height=300):
-        table = context.view("explained", **ask)
-    if nothing(table):
+    ask: dict[str, Any] = {"by": by, "layers": window_text(context)}
+    what = f"{sources.version(context.url)} {context.snippet('explained', **ask)}"
+    place = st.empty()
+    if st.session_state.get("explained") == what:
+        _lines(context, ask, place)
+        _vocabulary(context)
         return
-    show.chart(
-        lambda theme: over_layers.explained_lines(table, theme=theme), table, name="explained",
-        title="Share of the first expert that a label explains, by layer",
-        say=told(sentences.explained(table), table), python=context.snippet("explained", **ask),
-    )  # fmt: skip
+    with place.container(), messages.loading(height=300):
+        points = context.view("explained", intervals=False, **ask)
+    if nothing(points):
+        return
+    with place.container():
+        theme = context.theme
+        st.altair_chart(over_layers.explained_lines(points, theme=theme), theme=None, alt=TITLE)
+        messages.say(sentences.explained(points))
+        bar = st.progress(0.0, text=WORKING)
     _vocabulary(context)
+    _prepare(context, ask, bar)
+    st.session_state["explained"] = what
+    _lines(context, ask, place)
+
+
+def _prepare(context: PageContext, ask: dict[str, Any], bar: DeltaGenerator) -> None:
+    """Work out the intervals, a few layers at a time; the trace remembers those of the layers before."""
+    numbers = [router.layer for router in context.routers()]
+    for done in range(1, STEPS):
+        if upto := len(numbers) * done // STEPS:
+            context.view("explained", by=ask["by"], layers=f"{numbers[0]}:{numbers[upto - 1]}")
+            bar.progress(upto / len(numbers), text=WORKING)
+
+
+def _lines(context: PageContext, ask: dict[str, Any], place: DeltaGenerator) -> None:
+    with place.container():
+        table = context.view("explained", **ask)
+        if nothing(table):
+            return
+        show.chart(
+            lambda theme: over_layers.explained_lines(table, theme=theme), table, name="explained", title=TITLE,
+            say=told(sentences.explained(table), table), python=context.snippet("explained", **ask),
+        )  # fmt: skip
 
 
 def _vocabulary(context: PageContext) -> None:
@@ -55,15 +91,15 @@ def _vocabulary(context: PageContext) -> None:
     beaten = sum(table["beats_luck"].to_pylist())
     chosen = token_table(
         table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=context.snippet("vocabulary", **ask),
-        say=f"{beaten} of these {table.num_rows} tokens choose their expert more often than luck would make 95 % of "
-        "tokens with so few occurrences that do not matter to the router. Click a row to open the expert.",
+        say=f"{beaten} of these {table.num_rows} tokens choose their expert more often than 95 % of equally rare "
+        "tokens would if the router ignored the token. Click a row to open the expert.",
     )  # fmt: skip
     expert_drawer.choose_rows(table, chosen, place="vocabulary")
 
 
 def token_table(table: pa.Table, *, name: str, key: str, say: str, python: str) -> list[int]:
     """A table of the view `vocabulary`, whose rows can be chosen."""
-    shown = table.set_column(3, "token", pa.array([visible(t) for t in table["token"].to_pylist()]))
+    shown = table.set_column(3, "token", pa.array([visible_token(t) for t in table["token"].to_pylist()]))
     percent = st.column_config.NumberColumn(format="percent")
     return show.table(
         shown,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....kernels.statistics.jackknife import deal
-from ....kernels.structure import explained_interval, tag_information
+from ....kernels.structure import explained, explained_interval, tag_information
 from ...notes import with_notes
 from ...read.batches import EventBatch
 from ...read.passes import map_router
@@ -41,6 +41,7 @@ def explained_view(
     *,
     by: str | None = None,
     layers: str | None = None,
+    intervals: bool = True,
     stream: str = "decoder",
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
@@ -49,6 +50,7 @@ def explained_view(
     Args:
         by: also a tag of the prompts, such as language.
         layers: a window such as 3:6 (both ends in) or 3,5; all by default.
+        intervals: without them low and high are null, in about a third of the time.
     Returns:
         layer, stream, label (token, next token, position, layer before, or the tag), share = (information − expected) /
         (entropy − expected): 0 for a label that says nothing, 1 for one that decides; low, high (95 %, jackknife over
@@ -56,20 +58,18 @@ def explained_view(
         expected (its mean where tokens, or for a tag prompts, exchange their labels), entropy (of the first expert),
         values (different labels), tokens, prompts. A label without any value is left out.
     """
-    groups = deal(trace.num_prompts, FOLDS)
     rows, before = [], None
     for layer in layers_of(trace, layers, stream):
-        spec = trace.router(layer, stream)
-        key = ("first experts", layer, stream, tokens.key)
-        now = _Tokens(*trace.memo.get(key, lambda spec=spec: _read(trace, spec, tokens)))
-        rows += _rows(trace, spec, now, before, groups, by)
-        before = now
+        asked = _Layer(trace, trace.router(layer, stream), tokens, before)
+        rows += _rows(asked, intervals, by)
+        before = asked
     ours = (
         "Of the expert with the largest gate weight. Positions are counted in doublings (0, 1, 2–3, 4–7, ...). A token "
-        "id that few prompts use also carries what those prompts are about. Intervals leave out one of at most "
-        f"{FOLDS} groups of prompts at a time."
+        "id that few prompts use also carries what those prompts are about."
     )
-    return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [ours, tokens.note()])
+    left_out = f"Intervals leave out one of at most {FOLDS} groups of prompts at a time."
+    notes = [ours, left_out] if intervals else [ours]
+    return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [*notes, tokens.note()])
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,34 @@ class _Tokens:
         return out
 
 
+@dataclass
+class _Layer:
+    """A layer, whose tokens are read when a number of it is not remembered."""
+
+    trace: TraceRows
+    spec: RouterSpec
+    wanted: TokenFilter
+    before: _Layer | None
+
+    @property
+    def tokens(self) -> _Tokens:
+        return _Tokens(*self.remembered("first experts", lambda: _read(self.trace, self.spec, self.wanted)))
+
+    def remembered(self, what: str, make: Callable[[], tuple[Any, ...]], *more: Hashable) -> tuple[Any, ...]:
+        return self.trace.memo.get((what, *self.spec.key, *more, self.wanted.key), make)
+
+    def labels(self) -> dict[str, Callable[[_Tokens], np.ndarray]]:
+        """By name: what gives each token's label."""
+        found: dict[str, Callable[[_Tokens], np.ndarray]] = {
+            "token": lambda now: now.token,
+            "next token": lambda now: now.following(),
+            "position": lambda now: np.frexp(now.position.astype(np.float64))[1],
+        }
+        if (before := self.before) is not None:
+            found["layer before"] = lambda now: now.from_layer_before(before.tokens)
+        return found
+
+
 def _read(trace: TraceRows, spec: RouterSpec, tokens: TokenFilter) -> tuple[np.ndarray, ...]:
     def of_part(batch: EventBatch) -> tuple[np.ndarray, ...]:
         key = token_key(batch.prompt_N, batch.position_N)
@@ -115,56 +143,60 @@ def _read(trace: TraceRows, spec: RouterSpec, tokens: TokenFilter) -> tuple[np.n
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def _rows(
-    trace: TraceRows,
-    spec: RouterSpec,
-    now: _Tokens,
-    before: _Tokens | None,
-    groups: np.ndarray,
-    by: str | None,
-) -> Iterator[dict[str, Any]]:
-    labels = {"token": now.token, "next token": now.following()}
-    labels["position"] = np.frexp(now.position.astype(np.float64))[1]
-    if before is not None:
-        labels["layer before"] = now.from_layer_before(before)
-    group_N = groups[now.prompt]
-    for name, label_N in labels.items():
-        counted = (label_N >= 0) & (now.first >= 0)
-        if not counted.any():
-            continue
-        found, interval = explained_interval(label_N, now.first, group_N)
-        known = np.isfinite(interval.low)
-        yield {
-            "layer": spec.layer,
-            "stream": spec.stream,
-            "label": name,
-            **found._asdict(),
-            "low": float(interval.low) if known else None,
-            "high": float(interval.high) if known else None,
-            "values": len(np.unique(label_N[counted])),
-            "tokens": int(counted.sum()),
-            "prompts": len(np.unique(now.prompt[counted])),
-        }
-    if by is not None and (row := _of_tag(trace, spec, now, by)):
-        yield row
+def _rows(layer: _Layer, intervals: bool, by: str | None) -> Iterator[dict[str, Any]]:
+    before = None if layer.before is None else layer.before.spec.layer
+    for name, label in layer.labels().items():
+        more = (before,) if name == "layer before" else ()
+        [row] = layer.remembered(
+            f"explained by {name}",
+            lambda label=label: (_of_label(layer, label, intervals),),
+            *more,
+            intervals,
+        )
+        if row is not None:
+            yield {"layer": layer.spec.layer, "stream": layer.spec.stream, "label": name, **row}
+    if by is None:
+        return
+    [row] = layer.remembered("explained by tag", lambda: (_of_tag(layer, by),), by)
+    if row is not None:
+        yield {"layer": layer.spec.layer, "stream": layer.spec.stream, "label": by, **row}
 
 
-def _of_tag(trace: TraceRows, spec: RouterSpec, now: _Tokens, by: str) -> dict[str, Any] | None:
-    groups = trace.groups(by)
+def _of_label(
+    layer: _Layer, label: Callable[[_Tokens], np.ndarray], intervals: bool
+) -> dict[str, Any] | None:
+    now = layer.tokens
+    label_N = label(now)
+    counted = (label_N >= 0) & (now.first >= 0)
+    if not counted.any():
+        return None
+    values = {
+        "values": len(np.unique(label_N[counted])),
+        "tokens": int(counted.sum()),
+        "prompts": len(np.unique(now.prompt[counted])),
+    }
+    if not intervals:
+        return explained(label_N, now.first)._asdict() | values
+    groups = deal(layer.trace.num_prompts, FOLDS)
+    found, interval = explained_interval(label_N, now.first, groups[now.prompt])
+    known = np.isfinite(interval.low)
+    ends = {"low": float(interval.low), "high": float(interval.high)} if known else {}
+    return found._asdict() | ends | values
+
+
+def _of_tag(layer: _Layer, by: str) -> dict[str, Any] | None:
+    groups, now, num_experts = layer.trace.groups(by), layer.tokens, layer.spec.num_experts
     tag_P = np.where([groups.names[g] is None for g in groups.group_P], -1, groups.group_P)
     counted = now.first >= 0
     prompts, row_N = np.unique(now.prompt[counted], return_inverse=True)
     values = len(np.unique(tag_P[prompts][tag_P[prompts] >= 0]))
     if values < 2:
         return None
-    at = row_N * spec.num_experts + now.first[counted]
-    count_PE = np.bincount(at, minlength=len(prompts) * spec.num_experts).reshape(len(prompts), -1)
+    at = row_N * num_experts + now.first[counted]
+    count_PE = np.bincount(at, minlength=len(prompts) * num_experts).reshape(len(prompts), -1)
     found = tag_information(count_PE, tag_P[prompts], _PERMUTATIONS)
     left = float(found.entropy - found.chance)
     return {
-        "layer": spec.layer,
-        "stream": spec.stream,
-        "label": by,
         "share": float(found.information - found.chance) / left if left > 0 else 0.0,
         "information": float(found.information),
         "expected": float(found.chance),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moescope.app.text import words
-from moescope.app.text.literal import context_html, direction, excerpt, visible
+from moescope.app.text.literal import context_html, direction, excerpt, visible, visible_token
 
 
 class Tags(HTMLParser):
@@ -45,6 +45,7 @@ def test_right_to_left_text_reads_from_the_right():
 def test_the_invisible_is_made_visible():
     assert visible("a\u202eb\n\t\x07") == "a‹202E›b⏎⇥␇"
     assert visible(None) == "∅"
+    assert [visible_token(text) for text in (" ", "  ", " a", "\n", None)] == ["␣", "␣␣", " a", "⏎", "∅"]
     assert visible("é の 🙂") == "é の 🙂"
 
 

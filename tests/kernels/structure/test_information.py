@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moescope.kernels.counting import mutual_information
 from moescope.kernels.statistics.jackknife import jackknife_interval
 from moescope.kernels.structure import explained, explained_interval, tag_information
-from moescope.kernels.structure._expected import expected_information
+from moescope.kernels.structure._expected import expected_information, expected_informations
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -40,6 +40,18 @@ def test_interpolated_and_serial_parts_agree_with_simulated_permutations():
     error = 4 * np.std(drawn, ddof=1) / np.sqrt(len(drawn))
     assert abs(found - np.mean(drawn)) < error + 2e-3 * found
     assert error < 0.02 * found
+
+
+def test_tables_side_by_side_are_those_one_by_one():
+    rng = np.random.default_rng(9)
+    tables = [
+        (np.bincount(rng.zipf(1.5, n) % 200), np.bincount(rng.integers(0, experts, n)))
+        for n, experts in ((1, 3), (50, 2), (3_000, 30), (20_000, 7))
+    ]
+    tables.append((np.zeros(3, int), np.zeros(2, int)))
+    together = expected_informations(tables)
+    assert together == pytest.approx([expected_information(*table) for table in tables], rel=1e-12)
+    assert together[0] == together[-1] == 0
 
 
 def test_a_label_that_decides_the_expert_explains_all_of_it():

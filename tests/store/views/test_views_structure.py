@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from events_by_hand import rows_of, sequences
 
 from moescope.kernels.counting import load_imbalance
 from moescope.kernels.structure import explained, rare_token_baseline, specialisation_spread
-from moescope.store import StoreError, Trace
+from moescope.store import StoreError, Trace, open_trace
 from moescope.store.errors import BadArgument, UnknownColumn
 
 LAYER = 1
@@ -122,6 +123,20 @@ def test_what_explains_the_first_expert(shared_trace: Trace, rows: list[dict]) -
         assert found[name]["values"] == len({value for value in values if value >= 0})
     assert found["language"]["information"] > found["language"]["expected"] > 0
     assert found["language"]["values"] == 4
+
+
+def test_points_come_without_intervals_and_windows_are_not_confused(shared_trace_path: Path) -> None:
+    whole = open_trace(shared_trace_path).view("explained", layers="0:2").to_pylist()
+    trace = open_trace(shared_trace_path)
+    points = trace.view("explained", layers="0:2", intervals=False).to_pylist()
+    assert [row | {"low": None, "high": None} for row in whole] == points
+    assert all(row["low"] < row["share"] < row["high"] for row in whole)
+    # What was remembered of layer 2 behind layer 1 is not taken where it stands behind layer 0.
+    for layers in ("0:2", "0,2", "1:2"):
+        asked, fresh = (t.view("explained", layers=layers) for t in (trace, open_trace(shared_trace_path)))
+        assert asked.equals(fresh)
+        behind = [row["layer"] for row in asked.to_pylist() if row["label"] == "layer before"]
+        assert behind == {"0:2": [1, 2], "0,2": [2], "1:2": [2]}[layers]
 
 
 def test_specialisation_by_a_tag(shared_trace: Trace) -> None:
