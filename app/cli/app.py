@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from ...tracer.serve.binding import is_loopback
 from ...tracer.serve.token_file import TokenError, read_token, write_token
 
 SETTINGS = {
@@ -67,6 +68,7 @@ def app_command(
         environment["MOESCOPE_TRACE"] = trace if "://" in trace else str(Path(trace).absolute())
     if library is not None:
         environment["MOESCOPE_LIBRARY"] = str(Path(library).absolute())
+    check_host(host)
     shared = not is_loopback(host)
     if shared or token_file is not None:
         environment[TOKEN] = _token(token_file, port)
@@ -101,12 +103,10 @@ def options(host: str, port: int, names: Sequence[str] = (), *, no_browser: bool
     return found + [word for name in dict.fromkeys(known) for word in ("--server.allowedHosts", name)]
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. Raises click.UsageError where it is none."""
-    if host == "localhost":
-        return True
+def check_host(host: str) -> None:
+    """Raises click.UsageError where the host is no address."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
         raise click.UsageError(f"--host {host}: give an IP address; names go with --public-name") from None
 

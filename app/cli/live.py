@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .engine_options import engine_options, take_engine
-from .model_options import load, model_options, steering_from
+from .model_options import load, model_options, sampling_options, steering_from
 from .noise import floor_for, show
 from .output import as_text
 
@@ -25,21 +25,7 @@ from .output import as_text
 @click.option(
     "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens to generate."
 )
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="Sample among the likeliest tokens that hold this probability.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
+@sampling_options
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
 @click.option("--rewire", is_flag=True, help="Learn logit vectors on the text at hand (arXiv 2510.14853).")
 @click.option(
@@ -131,7 +117,8 @@ def serve_command(model: str, **options: Any) -> None:
     if options["experts_used"] is not None and options["experts"] is None:
         raise click.UsageError("--experts-used needs --experts")
     engine = take_engine(options)
-    from ...tracer.serve.server import ServeError, run_server
+    from ...tracer.serve.binding import ServeError
+    from ...tracer.serve.server import run_server
 
     try:
         run_server(model, engine=engine, **options)

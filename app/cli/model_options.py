@@ -50,6 +50,19 @@ def model_options(command: Any) -> Any:
     return command
 
 
+def sampling_options(command: Any) -> Any:
+    """How the next token is chosen, of every command that generates."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling."),
+        click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+                     help="Sample among the likeliest tokens that hold this probability."),
+        click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
+                     help="0 takes the likeliest token."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def load(model: str, options: dict[str, Any]) -> Any:
     """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`."""
     from ...tracer.prepared import OPTIONS, load_prepared

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .engine_options import engine_options, take_engine
-from .model_options import fitting, load, model_options, profile_in
+from .model_options import fitting, load, model_options, profile_in, sampling_options
 from .output import open_with_warnings
 from .progress import Meter
 
@@ -51,21 +51,7 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
     show_default=True,
     help="Tokens to generate after each prompt, recorded too.",
 )
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="Sample among the likeliest tokens that hold this probability.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling.")
+@sampling_options
 @click.option(
     "--chat", is_flag=True, help="Apply the tokenizer's chat template; its tokens are marked special."
 )

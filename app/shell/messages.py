@@ -156,18 +156,19 @@ def _held(trace: Trace) -> str:
 def _resume(trace: Trace, url: str) -> None:
     job = Job(Path(url).absolute().with_name(Path(url).name + SUFFIX)) if "://" not in url else None
     if job is not None and (job.folder / "job.json").exists():
-        st.button("Resume", key="resume", on_click=_retry, args=(job,))
+        st.button("Resume", key="resume", on_click=retry_job, args=(job,))
         return
     model = trace.manifest.model.get("name", "MODEL")
     with st.popover("How to resume", key="how-to-resume"):
         st.code(f"moescope trace {model} PROMPTS --out {url} --resume", language="bash", wrap_lines=True)
 
 
-def _retry(job: Job) -> None:
+def retry_job(job: Job) -> None:
+    """Start a job again where it stopped, with the same settings."""
     try:
         job.retry()
     except (OSError, ValueError) as error:
-        st.toast(words.label(f"It could not be resumed: {error}"), icon=":material/error:")
+        st.toast(words.label(f"It could not be started again: {error}"), icon=":material/error:")
         return
     st.toast("The trace goes on; the Library shows how far it is.", icon=":material/play_arrow:")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Any, TextIO
 import uvicorn
 
 from . import token_file as tokens
+from .binding import ServeError, bind, is_loopback, token_for, url_of
 from .engine.engine import Engine
 from .http.app import build_app
 from .http.connections import with_limits
@@ -27,10 +27,6 @@ from .limits import Limits
 from .process import PARENT_VARIABLE
 
 log = logging.getLogger("moescope.serve")
-
-
-class ServeError(RuntimeError):
-    """The server cannot start; the one-line message says why."""
 
 
 def run_server(
@@ -133,53 +129,6 @@ def _watch(server: uvicorn.Server, engine: Engine, line: dict[str, str], out: Te
             log.warning("the program that started this server has ended")
             server.should_exit = True
         time.sleep(0.5 if announced else 0.02)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def bind(host: str, port: int, *, explicit_token: bool) -> socket.socket:
-    """A bound socket. Raises `ServeError`: open to others without a token of one's own, or not bindable."""
-    if not is_loopback(host) and not explicit_token:
-        raise ServeError(f"--host {host} lets other machines in: give a token of your own with --token-file")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except (OSError, OverflowError) as error:
-        raise ServeError(f"cannot listen on {host}, port {port}: {error}") from None
-    return sock
-
-
-def url_of(sock: socket.socket, host: str) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{sock.getsockname()[1]}"
-
-
-@contextmanager
-def token_for(sock: socket.socket, named: str | Path | None) -> Iterator[tuple[str, Path]]:
-    """The token and its file; a file that the user did not name is removed at the end."""
-    path = Path(named) if named is not None else tokens.default_token_file(sock.getsockname()[1])
-    try:
-        if named is not None and path.exists():
-            token, warnings = tokens.read_token(path)
-            for warning in warnings:
-                log.warning(warning)
-        else:
-            token = tokens.write_token(path, url_of(sock, sock.getsockname()[0]))
-    except (OSError, tokens.TokenError) as error:
-        raise ServeError(str(error)) from None
-    try:
-        yield token, path.absolute()
-    finally:
-        if named is None:
-            tokens.remove_token(path)
 
 
 def make_server(engine: Engine, token: str, host: str) -> uvicorn.Server:

@@ -80,8 +80,8 @@ def _ended(job: Job, status: Status) -> None:
                 )
             if status.state != "complete":
                 resumable = name in sources.summaries()
-                st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=_retry, args=(job,),
-                          help="With the same model, prompts and settings.")  # fmt: skip
+                st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=messages.retry_job,
+                          args=(job,), help="With the same model, prompts and settings.")  # fmt: skip
             st.button("Dismiss", key=f"dismiss-{name}", on_click=job.forget)
 
 
@@ -93,10 +93,3 @@ def _complete(job: Job, status: Status) -> None:
     if seconds := summary.get("seconds"):
         parts.append(f"in {words.duration(seconds)}")
     messages.say(f"{job.out.name} is traced: {', '.join(parts)}.")
-
-
-def _retry(job: Job) -> None:
-    try:
-        job.retry()
-    except (OSError, ValueError) as error:
-        st.toast(words.label(f"It could not be started again: {error}"), icon=":material/error:")

@@ -39,7 +39,7 @@ def test_a_public_name_is_answered_beside_them():
 
 def test_a_host_is_an_address():
     with pytest.raises(click.UsageError, match="IP address"):
-        app_cli.is_loopback("evil.example")
+        app_cli.check_host("evil.example")
 
 
 def test_a_token_goes_only_to_the_server_that_wrote_it(tmp_path):

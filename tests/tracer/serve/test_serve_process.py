@@ -19,8 +19,9 @@ from tiny import character_tokenizer, tiny_olmoe
 
 from moescope.tracer.client import ServerCrashed, ServerError, connect, start_server
 from moescope.tracer.serve import token_file
+from moescope.tracer.serve.binding import ServeError, bind, is_loopback, token_for, url_of
 from moescope.tracer.serve.process import PARENT_VARIABLE
-from moescope.tracer.serve.server import ServeError, bind, is_loopback, run_server, token_for, url_of
+from moescope.tracer.serve.server import run_server
 
 OPTIONS: dict[str, Any] = {"device": "cpu"}
 
