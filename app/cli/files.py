@@ -161,7 +161,7 @@ def expand_command(template: Path, out: Path) -> None:
 
     prompts = expand_file(template)
     write_prompts(prompts, out)
-    click.echo(f"{len(prompts):,} prompts → {out}")
+    click.echo(f"{amount(len(prompts), 'prompt')} → {out}")
 
 
 _DELIMITER = click.option(

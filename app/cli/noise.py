@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..text.words import amount
 from .model_options import load
 from .output import as_text
 
@@ -39,7 +40,7 @@ def floor_for(loaded: Any, model: str, prompts: PromptSet, options: dict[str, An
 def show(noise: Noise) -> None:
     """Print a floor: a line on how it was measured, a row a cause, and what could not be varied."""
     click.echo(
-        f"\nNoise floor on {noise.prompts:,} prompts ({noise.tokens:,} tokens), {noise.dtype} on {noise.device}. "
+        f"\nNoise floor on {amount(noise.prompts, 'prompt')} ({amount(noise.tokens, 'token')}), {noise.dtype} on {noise.device}. "
         "Shares of decisions with other experts (95 % interval over prompts, from 5), of those with the same experts "
         "in another order, and of stored gate weights that change:"
     )

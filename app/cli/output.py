@@ -19,6 +19,7 @@ from rich.cells import cell_len, set_cell_size
 from ...store.files.whole import write_whole
 from ...store.tables import json_rows, plain
 from ..text.literal import visible
+from ..text.words import amount
 
 if TYPE_CHECKING:
     from ...store import Trace
@@ -81,7 +82,7 @@ def write_table(table: pa.Table, form: str | None, out: Path | None) -> None:
         click.echo(_bytes(table, form), nl=False)
         return
     write_whole(out, _bytes(table, form))
-    click.echo(f"{table.num_rows:,} rows → {out}", err=True)
+    click.echo(f"{amount(table.num_rows, 'row')} → {out}", err=True)
 
 
 def _bytes(table: pa.Table, form: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..text.words import amount
 from .engine_options import engine_options, take_engine
 from .model_options import fitting, load, model_options, profile_in, sampling_options
 from .output import open_with_warnings
@@ -92,7 +93,7 @@ def trace_command(
     count = len(prompt_set.limit(options["limit"]))
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
-        click.echo(f"{of}{len(prompt_set):,} prompts from {prompts}; loading {model}", err=True)
+        click.echo(f"{of}{amount(len(prompt_set), 'prompt')} from {prompts}; loading {model}", err=True)
     summary = (
         _trace_here(model, prompt_set, out, profile, steer, options)
         if engine is None
@@ -166,11 +167,11 @@ def _resumable(out: str) -> Iterator[None]:
 
 def _report(summary: TraceSummary, out: str) -> None:
     click.echo(
-        f"{summary.prompts:,} prompts, {summary.tokens:,} tokens, {summary.events:,} events of {summary.routers} "
-        f"routers in {summary.seconds:.1f} s ({summary.tokens_per_second:,.0f} tokens/s) → {out}"
+        f"{amount(summary.prompts, 'prompt')}, {amount(summary.tokens, 'token')}, {amount(summary.events, 'event')} of "
+        f"{amount(summary.routers, 'router')} in {summary.seconds:.1f} s ({summary.tokens_per_second:,.0f} tokens/s) → {out}"
     )
     if summary.resumed_prompts:
-        click.echo(f"{summary.resumed_prompts:,} prompts were there already")
+        click.echo(f"{amount(summary.resumed_prompts, 'prompt')} of them from an earlier run")
     if summary.accuracy is not None:
         click.echo(f"accuracy {summary.accuracy:.1%}")
     click.echo(f"look at it: moescope app {out}")

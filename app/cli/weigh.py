@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..text.words import amount
 from .model_options import load, model_options
 from .output import Lines, open_with_warnings
 
@@ -89,5 +90,7 @@ def weigh_command(
         click.echo(json.dumps({"routers": made, "trace": trace}))
         return
     click.echo(
-        f"{made} routers weighed → {trace}" if made else f"nothing to do: {trace} has this sheet already"
+        f"{amount(made, 'router')} weighed → {trace}"
+        if made
+        else f"nothing to do: {trace} has this sheet already"
     )
