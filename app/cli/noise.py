@@ -40,7 +40,8 @@ def floor_for(loaded: Any, model: str, prompts: PromptSet, options: dict[str, An
 def show(noise: Noise) -> None:
     """Print a floor: a line on how it was measured, a row a cause, and what could not be varied."""
     click.echo(
-        f"\nNoise floor on {amount(noise.prompts, 'prompt')} ({amount(noise.tokens, 'token')}), {noise.dtype} on {noise.device}. "
+        f"\nNoise floor on {amount(noise.prompts, 'prompt')} ({amount(noise.tokens, 'token')}), "
+        f"{noise.dtype} on {noise.device}. "
         "Shares of decisions with other experts (95 % interval over prompts, from 5), of those with the same experts "
         "in another order, and of stored gate weights that change:"
     )

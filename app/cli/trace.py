@@ -168,7 +168,8 @@ def _resumable(out: str) -> Iterator[None]:
 def _report(summary: TraceSummary, out: str) -> None:
     click.echo(
         f"{amount(summary.prompts, 'prompt')}, {amount(summary.tokens, 'token')}, {amount(summary.events, 'event')} of "
-        f"{amount(summary.routers, 'router')} in {summary.seconds:.1f} s ({summary.tokens_per_second:,.0f} tokens/s) → {out}"
+        f"{amount(summary.routers, 'router')} in {summary.seconds:.1f} s "
+        f"({summary.tokens_per_second:,.0f} tokens/s) → {out}"
     )
     if summary.resumed_prompts:
         click.echo(f"{amount(summary.resumed_prompts, 'prompt')} of them from an earlier run")
