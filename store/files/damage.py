@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def check_sha256(entry: PartEntry, table: str, found: str) -> None:
 
 def find_problems(folder: Folder, entries: Sequence[PartEntry]) -> list[Problem]:
     """Parts with a missing or truncated file: one listing of each folder, no file is opened."""
-    sizes = {table: folder.sizes(table) for table in TABLES} if entries else {}
+    sizes = _sizes(folder) if entries else {}
     problems = []
     for entry in entries:
         for table in TABLES:
@@ -65,6 +66,13 @@ def find_problems(folder: Folder, entries: Sequence[PartEntry]) -> list[Problem]
             problems.append(Problem(entry.name, entry.path(table), str(damaged(entry, table, reason))))
             break
     return problems
+
+
+def _sizes(folder: Folder) -> dict[str, dict[str, int]]:
+    if folder.local_path is not None:
+        return {table: folder.sizes(table) for table in TABLES}
+    with ThreadPoolExecutor(len(TABLES)) as pool:
+        return dict(zip(TABLES, pool.map(folder.sizes, TABLES), strict=True))
 
 
 def verify_files(folder: Folder, entry: PartEntry) -> list[Problem]:

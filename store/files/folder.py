@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from ..errors import NotATrace, StoreError, plain_os_errors
+from .remote import RemoteParquet, allow_requests
 
 WRITING = ".writing"
 
@@ -34,6 +35,10 @@ class Folder(Protocol):
 
     def open(self, path: str) -> pa.NativeFile:
         """The file for random access. Raises FileNotFoundError."""
+        ...
+
+    def parquet(self, path: str, size: int) -> RemoteParquet | None:
+        """The Parquet file of a known size for reading from far away; None where it is better opened."""
         ...
 
     def put(self, path: str, data: bytes | memoryview) -> None:
@@ -65,6 +70,9 @@ class LocalFolder:
     def open(self, path: str) -> pa.NativeFile:
         # Not mapped: a file that is truncated while it is mapped ends the process.
         return pa.OSFile(str(self._root / path))
+
+    def parquet(self, path: str, size: int) -> None:
+        return None
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         target = self._root / path
@@ -125,6 +133,7 @@ class RemoteFolder:
 
         self.url = url
         self.local_path: Path | None = None
+        allow_requests()
         try:
             self._fs, self._root = fs.FileSystem.from_uri(url)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -142,6 +151,9 @@ class RemoteFolder:
 
     def open(self, path: str) -> pa.NativeFile:
         return self._fs.open_input_file(self._path(path))
+
+    def parquet(self, path: str, size: int) -> RemoteParquet:
+        return RemoteParquet(self._fs, self._path(path), size)
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         target = self._path(path)

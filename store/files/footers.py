@@ -15,9 +15,21 @@ from .damage import told_as_damage
 from .folder import Folder
 from .layout import GroupIndex, footer_of
 from .manifest import PartEntry
+from .remote import RemoteParquet
 
 _TAIL_BYTES = 1 << 16
 _KEPT_FOOTERS = 512
+_KEPT_BYTES = 16 << 20
+"""As they lie on disk; more footers than `_KEPT_FOOTERS` are kept where they are small."""
+
+
+class Footer(NamedTuple):
+    """What a file is found to hold before any of its rows is read."""
+
+    metadata: pq.FileMetaData
+    groups: GroupIndex
+    remote: RemoteParquet | None
+    """The file itself, where it lies behind a URL."""
 
 
 class _Footers:
@@ -25,9 +37,10 @@ class _Footers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple, tuple[pq.FileMetaData, GroupIndex]] = OrderedDict()
+        self._kept: OrderedDict[tuple, Footer] = OrderedDict()
+        self._bytes = 0
 
-    def get(self, folder: Folder, entry: PartEntry, table: str) -> tuple[pq.FileMetaData, GroupIndex]:
+    def get(self, folder: Folder, entry: PartEntry, table: str) -> Footer:
         key = (str(folder.local_path or folder.url), entry.path(table), entry.files[table].sha256)
         with self._lock:
             if key in self._kept:
@@ -35,13 +48,23 @@ class _Footers:
                 return self._kept[key]
         parsed = _parse_footer(folder, entry, table)
         with self._lock:
-            self._kept[key] = parsed
-            while len(self._kept) > _KEPT_FOOTERS:
-                self._kept.popitem(last=False)
+            if key not in self._kept:
+                self._kept[key] = parsed
+                self._bytes += parsed.metadata.serialized_size
+            while len(self._kept) > _KEPT_FOOTERS and self._bytes > _KEPT_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
         return parsed
 
 
-def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.FileMetaData, GroupIndex]:
+def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> Footer:
+    file = folder.parquet(entry.path(table), entry.files[table].bytes)
+    if file is not None and file.footer_crc32() == entry.files[table].footer_crc32:
+        return Footer(file.metadata, GroupIndex.from_metadata(file.metadata.metadata), file)
+    metadata = _checked_metadata(folder, entry, table)
+    return Footer(metadata, GroupIndex.from_metadata(metadata.metadata), file)
+
+
+def _checked_metadata(folder: Folder, entry: PartEntry, table: str) -> pq.FileMetaData:
     with folder.open(entry.path(table)) as source:
         size = source.size()
         if size != entry.files[table].bytes:
@@ -53,14 +76,13 @@ def _parse_footer(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.File
     footer = footer_of(tail)
     if zlib.crc32(footer) != entry.files[table].footer_crc32:
         raise ValueError("its footer is damaged")
-    metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + bytes(footer) + bytes(tail[-8:])))
-    return metadata, GroupIndex.from_metadata(metadata.metadata)
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + bytes(footer) + bytes(tail[-8:])))
 
 
 _footers = _Footers()
 
 
-def footer_and_index(folder: Folder, entry: PartEntry, table: str) -> tuple[pq.FileMetaData, GroupIndex]:
+def read_footer(folder: Folder, entry: PartEntry, table: str) -> Footer:
     """A file's footer, the same as when it was written, and what its row groups hold. Raises DamagedPart."""
     with told_as_damage(entry, table):
         return _footers.get(folder, entry, table)
@@ -77,8 +99,8 @@ def row_groups(
     folder: Folder, entry: PartEntry, table: str, router: int | None = None, prompts: np.ndarray | None = None
 ) -> list[RowGroup]:
     """Row groups that can hold rows of a router and of any of these prompts (sorted keys). Raises DamagedPart."""
-    metadata, index = footer_and_index(folder, entry, table)
+    footer = read_footer(folder, entry, table)
     return [
-        RowGroup(at, index.router[at], metadata.row_group(at).num_rows)
-        for at in index.select(router, prompts)
+        RowGroup(at, footer.groups.router[at], footer.metadata.row_group(at).num_rows)
+        for at in footer.groups.select(router, prompts)
     ]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .damage import told_as_damage
 from .folder import Folder
-from .footers import footer_and_index
+from .footers import read_footer
 from .manifest import PartEntry
 
 _KEPT_BYTES = 384 << 20
@@ -83,29 +83,27 @@ def read_table(
         prompts: sorted keys: row groups with none of these prompts are skipped. The rows that come back still
             hold the neighbours of the prompts: filter them.
         groups: numbers of row groups instead (see `row_groups`).
-        until: key of a prompt of a single group: what lies behind it need not be decoded.
+        until: key of a prompt of a single group: what lies behind it need not be decoded, and is not on a disk.
         keep: remember what was read for the next time, as memory allows: all prompts in one chunk, or each row group
             by itself.
     Raises:
         DamagedPart: the file is missing, truncated or changed.
     """
-    metadata, index = footer_and_index(folder, entry, table)
+    metadata, index, remote = read_footer(folder, entry, table)
     place = (str(folder.local_path or folder.url), entry.files[table].sha256)
     whole = router is None and prompts is None and groups is None
     groups = index.select(router, prompts) if groups is None else list(groups)
 
     def read(groups: list[int], columns: list[str]) -> pa.Table:
-        with folder.open(entry.path(table)) as source:
-            file = pq.ParquetFile(
-                source,
-                metadata=metadata,
-                page_checksum_verification=True,
-                pre_buffer=folder.local_path is None,
-            )
-            if until is not None and folder.local_path is not None:
-                found = _upto(file, groups[0], columns, until)
-            else:
-                found = file.read_row_groups(groups, columns=columns, use_threads=threads)
+        if remote is not None:
+            found = remote.read_row_groups(groups, columns, threads=threads)
+        else:
+            with folder.open(entry.path(table)) as source:
+                file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+                if until is not None:
+                    found = _upto(file, groups[0], columns, until)
+                else:
+                    found = file.read_row_groups(groups, columns=columns, use_threads=threads)
         _check_values(found, columns)
         return found
 

@@ -12,20 +12,24 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import UnknownColumn
-from ..files.footers import row_groups
+from ..files.footers import read_footer, row_groups
 from ..files.tables import read_table
-from ..files.threads import READERS, readers
+from ..files.threads import FAR_READERS, READERS, far_readers, fetchers, readers
 from ..write.rollups import token_key
 from .batches import EventBatch, batch_of, has_same_k
 from .token_filter import ALL_TOKENS, TokenFilter
 
 if TYPE_CHECKING:
     from ..files.manifest import PartEntry
+    from .trace_parts import TraceParts
     from .trace_prompts import TracePrompts
 
 KEYS = ["prompt", "position"]
 _FEW_PROMPTS = 64
 """What is read for so few prompts is kept: the same neighbours may be asked for next."""
+
+_AHEAD_BYTES = 128 << 20
+"""What is read at once of parts behind a URL, as it lies there: 32 requests of `remote.RANGE_BYTES`."""
 
 Made = TypeVar("Made")
 
@@ -56,6 +60,11 @@ class _Pass:
             batch.tokens[name] = _token_column(tokens, name)
         return batch if rows is None else batch.kept(rows)
 
+    def bytes_of(self, entry: PartEntry) -> int:
+        """About what is read of a part."""
+        events = entry.files["events"].bytes // max(1, len(self.trace.routers))
+        return events + entry.files["tokens"].bytes
+
     @property
     def classes(self) -> list[str]:
         """Columns of the tokens that say which are wanted."""
@@ -69,8 +78,16 @@ class _Pass:
         """
         of_tokens = [*KEYS, *self.classes, *self.token_columns]
         of_events = ["experts", *self.columns]
+        if self.trace.is_far and self.keys is None:
+            # The footers of both files in one wait; the columns, below, in another.
+            folder = self.trace.folder
+            list(fetchers().map(lambda table: read_footer(folder, entry, table), ("events", "tokens")))
         groups = row_groups(self.trace.folder, entry, "events", self.router)
         if self.keys is None and sum(group.rows for group in groups) == entry.tokens:
+            if self.trace.is_far:
+                coming = fetchers().submit(self._read, entry, "tokens", of_tokens, None)
+                events = self._read(entry, "events", of_events, self.router)
+                return events, coming.result(), coming.result()
             tokens = self._read(entry, "tokens", of_tokens, None)
             return self._read(entry, "events", of_events, self.router), tokens, tokens
         events = self._read(entry, "events", [*KEYS, *of_events], self.router)
@@ -120,16 +137,34 @@ def map_router(
         keys=keys,
         wanted=tokens,
     )
-    yield from _read_ahead(trace.parts_with(keys), lambda entry: work(plan.load(entry)))
+    if trace.is_far:
+        far_readers().submit(
+            trace.row_of_key, np.zeros(0, np.int32)
+        )  # the prompts come while the first parts do
+    yield from read_ahead(trace, trace.parts_with(keys), lambda entry: work(plan.load(entry)), plan.bytes_of)
 
 
-def _read_ahead(entries: Sequence[PartEntry], load: Callable[[PartEntry], Made]) -> Iterator[Made]:
+def read_ahead(
+    trace: TraceParts,
+    entries: Sequence[PartEntry],
+    load: Callable[[PartEntry], Made],
+    bytes_of: Callable[[PartEntry], int],
+) -> Iterator[Made]:
+    """What `load` makes of each part, in order, the next ones while the caller is at work.
+
+    Args:
+        bytes_of: about what is read of a part: behind a URL so many are read at once as `_AHEAD_BYTES` hold.
+    """
+    pool, ahead = (far_readers(), FAR_READERS) if trace.is_far else (readers(), READERS)
+    if trace.is_far:
+        largest = max(map(bytes_of, entries), default=0)
+        ahead = min(FAR_READERS, max(READERS, _AHEAD_BYTES // max(1, largest)))
     waiting: deque[Future[Made]] = deque()
     left = iter(entries)
     try:
         for entry in left:
-            waiting.append(readers().submit(load, entry))
-            if len(waiting) > READERS:
+            waiting.append(pool.submit(load, entry))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

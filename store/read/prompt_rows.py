@@ -42,7 +42,10 @@ def read_prompt(
 
     def read() -> tuple[pa.Table]:
         groups = row_groups(trace.folder, entry, table, router, np.array([key]))
-        pieces = readers().map(lambda group: _of_group(trace, entry, table, key, columns, group), groups)
+        if trace.is_far:
+            pieces = _of_groups(trace, entry, table, key, columns, groups)
+        else:
+            pieces = readers().map(lambda group: _of_group(trace, entry, table, key, columns, group), groups)
         fields = TOKENS_FILE if table == "tokens" else events_schema(trace.routers, trace.manifest.capture)
         empty = pa.schema([fields.field(name) for name in columns]).empty_table()
         return (pa.concat_tables([empty, *pieces]).combine_chunks(),)
@@ -55,9 +58,35 @@ def _of_group(
 ) -> pa.Table:
     read = [name for name in columns if table != "events" or name not in _OF_ROUTER]
     found = read_table(trace.folder, entry, table, read, groups=[group.number], until=key, threads=False)
+    return _own_rows(trace, found, key, columns, group)
+
+
+def _of_groups(
+    trace: TraceParts,
+    entry: PartEntry,
+    table: str,
+    key: int,
+    columns: Sequence[str],
+    groups: Sequence[RowGroup],
+) -> list[pa.Table]:
+    """The same of all of them, fetched together."""
+    read = [name for name in columns if table != "events" or name not in _OF_ROUTER]
+    numbers = [group.number for group in groups]
+    found = read_table(trace.folder, entry, table, read, groups=numbers, threads=False)
+    ends = np.cumsum([group.rows for group in groups]).tolist()
+    return [
+        _own_rows(trace, found.slice(end - group.rows, group.rows), key, columns, group)
+        for group, end in zip(groups, ends, strict=True)
+    ]
+
+
+def _own_rows(
+    trace: TraceParts, found: pa.Table, key: int, columns: Sequence[str], group: RowGroup
+) -> pa.Table:
+    """Rows of the prompt among those of a row group, with what is the same for all of the group."""
     first, end = np.searchsorted(np.asarray(found["prompt"]), [key, key + 1])
     rows = found.take(pa.array(np.arange(first, end)))  # a slice would hold on to the whole group
-    if len(read) == len(columns):
+    if found.num_columns == len(columns):
         return rows
     spec = trace.routers[group.router]
     stream = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int8)), pa.array([spec.stream]))

@@ -15,6 +15,7 @@ from ..files.folder import Folder
 from ..files.lock import is_being_written
 from ..files.manifest import Manifest, PartEntry
 from ..files.router_check import check_routers
+from ..files.threads import FAR_READERS
 from ..schema import RouterSpec
 from .memo import Memo
 
@@ -175,12 +176,24 @@ class TraceParts:
             raise UnknownColumn(f"the trace has no router at {what}; it has {self._has()}")
         return found
 
-    def in_threads(self, function: Callable[[Item], R], items: Iterable[Item]) -> list[R]:
+    @property
+    def is_far(self) -> bool:
+        """Whether it lies behind a URL: a request takes long there whatever it brings, and many may be out at once."""
+        return self._folder.local_path is None
+
+    def in_threads(
+        self, function: Callable[[Item], R], items: Iterable[Item], *, threads: int = THREADS
+    ) -> list[R]:
         """`function` of each item, in order, a few at a time. Damage that one meets is raised here, so that the call
         that asked for all of them starts over as a whole."""
 
         def begin() -> None:
             self._local.inside = True
 
-        with ThreadPoolExecutor(THREADS, initializer=begin) as pool:
+        with ThreadPoolExecutor(threads, initializer=begin) as pool:
             return list(pool.map(function, items))
+
+    def read_each(self, read: Callable[[Item], R], items: Sequence[Item], *, threads: int = 1) -> list[R]:
+        """What `read` gives for each item, in order: many at once behind a URL, `threads` on a disk."""
+        count = min(FAR_READERS, len(items)) if self.is_far else threads
+        return self.in_threads(read, items, threads=count) if count > 1 else [read(item) for item in items]

@@ -10,6 +10,7 @@ from ..errors import UnknownColumn
 from ..files.layout import PROMPTS_FILE
 from ..files.manifest import PartEntry
 from ..files.tables import read_table
+from ..files.threads import READERS
 from .selection import COLUMNS, Groups, PromptColumns, Where
 from .trace_parts import TraceParts, retry_without_damaged_part
 
@@ -26,8 +27,10 @@ class TracePrompts(TraceParts):
         with self._lock:
             if self._prompt_table is None:
                 names = PROMPTS_FILE.names
-                tables = self.in_threads(
-                    lambda entry: read_table(self._folder, entry, "prompts", names, threads=False), self.parts
+                tables = self.read_each(
+                    lambda entry: read_table(self._folder, entry, "prompts", names, threads=False),
+                    self.parts,
+                    threads=READERS,
                 )
                 self._prompt_table = pa.concat_tables([PROMPTS_FILE.empty_table(), *tables]).combine_chunks()
                 self._prompt_columns = PromptColumns(self._prompt_table)

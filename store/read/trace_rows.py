@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import UnknownColumn
-from ..files.footers import row_groups
+from ..files.footers import RowGroup, row_groups
 from ..files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from ..files.manifest import PartEntry
 from ..files.tables import read_table
 from .arrays import RollupArrays, RollupRows, per_prompt
 from .batches import EventBatch
-from .passes import map_router
+from .passes import map_router, read_ahead
 from .prompt_rows import read_prompt
 from .rollup_cache import CACHE_BYTES, SUMS, RollupCache, rollup_rows
 from .selection import Where
@@ -32,6 +32,8 @@ from .trace_prompts import TracePrompts
 _NAN = ["prompt", "layer", "stream", "nan_tokens"]
 _READ_AT_ONCE = 1 << 25
 """Bytes of sums of several routers that are decoded together."""
+_READ_AT_ONCE_FAR = 1 << 27
+"""The same behind a URL, where each step waits for answers."""
 
 
 class TraceRows(TracePrompts):
@@ -53,7 +55,7 @@ class TraceRows(TracePrompts):
         """Rows of `tokens`, `events` or `rollups` by part, with the key `prompt`, filtered to the given
         keys."""
         parts = self.parts_with(keys)
-        return [self.read_part(entry, table, keys, columns, router) for entry in parts]
+        return self.read_each(lambda entry: self.read_part(entry, table, keys, columns, router), parts)
 
     def read_part(
         self,
@@ -89,8 +91,14 @@ class TraceRows(TracePrompts):
 
     def iter_token_parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the tokens, part by part, for what need not read them all."""
-        for entry in self.parts:
-            yield read_table(self._folder, entry, "tokens", columns)
+
+        def read(entry: PartEntry) -> pa.Table:
+            return read_table(self._folder, entry, "tokens", columns)
+
+        if self.is_far:
+            yield from read_ahead(self, self.parts, read, lambda entry: entry.files["tokens"].bytes)
+        else:
+            yield from map(read, self.parts)
 
     # Events
 
@@ -163,10 +171,13 @@ class TraceRows(TracePrompts):
 
     def _load_rollups(self, routers: Sequence[int], names: list[str]) -> list[pa.Table]:
         pieces = {router: [ROLLUPS_FILE.empty_table().select(names)] for router in routers}
-        for entry in self.parts:
+
+        def read(entry: PartEntry) -> tuple[list[RowGroup], pa.Table]:
             groups = [group for group in row_groups(self._folder, entry, "rollups") if group.router in pieces]
             numbers = [group.number for group in groups]
-            table = read_table(self._folder, entry, "rollups", names, groups=numbers, threads=False)
+            return groups, read_table(self._folder, entry, "rollups", names, groups=numbers, threads=False)
+
+        for groups, table in self.read_each(read, self.parts):
             ends = np.cumsum([group.rows for group in groups]).tolist()
             for group, end in zip(groups, ends, strict=True):
                 pieces[group.router].append(table.slice(end - group.rows, group.rows))
@@ -192,7 +203,7 @@ class TraceRows(TracePrompts):
         rows = sum(entry.files["rollups"].rows for entry in self.parts) / max(1, len(self.routers))
         size = int(4 * rows * experts * len(sums)) + 1
         routers = routers[: CACHE_BYTES // 2 // size]
-        step = max(1, _READ_AT_ONCE // size)
+        step = max(1, (_READ_AT_ONCE_FAR if self.is_far else _READ_AT_ONCE) // size)
         self.in_threads(
             lambda first: self._rollups.read_ahead(routers[first : first + step], sums),
             range(0, len(routers), step),
@@ -225,7 +236,8 @@ class TraceRows(TracePrompts):
 
     def _nan_rows(self) -> pa.Table:
         # Only the parts whose entry in the manifest counts such events are read.
-        pieces = [self.read_part(entry, "rollups", None, _NAN) for entry in self.parts if entry.nan_tokens]
+        parts = [entry for entry in self.parts if entry.nan_tokens]
+        pieces = self.read_each(lambda entry: self.read_part(entry, "rollups", None, _NAN), parts)
         table = pa.concat_tables([ROLLUPS_FILE.empty_table().select(_NAN), *pieces])
         table = table.set_column(2, "stream", table["stream"].cast(pa.string()))
         table = table.filter(pa.array(np.asarray(table["nan_tokens"]) > 0))

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.damage import check_sha256, told_as_damage
-from ..files.footers import footer_and_index
+from ..files.footers import read_footer
 from ..files.manifest import PartEntry
+from ..files.threads import READERS
 
 if TYPE_CHECKING:
     from ..read.trace_parts import TraceParts
@@ -41,10 +42,10 @@ def check_tables(trace: TraceParts, tables: Sequence[str]) -> None:
 
 def check_footers(trace: TraceParts, tables: Sequence[str]) -> None:
     """The same of the footers alone, which is quick. Raises DamagedPart."""
-    trace.in_threads(lambda file: footer_and_index(trace.folder, *file), _files(trace, tables))
+    trace.read_each(lambda file: read_footer(trace.folder, *file), _files(trace, tables), threads=READERS)
 
 
-def _files(trace: TraceParts, tables: Sequence[str]) -> Iterable[tuple[PartEntry, str]]:
+def _files(trace: TraceParts, tables: Sequence[str]) -> list[tuple[PartEntry, str]]:
     return [(entry, table) for table in tables for entry in trace.parts]
 
 

@@ -39,6 +39,8 @@ ROW_LIMITS = (1, 100_000_000)
 MEMORY_LIMITS = (64, 1 << 20)
 _GRACE_SECONDS = 2.0
 _START_SECONDS = 120.0
+_IO_THREADS = "16"
+"""Requests at once for files behind a URL: each thread's stack counts as memory of the process."""
 _DIED = "the query's process ended, probably for lack of memory"
 
 TRUNCATED = b"moescope.truncated"
@@ -155,6 +157,7 @@ def _request(trace: TraceRows, query: str, limits: QueryLimits, checked: Sequenc
         "checked": list(checked),
         "files": paths,
         "url": None if root is not None else trace.url,
+        "bytes": {table: [entry.files[table].bytes for entry in trace.parts] for table in TABLES},
         "columns": {table: schema.names for table, schema in schemas.items()},
         "schemas": {table: schema.serialize().to_pybytes().hex() for table, schema in schemas.items()},
         "seconds": limits.seconds,
@@ -182,6 +185,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={"ARROW_IO_THREADS": _IO_THREADS} | os.environ,
         )
         self._pending = bytearray()
         if self._line(time.monotonic() + _START_SECONDS, _START_SECONDS) != b"ready":

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..files.folder import open_folder
+from ..files.remote import parquet_format
 
 Columns = Mapping[str, Sequence[str]]
 """Table → names of its columns on disk."""
@@ -58,19 +59,18 @@ def _shown(name: str, row: str) -> str:
     return f"{row}.{_quoted(name, chr(34))}"
 
 
-def remote_source(connection: Any, url: str, table: str, paths: Sequence[str], schema: pa.Schema) -> str:
-    """Register the files of a table that lies behind a URL, and give what stands behind FROM for it."""
+def remote_source(
+    connection: Any, url: str, table: str, files: Sequence[tuple[str, int]], schema: pa.Schema
+) -> str:
+    """Register the files (path and bytes) of a table that lies behind a URL, and give what stands behind FROM for
+    it."""
     import pyarrow.dataset as ds
 
-    folder = open_folder(url)
-    filesystem, root = folder.arrow_filesystem()
-    dataset = ds.dataset(
-        [f"{root.rstrip('/')}/{path}" for path in paths],
-        schema=schema,
-        format=ds.ParquetFileFormat(
-            default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        ),
-        filesystem=filesystem,
-    )
+    filesystem, root = open_folder(url).arrow_filesystem()
+    kind = parquet_format()
+    fragments = [
+        kind.make_fragment(f"{root.rstrip('/')}/{path}", filesystem, file_size=size) for path, size in files
+    ]
+    dataset = ds.FileSystemDataset(fragments, schema, kind, filesystem)
     connection.register(f"_{table}", dataset)
     return f"_{table}"

@@ -75,7 +75,13 @@ def show_tables(
         sources = {table: files_source(paths) for table, paths in files.items()}
     else:
         sources = {
-            table: remote_source(connection, request["url"], table, paths, _schema(request["schemas"][table]))
+            table: remote_source(
+                connection,
+                request["url"],
+                table,
+                list(zip(paths, request["bytes"][table], strict=True)),
+                _schema(request["schemas"][table]),
+            )
             for table, paths in files.items()
         }
     create_views(connection, sources, request["columns"])

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ...errors import StoreError
 from ...files.layout import TOKENS_FILE
 from ...files.manifest import PartEntry
+from ...files.threads import READERS
 from ...read.batches import uses_of
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -219,5 +220,7 @@ def _tokens(trace: TraceRows, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, n
     def read(entry: PartEntry) -> pa.Table:
         return trace.read_part(entry, "tokens", keys, empty.column_names)
 
-    table = pa.concat_tables([empty, *trace.in_threads(read, trace.parts_with(keys))]).combine_chunks()
+    table = pa.concat_tables(
+        [empty, *trace.read_each(read, trace.parts_with(keys), threads=READERS)]
+    ).combine_chunks()
     return table["token"], np.asarray(table["prompt"]), np.asarray(table["position"])
