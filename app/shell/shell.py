@@ -13,7 +13,8 @@ import streamlit as st
 
 from ...store import Trace
 from .. import ASSETS
-from . import gate, link_check, messages, theme_watch, topbar, travel
+from ..figures.theme import Theme
+from . import gate, keyboard, link_check, messages, theme_watch, topbar, travel
 from .page_context import current, current_theme
 
 
@@ -58,7 +59,7 @@ def run() -> None:
     )
     st.html(ASSETS / "frame.css")
     theme = current_theme()
-    st.html(f"<style>:root {{ --ms-steered: {theme.steered}; --ms-background: {theme.background}; }}</style>")
+    st.html(f"<style>:root {{ {_variables(theme)} }}</style>")
     st.logo(ASSETS / "logo.svg", size="large")
     gate.stop_without_token()
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
@@ -73,7 +74,9 @@ def run() -> None:
     if st.session_state.get("page") != chosen.title:
         st.session_state["page"] = chosen.title
         link_check.leave()
-    theme_watch.watch(theme)
+    with st.container(key="unseen"):
+        theme_watch.watch(theme)
+        keyboard.enable()
     st.session_state["page context"] = None
     with messages.guarded("The chosen trace can't be shown"):
         st.session_state["page context"] = topbar.draw(
@@ -81,6 +84,11 @@ def run() -> None:
         )
     chosen.run()
     link_check.settle()
+
+
+def _variables(theme: Theme) -> str:
+    names = ("steered", "background", "selected", "muted")
+    return " ".join(f"--ms-{name}: {getattr(theme, name)};" for name in names)
 
 
 def _streamlit_page(screen: Screen):

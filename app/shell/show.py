@@ -66,11 +66,11 @@ def chart(
     theme = here.theme if here else page_context.current_theme()
     picture = draw(theme)
     if select is None:
-        st.altair_chart(picture, theme=None, key=key, alt=title)
+        st.altair_chart(picture, theme=None, key=key, alt=_heard(title, say))
         points: list[dict[str, Any]] = []
     else:
         event = st.altair_chart(
-            picture, theme=None, key=key, alt=title, on_select="rerun", selection_mode=[select]
+            picture, theme=None, key=key, alt=_heard(title, say), on_select="rerun", selection_mode=[select]
         )
         found = event["selection"].get(select, [])
         # A point selection is a list of points, an interval one dict of ranges.
@@ -78,6 +78,11 @@ def chart(
     say_line(say)
     _take_away(draw, table, name=name, title=title, say=say, python=python, key=key)
     return points
+
+
+def _heard(title: str, say: str) -> str:
+    """What a screen reader says of a figure: its name and the sentence beneath it."""
+    return f"{title}. {say}"
 
 
 def plotly(
@@ -110,12 +115,12 @@ def plotly(
     points: list[dict[str, Any]] = []
     if select:
         event = st.plotly_chart(
-            figure, theme=None, key=key, config=config, on_select="rerun",
+            figure, theme=None, key=key, config=config, alt=_heard(title, say), on_select="rerun",
             selection_mode=("points", "box", "lasso"),
         )  # fmt: skip
         points = [dict(point) for point in event["selection"].get("points", [])]
     else:
-        st.plotly_chart(figure, theme=None, key=key, config=config)
+        st.plotly_chart(figure, theme=None, key=key, config=config, alt=_heard(title, say))
     say_line(say)
     _take_away(still, table, name=name, title=title, say=say, python=python, key=key)
     return points
@@ -169,7 +174,9 @@ def table(
         st.dataframe(rows, **grid)
         chosen: list[int] = []
     else:
-        event = st.dataframe(rows, on_select="rerun", selection_mode=select, **grid)
+        # `keys.js` knows by this name that Enter chooses a row here.
+        with st.container(key=f"rows-{key}"):
+            event = st.dataframe(rows, on_select="rerun", selection_mode=select, **grid)
         chosen = list(event["selection"]["rows"])
     if say:
         say_line(say)

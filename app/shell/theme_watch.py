@@ -24,11 +24,10 @@ def _component():
 
 def watch(theme: Theme) -> None:
     """Rerun the app when the page no longer has this theme, or this side of NARROW_BELOW."""
-    with st.container(key="theme-watch"):
-        told = _component()(
-            data={"theme": theme.name, "narrow": narrow(), "below": NARROW_BELOW}, key="theme watch",
-            default={"narrow": narrow()}, on_theme_change=lambda: None, on_narrow_change=lambda: None,
-        )  # fmt: skip
+    told = _component()(
+        data={"theme": theme.name, "narrow": narrow(), "below": NARROW_BELOW}, key="theme watch",
+        default={"narrow": narrow()}, on_theme_change=lambda: None, on_narrow_change=lambda: None,
+    )  # fmt: skip
     st.session_state[_KEY] = bool(told.get("narrow"))
 
 

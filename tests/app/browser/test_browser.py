@@ -6,14 +6,12 @@ One server and one browser for the whole file. Skipped where Chromium is not ins
 from __future__ import annotations
 
 import re
-import shutil
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_browser import at_rest, chromium, needs_chromium, once_more_if_late, running_app, session
+from real_browser import at_rest, needs_chromium, once_more_if_late
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 SECONDS = 120_000
@@ -43,29 +41,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
     fast.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running app on a copy of the hand-made library."""
-    library = tmp_path_factory.mktemp("served") / "library"
-    shutil.copytree(hand_library, library)
-    with running_app(library, library.parent) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser, server: str) -> Iterator:
-    """A fresh session that may talk to the app alone."""
-    with session(browser, server, height=1000, patience_ms=SECONDS) as tab:
-        yield tab
-        assert tab.evaluate("window.hacked") is None
 
 
 def say(page, text: str) -> None:

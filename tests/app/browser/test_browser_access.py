@@ -1,0 +1,106 @@
+"""The app for everyone: no serious barrier that axe-core finds on any page, and figures by keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from real_browser import needs_chromium, once_more_if_late
+
+from moescope.app.figures.theme import DARK, LIGHT, Theme
+from moescope.app.shell.shell import PAGES
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+SERIOUS = ("serious", "critical")
+ADDRESSES = {screen.name: f"/{screen.name}?trace=hand" for screen in PAGES} | {
+    "library": "/?trace=hand",
+    "drawer": "/heatmap?trace=hand&cell=decoder.1.2",
+    "translation": "/tokens?trace=hand&prompt=en-0&beneath=ar",
+}
+
+pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(300)]
+
+
+def settled(page) -> None:
+    """Wait until the page has its title and computes no more; what is stale is drawn pale."""
+    page.locator(".stMain h1").first.wait_for()
+    page.wait_for_function(
+        """() => {
+          const busy = document.querySelector(
+            '[data-testid="stSkeleton"], [data-testid="stStatusWidget"], [data-stale="true"]'
+          );
+          window.quiet = busy ? 0 : (window.quiet || 0) + 1;
+          return window.quiet > 4;
+        }""",
+        polling=150,
+    )
+
+
+def barriers(page, only: str | None = None) -> list[str]:
+    """What axe-core calls serious or critical: rule, and the elements; with `only`, of that rule."""
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    page.evaluate(f"window.axe || (() => {{ {script} }})()")
+    options = {"resultTypes": ["violations"]} | ({"runOnly": [only]} if only else {})
+    found = page.evaluate("options => axe.run(document, options)", options)
+    return [
+        f"{one['id']}: {[node['html'][:120] for node in one['nodes'][:3]]}"
+        for one in found["violations"]
+        if one["impact"] in SERIOUS
+    ]
+
+
+def drawn_in(page, theme: Theme) -> None:
+    """Wait until the page is drawn in this theme, by the browser and by Python."""
+    page.emulate_media(color_scheme=theme.name)
+    page.wait_for_function(
+        "color => getComputedStyle(document.documentElement).getPropertyValue('--ms-background') === color",
+        arg=theme.background, polling=100,
+    )  # fmt: skip
+    settled(page)
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_no_page_has_a_serious_barrier_in_light_or_dark(page, name: str):
+    page.goto(ADDRESSES[name])
+    # A colour on its way from light to dark is neither.
+    page.add_style_tag(content="* { transition: none !important }")
+    drawn_in(page, LIGHT)
+    assert barriers(page) == []
+    drawn_in(page, DARK)
+    assert barriers(page, "color-contrast") == []  # nothing but colours differs in the dark
+
+
+def test_the_first_tab_leads_to_the_figure_where_arrows_walk_and_enter_opens(page):
+    page.goto("/heatmap?trace=hand")
+    page.locator(".stVegaLiteChart path[aria-label*='expert: 3']").first.wait_for()
+    settled(page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the figure"
+    page.keyboard.press("Enter")
+    figure = page.locator(".stVegaLiteChart:focus")
+    figure.locator(".ms-ring").wait_for()
+    said = page.locator("#ms-live")
+    assert said.inner_text().startswith("layer 0, expert 0,")
+    for key, cell in (
+        ("ArrowRight", (0, 1)),
+        ("ArrowUp", (1, 1)),
+        ("ArrowRight", (1, 2)),
+        ("ArrowLeft", (1, 1)),
+    ):
+        page.keyboard.press(key)
+        assert said.inner_text().startswith(f"layer {cell[0]}, expert {cell[1]},")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Layer 1, expert 1").wait_for()
+    assert "cell=decoder.1.1" in page.url
+
+
+def test_a_row_of_a_table_is_chosen_by_enter(page):
+    page.goto("/?trace=hand")
+    page.locator('.st-key-rows-library [data-testid="stDataFrame"] canvas').first.wait_for()
+    settled(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator(".st-key-details").wait_for()
