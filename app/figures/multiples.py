@@ -1,7 +1,8 @@
 """Small routing maps side by side on one colour scale: one for each value of a column.
 
 All maps stand in one view on shared quantitative axes (a facet would not stretch with the page): map number
-m is shifted by its place in the grid.
+m is shifted by its place in the grid. Hover and click are shared: the cell under the pointer and the chosen one are
+outlined in every map.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def small_maps(
         table: as for `routing_map`, with `column`; rows whose value is not in `names` are left out.
         names: value of `column` → title of its map, in the order of the maps.
     Returns:
-        A chart with the point selection `cell` over the fields stream, layer and expert.
+        A chart with the point selections `cell` (by click) and `hover` over the fields stream, layer and expert.
     """
     order = {name: number for number, name in enumerate(names)}
     map_C = np.array([order.get(v, -1) for v in table[column].to_pylist()])
@@ -61,7 +62,7 @@ def small_maps(
         "x": x_C, "x2": x_C + 1, "y": y_C, "y2": y_C + 1,
     } | {line.column: table[line.column].to_numpy(zero_copy_only=False) for line in hover})  # fmt: skip
     several = len({stream for stream, _ in layout.routers}) > 1
-    cell = cell_selection(None)
+    cell, hovered = cell_selection(None), _hovered()
     cells = (
         alt.Chart(placed)
         .mark_rect()
@@ -74,13 +75,21 @@ def small_maps(
             ),
             tooltip=[alt.Tooltip("of:N", title=column), *card(hover, several_streams=several)],
         )
-        .add_params(cell)
+        .add_params(cell, hovered)
     )  # fmt: skip
     frames, titles = _frames(grid, list(names.values()), theme)
-    chart = alt.LayerChart(
-        layer=[frames, cells, outline(placed, grid.x("x"), grid.y("y"), cell, theme), titles]
-    )
+    x, y = grid.x("x"), grid.y("y")
+    outlines = [
+        outline(placed, x, y, one, theme, color) for one, color in ((cell, None), (hovered, theme.text))
+    ]
+    chart = alt.LayerChart(layer=[frames, cells, *outlines, titles])
     return finish(chart, theme, width=width, height=grid.height)
+
+
+def _hovered() -> alt.Parameter:
+    """The cell under the pointer, in every map."""
+    fields = ["stream", "layer", "expert"]
+    return alt.selection_point(name="hover", fields=fields, on="pointerover", clear="pointerout", empty=False)
 
 
 def _reading(reverse: bool) -> str:

@@ -90,9 +90,13 @@ def cell_selection(selected: dict[str, Any] | None) -> alt.Parameter:
     )
 
 
-def outline(data: pd.DataFrame, x: alt.X, y: alt.Y, cell: alt.Parameter, theme: Theme) -> alt.Chart:
-    """A frame around the selected cell, over its neighbours."""
-    mark = alt.Chart(data).mark_rect(fillOpacity=0, stroke=theme.selected, strokeWidth=2.5, tooltip=None)
+def outline(
+    data: pd.DataFrame, x: alt.X, y: alt.Y, cell: alt.Parameter, theme: Theme, color: str | None = None
+) -> alt.Chart:
+    """A frame around the selected cell, over its neighbours; in the colour of selections where none is given."""
+    mark = alt.Chart(data).mark_rect(
+        fillOpacity=0, stroke=color or theme.selected, strokeWidth=2.5, tooltip=None
+    )
     return mark.encode(x=x, x2="x2:Q", y=y, y2="y2:Q").transform_filter(cell)
 
 

@@ -87,9 +87,33 @@ def exchange(table: pa.Table) -> str:
         return "No expert gave way to another."
     row = table.slice(0, 1).to_pylist()[0]
     return (
-        f"Most often expert {row['from_expert']} gave way to expert {row['to_expert']}: {row['count']:,.0f} times, "
+        f"Most often expert {row['from_expert']} gave way to expert {row['to_expert']}: {_times(row['count'])}, "
         f"{words.percent(row['share'])} of its {words.amount(row['uses'], 'use')} in layer {row['layer']}."
     )
+
+
+def _times(count: float) -> str:
+    """`once`, `3 times`, `2.5 times`: where several experts came for one, each has a part."""
+    return "once" if count == 1 else f"{count:,.4g} times"
+
+
+def exchanges_of(table: pa.Table, layer: int, expert: int, *, most: int = 3) -> str:
+    """What one expert gave way to, and what it took the place of; from the view `agreement-experts` of its layer."""
+    rows = table.to_pylist()
+    left = [(row["to_expert"], row["count"]) for row in rows if row["from_expert"] == expert]
+    came = [(row["from_expert"], row["count"]) for row in rows if row["to_expert"] == expert]
+    name = f"expert {expert} of layer {layer}"
+    if not left and not came:
+        return f"Paired tokens: {name} neither gave way to another expert nor took the place of one."
+
+    def told(pairs: list[tuple[int, float]]) -> str:
+        named = [f"{other} ({_times(count)})" for other, count in pairs[:most]]
+        more = sum(count for _, count in pairs[most:])
+        return ", ".join([*named, *([f"others ({_times(more)})"] if more else [])])
+
+    parts = [f"gave way to {told(left)}"] if left else []
+    parts += [f"took the place of {told(came)}"] if came else []
+    return f"Paired tokens: {name} {' and '.join(parts)}."
 
 
 CAUSES = {

@@ -55,6 +55,19 @@ def snippet(context: PageContext, pair_by: str, align: str, name: str, **params:
     )
 
 
+def loads_snippet(context: PageContext) -> str:
+    """The Python that gives both loads in one table, as the two maps show them."""
+    given = ", ".join(f"{key}={value!r}" for key, value in context.params("load").items())
+    return (
+        "from moescope.store import open_trace\n"
+        "from moescope.store.compare.loads import side_by_side_loads\n"
+        "from moescope.store.views.experts.load_difference import with_measure\n\n"
+        f"a, b = open_trace({context.url!r}), open_trace({context.second_url!r})\n"
+        f"sides = [with_measure(side.view('load'{', ' if given else ''}{given}), 'share') for side in (a, b)]\n"
+        "table = side_by_side_loads(*sides)"
+    )
+
+
 def _version(context: PageContext) -> Version:
     assert context.second_url is not None
     return sources.version(context.url), sources.version(context.second_url)

@@ -18,6 +18,7 @@ import torch
 import transformers
 import zoo
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from zoo_expected import Expected, expected
 from zoo_witness import Execution, witness
 
@@ -40,8 +41,16 @@ NOT_REPLAYED = {
     "nllb_moe": "a mask beside the gate weights says which experts run",
 }
 """Families where replay is refused, and why."""
-SHARED_FOLLOW = ("inkling", "inkling2")
-"""Families whose shared experts take their weights from the router's own scores, replayed or not."""
+LIVE_UNCHECKED = {
+    **NOT_PROPORTIONAL,
+    **NOT_REPLAYED,
+    "dbrx": "top-k is called beside the router, not in it",
+    "deepseek_v2": "scores outside the chosen groups are zeroed before top-k",
+    "switch_transformers": "the choice is an argmax",
+    "vitpose": "there is no choice",
+    "vitpose_backbone": "there is no choice",
+}
+"""Families where the model's own top-k can't be overridden, to see which weights it gives a foreign choice."""
 
 
 @dataclass
@@ -217,9 +226,26 @@ class _Examination:
         steering, _ = self.replaying(other, able, "recorded")
         with steering.applied(self.model):
             found = self.model(**self.batch)
-        same = _alike(found, wanted) or self.family.folder in SHARED_FOLLOW
-        self.require(same, "replaying a foreign routing does not give the output of that routing")
+        self.require(
+            _alike(found, wanted), "replaying a foreign routing does not give the output of that routing"
+        )
         self.require(not _alike(found, base), "replaying a foreign routing changes nothing")
+        self.replayed_live(other, able)
+
+    def replayed_live(self, other: Routing, able: list[RouterSpec]) -> None:
+        """Gate weights of a foreign choice are those that the model itself gives it: its own top-k is overridden."""
+        steering, acting = self.replaying(other, able, "live")
+        forced = ForcedTopK(self.model, other, acting)
+        with forced:
+            wanted = self.model(**self.batch)
+        if self.family.folder in LIVE_UNCHECKED:
+            return
+        self.require(forced.ran, "the model's own top-k could not be overridden")
+        with steering.applied(self.model):
+            found = self.model(**self.batch)
+        self.require(
+            _alike(found, wanted), "live gate weights are not those that the model gives this choice"
+        )
 
     def refused(self, steering: Steering) -> None:
         try:
@@ -261,6 +287,47 @@ class _Examination:
             output = self.model(**self.batch)
         self.require(_finite(output), f"{rules[0]['rule']}: the output is not finite")
         return routing
+
+
+class ForcedTopK(TorchFunctionMode):
+    """Inside these routers, the call of top-k that chooses experts gives the ids of a recorded routing instead: the
+    model's own code makes gate weights of them."""
+
+    def __init__(self, model: Any, routing: Routing, specs: Sequence[RouterSpec]) -> None:
+        super().__init__()
+        self._routers = [(model.get_submodule(spec.router), spec) for spec in specs]
+        self._routing, self._now, self._handles = routing, None, []
+        self._done: set[tuple[int, str]] = set()
+
+    @property
+    def ran(self) -> bool:
+        """Whether every router was forced, once."""
+        return bool(self._routers) and len(self._done) == len(self._routers)
+
+    def __enter__(self) -> ForcedTopK:
+        for router, spec in self._routers:
+            self._handles += [
+                router.register_forward_pre_hook(lambda *_, spec=spec: setattr(self, "_now", spec)),
+                router.register_forward_hook(lambda *_: setattr(self, "_now", None)),
+            ]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output, spec = func(*args, **(kwargs or {})), self._now
+        if spec is None or func not in (torch.topk, Tensor.topk):
+            return output
+        scores, ids_TK = args[0], self._routing.ids(spec.layer, spec.stream)
+        whole = scores.shape[-1] >= spec.num_experts and output.indices.numel() == ids_TK.numel()
+        if not whole or (ids_TK < 0).any():
+            return output
+        forced = ids_TK.reshape(output.indices.shape)
+        self._done.add(spec.key)
+        return torch.return_types.topk((scores.gather(-1, forced), forced))
 
 
 class _Nobody:

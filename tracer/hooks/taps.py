@@ -98,6 +98,8 @@ class Tap:
             hooks.append(site.experts.register_forward_hook(self._on_output, with_kwargs=True))
         elif site.experts is not None:
             hooks.append(site.experts.register_forward_pre_hook(self._on_call, with_kwargs=True))
+        if site.shared is not None:
+            hooks.append(site.shared.register_forward_pre_hook(self._on_shared, with_kwargs=True))
         self._handles = hooks
 
     def detach(self) -> None:
@@ -154,6 +156,15 @@ class Tap:
             return None
         call = Call(module, args, kwargs)
         return (call.args, call.kwargs) if self._pass(call) else None
+
+    def _on_shared(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        """Shared experts come after the chosen ones, and follow what was decided there."""
+        factor_T1, self.site.passage.shared_factor_T1 = self.site.passage.shared_factor_T1, None
+        if factor_T1 is None:
+            return None
+        gammas = kwargs["gammas"]
+        changed_TS = flat(gammas).float() * factor_T1
+        return args, kwargs | {"gammas": changed_TS.to(gammas.dtype).reshape(gammas.shape)}
 
     def _needs_no_look(self, args: Args, kwargs: Kwargs) -> bool:
         """Whether nobody records here, and what is executed is known to be as the steering wants it."""

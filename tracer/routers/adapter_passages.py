@@ -36,6 +36,16 @@ class DenseScores(Passage):
         call.output = (dense(ids_TK, weights_TK, call.output[0]), *call.output[1:])
 
 
+class BesideShared(ExpertsCall):
+    """Inkling: the router returns (logits, weights, ids, weights of shared experts); all weights of a token sum to a
+    fixed number."""
+
+    def logits(self, call: Call) -> Tensor:
+        logits_TE, _, _, shared_TS = call.output
+        self.shared_T1, self.shared_factor_T1 = shared_TS.detach().float().sum(-1, keepdim=True), None
+        return logits_TE
+
+
 class SortedByExpert(Passage):
     """JetMoe: the router returns its T*K slots sorted by expert, and how many slots each expert has."""
 

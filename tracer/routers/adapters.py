@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .adapter_passages import (
+    BesideShared,
     DenseScores,
     EmergentCall,
     GatedMask,
@@ -83,9 +84,10 @@ def gemma(b: Block) -> Fields:
 
 
 def inkling(b: Block) -> Fields:
-    shared = b.router.n_shared_experts
+    shared, passage = b.router.n_shared_experts, BesideShared()
     note = f"The gate weights are normalised together with those of {shared} shared experts."
-    return {"num_experts": b.num_experts - shared, "normalises": False, "note": note}
+    return {"num_experts": b.num_experts - shared, "normalises": False, "note": note, "passage": passage,
+            "logits": passage.logits, "shared": b.block.shared_experts}  # fmt: skip
 
 
 def jetmoe(b: Block) -> Fields:

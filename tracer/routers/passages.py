@@ -44,9 +44,13 @@ class Passage:
     empties: bool = True
     """Whether `read` may find empty slots."""
     scores_TE: Tensor | None = None
+    """Logits that only the passage knows, steering included."""
     fixed_ids: bool = False
     """Whether the experts are settled when the decision passes, so that only their weights can be changed."""
-    """Logits that only the passage knows, steering included."""
+    shared_T1: Tensor | None = None
+    """Gate weight of a token's shared experts in all, where it is normalised together with the chosen ones'."""
+    shared_factor_T1: Tensor | None = None
+    """What a rule multiplies that by, for the call of the shared experts that follows."""
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """The decision as it stands: expert ids (T, K) integer, gate weights (T, K) or None."""

@@ -57,6 +57,8 @@ class Site:
     """Whether gate weights are proportional to the scores of the chosen experts."""
     normalises: bool = True
     """Whether the model scales the gate weights of the chosen experts to a fixed sum."""
+    shared: nn.Module | None = None
+    """Shared experts whose gate weights (keyword `gammas`) are normalised together with the chosen ones'."""
     stack: str = ""
     """Module path of the stack of layers, which is called with (batch, position) and the attention mask."""
     adapter: str = ""

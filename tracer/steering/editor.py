@@ -53,8 +53,11 @@ class RouterEditor:
         self._empties = site.passage.empties or any(
             rule.kind.empties or rule.kind.replays for _, rule in self._selecting
         )
-        self.wants_logits = any(rule.options.get("weights") == "live" for _, rule in self._selecting)
-        """Whether the router's logits are needed at the selection."""
+        self.wants_logits = any(
+            rule.options.get("weights") == "live" or (rule.kind.replays and site.shared is not None)
+            for _, rule in self._selecting
+        )
+        """Whether what the router put out is needed at the selection."""
 
     def settled(self, values: Iterable[Any]) -> bool:
         """Whether a call with these arguments carries a decision that is as it should be, without a look at it."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SteeringError
+from ..routers.passages import Passage
 from ..routers.scoring import router_probabilities
 from ..routers.site import Site
 from .recorded import CallsRecorded, Recorded, TraceRecorded, recorded
@@ -39,11 +40,13 @@ def replayed(
     order_TK = _into_slots(old_ids, new_ids)
     new_ids = new_ids.gather(-1, order_TK)
     if rule.options["weights"] == "live":
-        return rows_T, (new_ids, _live_weights(new_ids, selection, logits_TE, site))
-    assert events.weights_MK is not None
-    new_weights, _ = _same_width(_taken(events.weights_MK, place_T, ids_TK.device), weights_TK, 0)
-    new_weights = new_weights.gather(-1, order_TK).masked_fill(new_ids < 0, 0)
-    return rows_T, (new_ids, new_weights.to(weights_TK.dtype))
+        new_weights = _live_weights(new_ids, selection, logits_TE, site)
+    else:
+        assert events.weights_MK is not None
+        new_weights, _ = _same_width(_taken(events.weights_MK, place_T, ids_TK.device), weights_TK, 0)
+        new_weights = new_weights.gather(-1, order_TK).masked_fill(new_ids < 0, 0).to(weights_TK.dtype)
+    _shared_follow(site.passage, rows_T, selection, (new_ids, new_weights))
+    return rows_T, (new_ids, new_weights)
 
 
 def _taken(values_MK: np.ndarray, place_T: Tensor, device: torch.device) -> Tensor:
@@ -78,9 +81,16 @@ def _live_weights(new_TK: Tensor, selection: Selection, logits_TE: Tensor | None
             "take weights: recorded"
         )
     old_T1 = _scores(score_TE, ids_TK).sum(-1, keepdim=True)
-    sum_T1 = weights_TK.float().masked_fill(ids_TK < 0, 0).sum(-1, keepdim=True)
+    sum_T1 = _sum(selection)
     new_score_TK = _scores(score_TE, new_TK)
     below_T1 = new_score_TK.sum(-1, keepdim=True) if site.normalises else old_T1
+    if site.passage.shared_T1 is not None:
+        # Chosen and shared experts together have a fixed sum; the shared ones' scores stay.
+        shared_T1 = _shared(site.passage)
+        below_T1 = new_score_TK.sum(-1, keepdim=True) + shared_T1 * torch.where(
+            sum_T1 == 0, 0, old_T1 / sum_T1
+        )
+        sum_T1 = sum_T1 + shared_T1
     new_weights = new_score_TK * torch.where(below_T1 == 0, 0, sum_T1 / below_T1)
     # Where the choice is the router's own, so are its weights, to the last bit.
     padded_ids, padded_weights = (
@@ -89,6 +99,34 @@ def _live_weights(new_TK: Tensor, selection: Selection, logits_TE: Tensor | None
     )
     own_T1 = (padded_ids == new_TK).all(-1, keepdim=True)
     return torch.where(own_T1, padded_weights, new_weights.to(weights_TK.dtype))
+
+
+def _shared_follow(passage: Passage, rows_T: Tensor, old: Selection, new: Selection) -> None:
+    """Where shared experts are normalised with the chosen ones, they get what the new weights leave of the sum."""
+    if passage.shared_T1 is None:
+        return
+    shared_T1, old_T1, new_T1 = _shared(passage), _sum(old), _sum(new)
+    moved_T1 = rows_T.unsqueeze(-1) & (new_T1 != old_T1) & (passage.shared_T1 != 0)
+    left_T1 = (old_T1 + shared_T1 - new_T1).clamp(min=0) / passage.shared_T1
+    passage.shared_factor_T1 = torch.where(moved_T1, left_T1, _factor(passage))
+
+
+def _shared(passage: Passage) -> Tensor:
+    assert passage.shared_T1 is not None
+    return passage.shared_T1 * _factor(passage)
+
+
+def _factor(passage: Passage) -> Tensor:
+    """What an earlier rule made of the shared experts' weights."""
+    assert passage.shared_T1 is not None
+    return (
+        torch.ones_like(passage.shared_T1) if passage.shared_factor_T1 is None else passage.shared_factor_T1
+    )
+
+
+def _sum(selection: Selection) -> Tensor:
+    ids_TK, weights_TK = selection
+    return weights_TK.float().masked_fill(ids_TK < 0, 0).sum(-1, keepdim=True)
 
 
 def _scores(score_TE: Tensor, ids_TK: Tensor) -> Tensor:

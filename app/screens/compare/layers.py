@@ -36,6 +36,7 @@ def draw(context: PageContext, choice: Choice) -> None:
     )  # fmt: skip
     left, right = side_by_side(2, key="flips")
     with left, messages.guarded("The flips could not be followed"):
+        st.subheader("Do flips lead to flips?", anchor=False)
         tokens = choice.view(context, "agreement-tokens")
         if tokens.num_rows:
             show.chart(

@@ -8,7 +8,7 @@ from ....store.compare import Pairs
 from ....store.compare.manifests import manifest_differences
 from ....store.noise import noise_between, noise_table
 from ...sentences import agreement as sentences
-from ...shell import link_check, messages, show
+from ...shell import link_check, messages, show, sources, travel
 from ...shell.comparing import pairs_of, view_of
 from ...shell.page_context import PageContext
 from ...text import words
@@ -23,12 +23,7 @@ def page(context: PageContext) -> None:
     """Draw the page."""
     st.title("Compare", anchor=False)
     if context.second is None:
-        messages.empty(
-            "No second trace is chosen",
-            "This page compares the routing of two traces over the same prompts, token by token: a quantised model "
-            "with the original, one engine with another, a steered run with an unsteered one.",
-            todo="Choose a trace under “Compared with” in the bar above.",
-        )
+        _no_second(context)
         return
     choice = _choose(context)
     with messages.loading(height=200):
@@ -42,6 +37,24 @@ def page(context: PageContext) -> None:
     prompts.draw(context, choice)
     routers.draw(context, choice)
     _explain(context, pairs)
+
+
+def _no_second(context: PageContext) -> None:
+    """What the page would show; where the library has nothing to compare with, how to get it."""
+    text = (
+        "This page compares the routing of two traces over the same prompts, token by token: a quantised model "
+        "with the original, one engine with another, a steered run with an unsteered one."
+    )
+    if any(name != context.name and not summary.error for name, summary in sources.summaries().items()):
+        todo = "Choose a trace under “Compared with” in the bar above."
+        messages.empty("No second trace is chosen", text, todo=todo)
+        return
+    messages.empty(
+        "The library holds no second trace", text,
+        todo=f"Trace the prompts of “{context.name}” once more in the Library, with another model, precision or "
+        "steering profile, or import another engine's routing of them. docs/compare.md shows both.",
+    )  # fmt: skip
+    st.button("Open the Library", on_click=travel.to, args=("library",), key="compare-library")
 
 
 def _choose(context: PageContext) -> Choice:
@@ -84,7 +97,7 @@ def _explain(context: PageContext, pairs: Pairs) -> None:
     if table.num_rows:
         show.table(
             table, name="compare-runs",
-            say=f"{words.amount(table.num_rows, 'field')} of the two manifests differ. Precision, batch size, "
+            say=f"Fields of the two manifests that differ: {words.count(table.num_rows)}. Precision, batch size, "
             "versions, steering and quantisation each can change a choice; this table does not say which of them did.",
         )  # fmt: skip
     else:

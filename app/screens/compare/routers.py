@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import streamlit as st
 
+from ....store.compare.loads import side_by_side_loads
 from ....store.views.experts.load_difference import with_measure
 from ...figures import agreement as figures
-from ...figures.load import HOVER
 from ...figures.multiples import small_maps
+from ...figures.routing_map import Hover
 from ...sentences import agreement as sentences
 from ...shell import link_check, messages, show
+from ...shell.comparing import loads_snippet
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from .choice import Choice
@@ -25,7 +26,7 @@ def draw(context: PageContext, choice: Choice) -> None:
     with messages.guarded("The exchange of experts could not be shown"):
         _exchange(context, choice, layer)
     with messages.guarded("The two maps could not be drawn"):
-        _maps(context)
+        _maps(context, choice)
 
 
 def _exchange(context: PageContext, choice: Choice, layer: int) -> None:
@@ -49,19 +50,32 @@ def _exchange(context: PageContext, choice: Choice, layer: int) -> None:
         )  # fmt: skip
 
 
-def _maps(context: PageContext) -> None:
+def _maps(context: PageContext, choice: Choice) -> None:
     st.subheader("Both loads on one scale", anchor=False)
     names = {"a": context.name, "b": str(context.second_name)}
-    sides = []
-    for side, second in (("a", False), ("b", True)):
-        table = with_measure(context.in_window(context.view("load", second=second)), "share")
-        sides.append(table.append_column("trace", pa.array([side] * table.num_rows)))
-    both = pa.concat_tables(sides, promote_options="permissive")
-    hover = [line for line in HOVER if both[line.column].null_count < both.num_rows]
-    show.chart(
+    sides = [with_measure(context.in_window(context.view("load", second=b)), "share") for b in (False, True)]
+    both = side_by_side_loads(*sides)
+    hover = [
+        Hover(column="share_a", title=f"share of tokens, {names['a']}", format=".2%"),
+        Hover(column="share_b", title=f"share of tokens, {names['b']}", format=".2%"),
+        Hover(column="difference", title="difference, percentage points", format="+.2%"),
+        Hover(column="tokens_a", title=f"tokens, {names['a']}", format=",d"),
+        Hover(column="tokens_b", title=f"tokens, {names['b']}", format=",d"),
+    ]
+    points = show.chart(
         lambda theme: small_maps(both, "value", "trace", names, theme=theme, label="share of tokens", hover=hover),  # pyright: ignore[reportArgumentType]
         both, name="compare-loads", title=f"Share of tokens by expert: {context.name} and {context.second_name}",
         say="All tokens of both traces that pass the filter, paired or not. Equal loads do not mean equal choices: two "
-        "routings may load experts alike and agree on no token.",
-        python=context.snippet("load"), select="cell",
+        "routings may load experts alike and agree on no token. The cell under the pointer is outlined in both maps; "
+        "a click keeps it, and says what took its place.",
+        python=loads_snippet(context), select="cell",
     )  # fmt: skip
+    if points:
+        with messages.guarded("The expert could not be shown"):
+            _cell(context, choice, int(points[0]["layer"]), int(points[0]["expert"]))
+
+
+def _cell(context: PageContext, choice: Choice, layer: int, expert: int) -> None:
+    """What the chosen expert gave way to, and what it took the place of."""
+    table = choice.view(context, "agreement-experts", layers=str(layer))
+    messages.say(sentences.exchanges_of(table, layer, expert))

@@ -148,6 +148,23 @@ def test_small_maps_share_a_scale_and_keep_their_cells_apart():
     assert left < min(row["x"] for row in rows if row["of"] == "Japanese")
 
 
+def test_small_maps_outline_the_cell_under_the_pointer_in_every_map():
+    one = cells(("decoder", 0, 4))
+    table = pa.concat_tables([one.append_column("of", pa.array([name] * 4)) for name in "ab"])
+    spec = small_maps(table, "value", "of", {"a": "A", "b": "B"}).to_dict()
+    hover = next(param for param in spec["params"] if param["name"] == "hover")
+    assert hover["select"]["fields"] == ["stream", "layer", "expert"]  # and not the map
+    marks = [
+        mark
+        for mark in spec["layer"]
+        if mark.get("transform") == [{"filter": {"param": "hover", "empty": False}}]
+    ]
+    (outlined,) = marks
+    rows = spec["datasets"][outlined["data"]["name"]]
+    assert [(r["of"], r["expert"]) for r in rows if r["expert"] == 2] == [("A", 2), ("B", 2)]
+    assert outlined["mark"]["tooltip"] is None  # else it would hide the card of the cell beneath
+
+
 def test_an_empty_table_is_refused():
     with pytest.raises(ValueError, match="at least one cell"):
         routing_map(cells(("decoder", 0, 1)).slice(0, 0), "value")

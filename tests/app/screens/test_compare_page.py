@@ -102,6 +102,15 @@ def test_without_a_second_trace_it_says_how_to_choose_one(library, monkeypatch):
     assert "No second trace is chosen" in text_of(run(library, monkeypatch, second=None))
 
 
+def test_where_the_library_holds_no_second_trace_it_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("moescope.store.library.sample_dir", lambda: tmp_path / "no sample")
+    written(tmp_path / "a", 0.0)
+    app = run(tmp_path, monkeypatch, second=None)
+    assert "The library holds no second trace" in text_of(app)
+    assert "Compared with" not in text_of(app)  # the bar draws no such box
+    assert app.button(key="compare-library").label == "Open the Library"
+
+
 def test_traces_of_other_routers_are_refused_in_one_sentence(library, monkeypatch):
     assert "has 8 experts in A and 4 in B" in text_of(run(library, monkeypatch, second="other"))
 
