@@ -41,9 +41,7 @@ NOT_REPLAYED = {
     "nllb_moe": "a mask beside the gate weights says which experts run",
 }
 """Families where replay is refused, and why."""
-LIVE_UNCHECKED = {
-    **NOT_PROPORTIONAL,
-    **NOT_REPLAYED,
+NOT_OVERRIDDEN = {
     "dbrx": "top-k is called beside the router, not in it",
     "deepseek_v2": "scores outside the chosen groups are zeroed before top-k",
     "switch_transformers": "the choice is an argmax",
@@ -238,7 +236,7 @@ class _Examination:
         forced = ForcedTopK(self.model, other, acting)
         with forced:
             wanted = self.model(**self.batch)
-        if self.family.folder in LIVE_UNCHECKED:
+        if self.family.folder in NOT_OVERRIDDEN | NOT_PROPORTIONAL:
             return
         self.require(forced.ran, "the model's own top-k could not be overridden")
         with steering.applied(self.model):
@@ -397,7 +395,10 @@ def table(results: Sequence[Result]) -> str:
         "side, the recorded experts and gate weights equal what the experts module received, and the recorded "
         "logits explain the weights. **Steered** means: an expert that is `off` never appears, one that is `on` "
         "always does, in every layer, and a neutral steering leaves the output bit-identical; so does "
-        "replaying the model's own routing, and a replayed foreign routing is executed. **Outputs** names the "
+        "replaying the model's own routing; a replayed foreign routing is executed, and gets the gate weights that the "
+        "model's own code gives it when its top-k is overridden (not told so for "
+        f"{_told(NOT_OVERRIDDEN)}). Replay is refused for {_told(NOT_REPLAYED)}, with live gate weights also for "
+        f"{_told(NOT_PROPORTIONAL)}. **Outputs** names the "
         "captures of what experts put out that can be told there: the chosen experts, run one by one with their "
         "gate weights, add up to what the experts module returned (`output_norm`), and that is found again, "
         "by itself, in what the layer adds to its residual stream (`similarity`); elsewhere they are refused.",
@@ -411,6 +412,10 @@ def table(results: Sequence[Result]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _told(families: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({why})" for name, why in families.items())
 
 
 def _row(result: Result) -> str:
