@@ -74,20 +74,23 @@ def read_sheet_list(folder: Folder) -> dict[str, Any] | None:
     return data
 
 
-def expert_sheet(trace: Any) -> pa.Table | None:
+def expert_sheet(trace: Any, router: int | None = None) -> pa.Table | None:
     """The expert sheet of an opened trace, by layer and expert; None where it has none.
 
     Args:
         trace: a `Trace`, or anything with its `url`.
+        router: only the rows of this one, by its number in the manifest's `routers`.
     Raises:
         StoreError: the list can't be read.
         DamagedPart: a listed file is missing or changed.
     """
     folder = open_folder(trace.url)
     listed = read_sheet_list(folder)
-    if listed is None or not listed["routers"]:
+    entries = [] if listed is None else listed["routers"]
+    wanted = [entry for entry in entries if router is None or entry["router"] == router]
+    if not wanted:
         return None
-    return pa.concat_tables([_rows(folder, entry) for entry in listed["routers"]]).combine_chunks()
+    return pa.concat_tables([_rows(folder, entry) for entry in wanted]).combine_chunks()
 
 
 def _rows(folder: Folder, entry: dict[str, Any]) -> pa.Table:

@@ -19,7 +19,7 @@ from ..shell.page_context import PageContext, remember
 from ..steering import profiles
 from ..text import words
 from ..text.literal import context_html, visible_token
-from . import expert_contrast, expert_note
+from . import expert_contrast, expert_note, expert_weights
 
 CONTEXTS = 12
 
@@ -72,6 +72,8 @@ def draw(context: PageContext, cell: Cell) -> None:
             _tokens(context, cell)
         with messages.guarded("The neighbours could not be read"):
             _neighbours(context, cell)
+        with messages.guarded("The weights could not be read"):
+            choose(expert_weights.draw(context, cell), place=f"alike {cell}")
         with messages.guarded("The contrasts could not be read"):
             expert_contrast.draw(context, cell)
         with messages.guarded("The examples could not be read"):

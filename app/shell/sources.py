@@ -15,6 +15,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...store import StoreError, Trace, default_library, list_traces, open_trace
+from ...store.expert_sheet import SHEET_NAME
 from ...store.library import TraceSummary, summarise
 from ...store.views import parameters
 
@@ -60,9 +61,13 @@ def summaries() -> dict[str, TraceSummary]:
 
 
 def stamp(url: str) -> str:
-    """Changes when the trace's manifest does; constant for addresses that are not local files."""
+    """Changes when the trace's manifest or its expert sheet does; constant for addresses that are not local files."""
+    return " ".join(filter(None, (_changed_at(url, MANIFEST), _changed_at(url, SHEET_NAME))))
+
+
+def _changed_at(url: str, name: str) -> str:
     try:
-        return str(os.stat(os.path.join(url, MANIFEST)).st_mtime_ns)
+        return str(os.stat(os.path.join(url, name)).st_mtime_ns)
     except OSError:
         return ""
 

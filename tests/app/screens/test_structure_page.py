@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from moescope.app.screens.structure.find import cell_in
 from moescope.app.screens.structure.page import QUESTIONS
 from moescope.app.sentences import structure as sentences
 from moescope.store import open_trace
+from moescope.store.expert_sheet import write_router_rows
+from moescope.store.files.folder import open_folder
 from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 
@@ -186,6 +189,24 @@ def test_the_sheet_tells_the_last_contrasts(library, monkeypatch) -> None:
     mine = next(r for r in row if (r["layer"], r["expert"]) == (1, 3))
     assert f"German against all others: score {mine['score']:+.3f}" in text_of(app)
     assert f"rank {mine['rank']}." in text_of(app)
+    assert f"Run: moescope weigh MODEL --trace {library / 'first'}".split(" MODEL")[0] in text_of(app)
+
+
+def test_an_expert_tells_its_weights_where_they_were_measured(library, monkeypatch) -> None:
+    weighed = library / "weighed"
+    shutil.copytree(library / "first", weighed)
+    cosine_EE = np.eye(8) * 0.5 + 0.1
+    cosine_EE[3, 6] = cosine_EE[6, 3] = 0.9
+    rows = [
+        {"layer": 1, "stream": "decoder", "expert": e, "matrices": ["up<b>"], "norms": [5.0 + e], "router_norm": 2.0}
+        | {"router_cosine": cosine_EE[e].tolist()}
+        for e in range(8)
+    ]  # fmt: skip
+    write_router_rows(open_folder(weighed), 1, rows, {})
+    text = text_of(run(library, monkeypatch, "weighed", seek="1.3"))
+    assert "Norms: its row of the router 2 (rank 1 of 8, layer mean 2); up&lt;b&gt; 8 (rank 5 of 8" in text
+    assert "most like that of expert 6: cosine 0.90" in text
+    assert "moescope weigh" not in text
 
 
 def test_pairs_and_the_next_layer(library, monkeypatch) -> None:

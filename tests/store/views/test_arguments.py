@@ -24,6 +24,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "transitions": {"layer": 1},
     "prompt-maps": {"prompts": "p000000"},
     "expert-neighbours": {"layer": 1, "expert": 2},
+    "expert-weights": {"layer": 1, "expert": 2},
+    "expert-likeness": {"layer": 1, "expert": 2},
     "expert-shares": {"layer": 1, "expert": 2, "by": "language"},
     "flows": {"layers": "0:2"},
     "paths": {"layers": "0:2"},

@@ -159,3 +159,29 @@ def test_other_families_are_weighed_too(name: str, tmp_path: Path) -> None:
     assert rows
     assert all(0 < row["rtn_error"][1] < row["rtn_error"][0] for row in rows)
     assert all(row["reap"] > 0 for row in rows)
+
+
+def test_the_views_of_weights_and_likeness_say_what_the_model_holds(
+    model: torch.nn.Module, weighed: Trace
+) -> None:
+    layer, expert = model.model.layers[1].mlp, 5
+    row_EH = layer.gate.weight.detach().double().numpy()
+    norm_E = np.linalg.norm(row_EH, axis=1)
+    found = weighed.view("expert-weights", layer=1, expert=expert).to_pylist()
+    assert [row["matrix"] for row in found] == ["router row", "gate_up_proj", "down_proj"]
+    down_E = np.linalg.norm(layer.experts.down_proj.detach().double().numpy(), axis=(1, 2))
+    for row, norms in ((found[0], norm_E), (found[2], down_E)):
+        assert row["norm"] == pytest.approx(norms[expert], rel=1e-5)
+        assert row["layer_mean"] == pytest.approx(norms.mean(), rel=1e-5)
+        assert row["rank"] == 1 + sorted(norms.tolist(), reverse=True).index(norms[expert])
+    cosine_EE = row_EH @ row_EH.T / np.outer(norm_E, norm_E)
+    alike = weighed.view("expert-likeness", layer=1, expert=expert, limit=0).to_pylist()
+    expected = sorted(set(range(8)) - {expert}, key=lambda e: -cosine_EE[expert, e])
+    assert [row["expert"] for row in alike] == expected
+    assert [row["router_cosine"] for row in alike] == pytest.approx(cosine_EE[expert, expected], abs=1e-5)
+    pairs = [cosine_EE[a, b] for a in range(8) for b in range(a)]
+    assert alike[0]["router_mean"] == pytest.approx(np.mean(pairs), abs=1e-5)
+    assert alike[0]["router_high"] == pytest.approx(np.quantile(pairs, 0.95), abs=1e-5)
+    by_output = weighed.view("expert-likeness", layer=1, expert=expert, by="outputs").to_pylist()
+    assert by_output[0]["output_similarity"] == max(row["output_similarity"] for row in by_output)
+    assert {row["expert"] for row in by_output} == {row["expert"] for row in alike}
