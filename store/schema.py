@@ -96,10 +96,16 @@ class RouterSpec:
     """Anything a reader of its figures must know."""
     found_by: str = ""
     """Which mechanism or adapter found it."""
+    owners: tuple[int, ...] | None = None
+    """(E,) layer that owns each expert, where a router may choose experts of other layers; None: its own."""
 
     @property
     def key(self) -> RouterKey:
         return RouterKey(self.stream, self.layer)
+
+    def owner(self, expert: int) -> int:
+        """The layer that owns an expert."""
+        return self.layer if self.owners is None else self.owners[expert]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,7 +113,10 @@ class RouterSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RouterSpec:
         known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        values = {name: value for name, value in data.items() if name in known}
+        if values.get("owners") is not None:
+            values["owners"] = tuple(values["owners"])
+        return cls(**values)
 
 
 class OfRouter:

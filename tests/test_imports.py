@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = ("kernels", "store", "tracer", "app")
 SCRIPTS = {"app/main.py"}
 """Streamlit runs it as a script, which has no package to import relatively from."""
+GALLERY = "sample_data"
+"""Beside the four packages: scripts that use what users use. Only the app knows that there is a gallery."""
 MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -29,11 +31,20 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_imports_upwards(path):
     own = path.relative_to(ROOT).parts[0]
-    allowed = ORDER[: ORDER.index(own) + 1]
+    allowed = [*ORDER[: ORDER.index(own) + 1], *([GALLERY] if own == "app" else [])]
     for line, name in imported(path):
         parts = name.split(".")
         if parts[0] == "moescope" and len(parts) > 1:
             assert parts[1] in allowed, f"{path.relative_to(ROOT)}:{line} imports {name}"
+
+
+def test_the_gallery_knows_nothing_of_the_app():
+    for path in sorted((ROOT / GALLERY / "gallery").rglob("*.py")):
+        for line, name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "moescope":
+                known = parts[1] in ("tracer", "store", "kernels") or parts[1:3] == [GALLERY, "gallery"]
+                assert known, f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -126,7 +137,13 @@ def test_neither_kernels_nor_the_root_is_a_package():
 
 @pytest.mark.parametrize(
     "name",
-    ["moescope.store", "moescope.tracer", "moescope.tracer.prompts.prompt_set", "moescope.app.cli.commands"],
+    [
+        "moescope.store",
+        "moescope.tracer",
+        "moescope.tracer.prompts.prompt_set",
+        "moescope.app.cli.commands",
+        "moescope.sample_data.gallery",
+    ],
 )
 def test_looking_at_a_trace_loads_no_model_library(name):
     heavy = ("torch", "transformers", "streamlit")

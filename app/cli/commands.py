@@ -40,6 +40,7 @@ COMMANDS = {
     "report": ("report", "Figures, numbers and methods of a trace in one HTML or PDF file."),
     "bundle": ("report", "A static folder to hand on: report, figures for print, tables, methods."),
     "prompts": ("files", "Make prompt sets."),
+    "example": ("example", "Make an example of the gallery of routers, or list them."),
 }
 """Command → the module that holds it, and its line in the overview."""
 

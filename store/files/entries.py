@@ -70,6 +70,11 @@ def router_entry(entry: dict[str, Any]) -> RouterSpec:
     _whole(spec.num_experts, f"{where}: num_experts", least=1, most=LARGEST)
     if spec.top_k is not None:
         _whole(spec.top_k, f"{where}: top_k", most=LARGEST)
+    if spec.owners is not None:
+        if len(spec.owners) != spec.num_experts:
+            raise ValueError(f"{where}: {len(spec.owners)} owners for {spec.num_experts} experts")
+        for owner in spec.owners:
+            _whole(owner, f"{where}: an owner", most=LARGEST - 1)
     return spec
 
 

@@ -44,6 +44,7 @@ RANGES: Mapping[str, Range] = {
     "permutations": DRAWS,
     "stability": Range(low=0, high=MOST_DRAWS),
     "top": AT_LEAST_ONE,
+    "bins": AT_LEAST_ONE,
     "ahead": AT_LEAST_ONE,
     "batches": AT_LEAST_ONE,
     "depth": AT_LEAST_ONE,

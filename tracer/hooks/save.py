@@ -7,7 +7,7 @@ whole sample).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -28,7 +28,9 @@ def save_routing(
     *,
     samples: Sequence[dict[str, Any]] | int,
     model: str = "",
-    rows: Sequence[str] | None = None,
+    rows: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    passed: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Trace:
     """Write what `record_routing` recorded as a trace.
 
@@ -39,27 +41,32 @@ def save_routing(
         samples: one object a sample with any of id, text, language, group, parallel_id; further fields become
             tags. Or only their number.
         model: name of the model, for display.
-        rows: names of the rows of a sample (default: their numbers).
+        rows: names of the rows of a sample, or of each sample, as the tokens of its text (default: their
+            numbers).
+        passed: for a stream that not all samples went through, their numbers, rising.
+        settings: further entries of the manifest's settings.
     Raises:
-        TracerError: a router's rows are no multiple of the samples.
+        TracerError: a router's rows are no multiple of the samples, or their names are not as many.
     """
     listed: list[dict[str, Any]] = [{} for _ in range(samples)] if isinstance(samples, int) else list(samples)
-    events = [_events(routing, spec, len(listed)) for spec in routing.routers]
-    length = max(len(each.position) // len(listed) for each in events)
-    names = list(rows or map(str, range(length)))
-    if len(names) != length:
-        raise TracerError(f"{len(names)} names were given for the {length} rows of a sample")
+    those = {stream: np.asarray(numbers, np.int32) for stream, numbers in (passed or {}).items()}
+    everyone = np.arange(len(listed), dtype=np.int32)
+    events = [_events(routing, spec, those.get(spec.stream, everyone)) for spec in routing.routers]
+    length = 1 + max(int(each.position[-1]) for each in events)
+    names = _names(rows, length, len(listed))
     card = {"name": model or "a PyTorch model"}
     described = {"name": "samples", "prompts": len(listed)}
     with TraceWriter(
-        out, routers=routing.routers, model=card, prompt_set=described, settings={"source": "save_routing"}
-    ) as writer:
-        writer.write(Part(prompts=_prompts(listed), tokens=_tokens(names, len(listed)), events=events))
+        out, routers=routing.routers, model=card, prompt_set=described,
+        settings={"source": "save_routing", **(settings or {})},
+    ) as writer:  # fmt: skip
+        writer.write(Part(prompts=_prompts(listed), tokens=_tokens(names), events=events))
         writer.finish()
     return open_trace(out)
 
 
-def _events(routing: Routing, spec: RouterSpec, samples: int) -> RouterEvents:
+def _events(routing: Routing, spec: RouterSpec, sample_S: np.ndarray) -> RouterEvents:
+    samples = len(sample_S)
     ids_TK = routing.ids(spec.layer, spec.stream).cpu().numpy()
     weights = routing.weights(spec.layer, spec.stream)
     if len(ids_TK) % samples:
@@ -76,7 +83,7 @@ def _events(routing: Routing, spec: RouterSpec, samples: int) -> RouterEvents:
     return RouterEvents(
         layer=spec.layer,
         stream=spec.stream,
-        prompt=np.arange(samples, dtype=np.int32).repeat(each),
+        prompt=sample_S.repeat(each),
         position=np.tile(np.arange(each, dtype=np.int32), samples),
         experts=ids_TK,
         weights=values,
@@ -97,14 +104,30 @@ def _prompts(samples: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.table(columns | {"tags": pa.array(tags, pa.map_(pa.string(), pa.string()))})
 
 
-def _tokens(names: Sequence[str], samples: int) -> pa.Table:
-    count, total = len(names), len(names) * samples
+def _names(
+    rows: Sequence[str] | Sequence[Sequence[str]] | None, length: int, samples: int
+) -> list[list[str]]:
+    """Names of the rows of each sample. Raises TracerError where they are not as many as the rows."""
+    given: list[Any] = list(rows or map(str, range(length)))
+    each = [list(map(str, names)) for names in given] if not isinstance(given[0], str) else [given] * samples
+    if len(each) != samples:
+        raise TracerError(f"names of rows were given for {len(each)} samples; there are {samples}")
+    wrong = next((names for names in each if len(names) != length), None)
+    if wrong is not None:
+        raise TracerError(f"{len(wrong)} names were given for the {length} rows of a sample")
+    return each
+
+
+def _tokens(names: list[list[str]]) -> pa.Table:
+    count, total = len(names[0]), len(names[0]) * len(names)
+    flat = [name for of_sample in names for name in of_sample]
+    number = {name: at for at, name in enumerate(dict.fromkeys(flat))}
     return pa.table(
         {
-            "prompt": np.arange(samples, dtype=np.int32).repeat(count),
-            "position": np.tile(np.arange(count, dtype=np.int32), samples),
-            "token_id": np.tile(np.arange(count, dtype=np.int32), samples),
-            "token": list(names) * samples,
+            "prompt": np.arange(len(names), dtype=np.int32).repeat(count),
+            "position": np.tile(np.arange(count, dtype=np.int32), len(names)),
+            "token_id": np.array([number[name] for name in flat], np.int32),
+            "token": flat,
             "phase": ["prefill"] * total,
             "special": np.zeros(total, bool),
             "completion": np.zeros(total, bool),

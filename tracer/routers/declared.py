@@ -33,8 +33,7 @@ class DeclaredRouter(RouterSpec):
     """A router that no mechanism finds by itself.
 
     `router` is a module path; `*` in it stands for one segment, and the first number that it matches is the
-    layer (unless `layer` is given). Each match becomes one router. `owners` names, for routers that choose
-    among experts of neighbouring layers, the layer that owns each expert id.
+    layer (unless `layer` is given). Each match becomes one router.
     """
 
     layer: int = -1
@@ -44,8 +43,6 @@ class DeclaredRouter(RouterSpec):
     """Where the chosen ids (..., K) are; -1 is an empty slot."""
     weights: Where = None
     """Where the gate weights are: (..., K) beside the ids, or (..., E) for all experts."""
-    owners: Sequence[int] | None = None
-    """Layer that owns each of the E experts, where they are not all the router's own."""
 
     def concrete(self, path: str, layer: int) -> RouterSpec:
         """The plain RouterSpec of one module that matches."""
@@ -55,6 +52,7 @@ class DeclaredRouter(RouterSpec):
             ids = {owner: [e for e, o in enumerate(self.owners) if o == owner] for owner in set(self.owners)}
             own = "; ".join(f"experts {_ranges(ids[owner])} belong to layer {owner}" for owner in sorted(ids))
             note = f"{note} {own[0].upper()}{own[1:]}.".strip()
+            values["owners"] = tuple(self.owners)
         return RouterSpec(**values | {"router": path, "layer": layer, "note": note, "found_by": "declared"})
 
 
@@ -128,6 +126,10 @@ def declared_sites(declared: Sequence[DeclaredRouter], modules: dict[str, nn.Mod
     for router in declared:
         if router.ids is None and router.weights is None and router.logits is None:
             raise UnknownRouterError(f"the declaration of {router.router} names no ids, weights or logits")
+        if router.owners is not None and len(router.owners) != router.num_experts:
+            raise UnknownRouterError(
+                f"the declaration of {router.router} names {len(router.owners)} owners for {router.num_experts} experts"
+            )
         pattern = re.compile(re.escape(router.router).replace(r"\*", r"([^.]+)"))
         matches = [(path, match) for path in modules if (match := pattern.fullmatch(path))]
         if not matches:
