@@ -64,6 +64,8 @@ def draw(context: PageContext, cell: Cell) -> None:
         if spec is None or cell.expert >= spec.num_experts:
             messages.empty("No such expert", f"This trace has no {title.lower()} in stream {cell.stream}.")
             return
+        if spec.owner(cell.expert) != cell.layer:
+            messages.say(f"It belongs to layer {spec.owner(cell.expert)}.")
         if spec.note:
             messages.say(spec.note)
         with messages.guarded("The shares could not be read"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...store.notes import notes_of
 from ...store.views.experts.load_difference import difference, moved, with_measure
 from ..figures.load import HOVER, MEASURES, difference_hover
 from ..figures.multiples import small_maps
-from ..figures.routing_map import routing_map
+from ..figures.routing_map import Hover, routing_map
 from ..sentences import load as sentences
 from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext
@@ -82,11 +83,22 @@ def _one(context: PageContext, measure: str, look: dict[str, Any]) -> None:
         balance.select(["stream", "layer"]).append_column("value", balance["max_over_mean"]),
     )
     who = words.selection(context.where) if context.where else "all"
+    table, hover = _with_owners(context, table)
     _map(
-        context, table, measure, look, hover=HOVER, margin=margin, name=f"heatmap-{measure}",
+        context, table, measure, look, hover=hover, margin=margin, name=f"heatmap-{measure}",
         title=f"{MEASURES[measure].label.capitalize()} by layer and expert",
         say=sentences.load(table, measure, who), python=context.snippet("load"),
     )  # fmt: skip
+
+
+def _with_owners(context: PageContext, table: pa.Table) -> tuple[pa.Table, Sequence[Hover]]:
+    """The table and the card of a cell, with the layer that owns each expert where that may be another."""
+    specs = {spec.layer: spec for spec in context.routers()}
+    if all(spec.owners is None for spec in specs.values()):
+        return table, HOVER
+    cells = zip(table["layer"].to_pylist(), table["expert"].to_pylist(), strict=True)
+    owners = pa.array([specs[layer].owner(expert) for layer, expert in cells], pa.int32())
+    return table.append_column("owner", owners), (*HOVER, Hover(column="owner", title="owned by layer"))
 
 
 def _difference(context: PageContext, measure: str, look: dict[str, Any]) -> None:

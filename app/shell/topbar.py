@@ -56,7 +56,7 @@ def draw(*, compares: bool = True) -> PageContext | None:
         layers, stream = _layers(trace)
         _facts(trace)
     link_check.tell("vs", "tokens", "layers", "stream", *FIXED, "tag.")
-    numbers = sorted({router.layer for router in trace.routers})
+    numbers = sorted({router.layer for router in trace.routers if router.stream == stream})
     narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
     address.complete(
         {
@@ -152,7 +152,9 @@ def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
 def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     streams = sorted({router.stream for router in trace.routers}, key=lambda s: (s != "decoder", s))
     stream = streams[0] if streams else "decoder"
-    numbers = sorted({router.layer for router in trace.routers})
+    if len(streams) > 1:
+        stream = link_check.selectbox("stream", streams, key="stream", width=130)
+    numbers = sorted({router.layer for router in trace.routers if router.stream == stream})
     low, high = (numbers[0], numbers[-1]) if numbers else (0, 0)
     link_check.look("layers", [kind(n) for n in range(low, high + 1) for kind in (int, float)], what="layer")
     if len(streams) < 2:  # no box to choose one
@@ -165,10 +167,9 @@ def _layers(trace: Trace) -> tuple[tuple[int, int], str]:
     whole = (first, last) == (low, high)
     label = "All layers" if whole else f"Layer {first}" if first == last else f"Layers {first}–{last}"
     with st.popover(label, icon=":material/layers:", width=145, key="window"):
-        if len(streams) > 1:
-            stream = link_check.selectbox("stream", streams, key="stream")
         if low == high:
-            st.caption(f"The trace has one MoE layer, {low}.")
+            whose = f"The stream {stream}" if len(streams) > 1 else "The trace"
+            st.caption(words.label(f"{whose} has one MoE layer, {low}."))
             return (low, high), stream
         window = st.slider("layers", low, high, (low, high), key="layers", bind="query-params",
                            on_change=link_check.forget, args=("layers",))  # fmt: skip

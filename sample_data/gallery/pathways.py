@@ -42,11 +42,13 @@ class Pathways(nn.Module):
         super().__init__()
         self.paths = nn.ModuleList(nn.Conv2d(channels, CHANNELS, 3, padding=1) for _ in range(PATHS))
         self.look = nn.Conv2d(channels, 4, 3, padding=1)
-        self.router = Gate(4 * 4, PATHS, 1)
+        self.router, self.balance = Gate(4 * 4, PATHS, 1), torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
         seen = F.adaptive_avg_pool2d(self.look(x).relu(), 2).flatten(1)
-        ids, weights, _ = self.router(seen)
+        ids, weights, logits = self.router(seen)
+        used = F.one_hot(ids[:, 0], PATHS).float().mean(0)
+        self.balance = PATHS * (used * logits.softmax(-1).mean(0)).sum()
         each = torch.stack([path(x) for path in self.paths], 1)
         chosen = each[torch.arange(len(x)), ids[:, 0]]
         return (chosen * weights[:, 0, None, None, None] * PATHS).relu()
@@ -84,7 +86,8 @@ def fit(model: Network, kind: str, images: Tensor, digits: Tensor, steps: int) -
         attacked = attack(model, images[pick], digits[pick], TRAINED_WITH)
         optimiser = optimisers[step % len(turns)]
         model.zero_grad()
-        F.cross_entropy(model(attacked), digits[pick]).backward()
+        error = F.cross_entropy(model(attacked), digits[pick])
+        (error + 0.2 * sum(layer.balance for layer in model.layers)).backward()  # pyright: ignore
         optimiser.step()
 
 

@@ -6,7 +6,7 @@ shown one that it has never seen (Robust QA).
 Systems: 39 Robust QA with Switch FFN (arXiv 2204.09598)
 Real: an encoder with switch layers (top 1, load-balancing loss), trained jointly on three data sets, and its expert use
     on these and on an unseen one.
-Toy: questions over a vocabulary of 38 symbols: look up a letter's digit, find the largest digit, repeat the first
+Toy: questions over a vocabulary of 23 symbols: look up a letter's digit, find the largest digit, repeat the first
     letter. Unseen: look up a digit's letter. Answers are one symbol, read at the last token.
 Not shown: robustness: this shows where tokens go, not that switching helps on unseen data.
 Look at: specialisation by `dataset`; the measured distance of the unseen style's expert use from each seen style, by
@@ -28,11 +28,10 @@ from moescope.store import Trace
 from moescope.tracer import DeclaredRouter, record_routing
 from moescope.tracer.hooks.record import Routing
 
-LETTERS = "abcdefghijklmnopqrstuvwxy"
-ASK = {"lookup": "?", "largest": "^", "first": "<", "reverse lookup": "?"}
+LETTERS = "abcdefghij"
 SYMBOLS = "0123456789" + LETTERS + "?^<"
 SEEN, UNSEEN = ("lookup", "largest", "first"), "reverse lookup"
-LENGTH, EXPERTS, WIDTH, LAYERS = 12, 4, 32, 2
+LENGTH, EXPERTS, WIDTH, LAYERS = 8, 4, 32, 2
 
 
 class Switch(nn.Module):
@@ -69,18 +68,18 @@ class Encoder(nn.Module):
 
 
 def question(style: str, rng: np.random.Generator) -> tuple[str, str]:
-    """LENGTH symbols: ten of a text, the kind of question, what is asked for; and the answer."""
-    letters, digits = rng.permutation(list(LETTERS))[:5], rng.permutation(list("0123456789"))[:5]
+    """LENGTH symbols: six of a text, the kind of question, what is asked for; and the answer."""
+    letters, digits = rng.permutation(list(LETTERS))[:3], rng.permutation(list("0123456789"))[:3]
     pairs = "".join(a + b for a, b in zip(letters, digits, strict=True))
-    at = rng.integers(5)
+    at = rng.integers(3)
     if style == "lookup":
         return f"{pairs}?{letters[at]}", str(digits[at])
     if style == UNSEEN:
         return f"{pairs}?{digits[at]}", str(letters[at])
     if style == "largest":
-        many = rng.integers(0, 10, 10)
+        many = rng.integers(0, 10, 6)
         return "".join(map(str, many)) + "^^", str(many.max())
-    many = rng.choice(list(LETTERS), 10)
+    many = rng.choice(list(LETTERS), 6)
     return "".join(many) + "<<", str(many[0])
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 from ...shell import messages
 from ...shell.page_context import PageContext
 from .. import expert_drawer
-from . import explains, find, load_course, local, point_map, specialised, ways
+from . import explains, find, load_course, local, point_map, reuse, specialised, timeline, ways
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class Question:
 
     asks: str
     draw: Callable[[PageContext], None]
+    there: Callable[[PageContext], bool] = lambda _: True
+    """Whether the trace has what the question is about; it is not offered elsewhere."""
 
 
 QUESTIONS: Mapping[str, Question] = {
@@ -40,6 +42,13 @@ QUESTIONS: Mapping[str, Question] = {
         asks="Does the load change over the run, and is an imbalance one prompt's doing?",
         draw=load_course.draw,
     ),
+    "Timeline": Question(
+        asks="How does the use of the experts change along a step, a level, an age, a day?",
+        draw=timeline.draw,
+    ),
+    "Reuse": Question(
+        asks="Whose experts does a layer use, its own or a neighbour's?", draw=reuse.draw, there=reuse.there
+    ),
 }
 """By the name that the address and the page show."""
 FIRST = next(iter(QUESTIONS))
@@ -56,8 +65,9 @@ def page(context: PageContext) -> None:
         )
         return
     find.draw(context)
+    offered = [name for name, one in QUESTIONS.items() if one.there(context)]
     chosen = st.segmented_control(
-        "Question", list(QUESTIONS), default=FIRST, key="question", bind="query-params", required=True,
+        "Question", offered, default=FIRST, key="question", bind="query-params", required=True,
         label_visibility="collapsed",
     ) or FIRST  # fmt: skip
     question = QUESTIONS[chosen]

@@ -1,0 +1,114 @@
+"""Use of the experts along an axis that is no text: stacked, or a line for each with its band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from ..look import Width, finish
+from ..palette import expert_color
+from ..theme import LIGHT, Theme
+
+MEASURES: Mapping[str, str] = {
+    "use": "part of all choices",
+    "share": "share of tokens",
+    "weight": "mean gate weight",
+}
+OTHERS = "others"
+LOG_FROM = 50.0
+"""Largest over smallest number from which a positive axis is logarithmic."""
+HEIGHT = 300
+
+
+def timeline_chart(
+    table: pa.Table,
+    *,
+    by: str,
+    measure: str = "use",
+    stacked: bool = True,
+    theme: Theme = LIGHT,
+    width: Width = "container",
+) -> alt.LayerChart:
+    """The experts of one layer along the axis.
+
+    Args:
+        table: the view `timeline`, one layer of it.
+        measure: a key of MEASURES.
+        stacked: areas on top of one another (bars where the axis is of names); else a line for each expert, for
+            `share` with its 95 % interval and the chance level.
+    """
+    data = pd.DataFrame(table.to_pylist(), columns=pd.Index(table.column_names))
+    data["label"] = [OTHERS if pd.isna(e) else f"expert {int(e)}" for e in data["expert"]]
+    data = data if stacked else data[data["label"] != OTHERS]
+    experts = sorted({int(e) for e in data["expert"].dropna()})
+    names = [f"expert {e}" for e in experts] + ([OTHERS] if (data["label"] == OTHERS).any() else [])
+    colors = [expert_color(e, theme) for e in experts] + [theme.missing] * (len(names) - len(experts))
+    data["rank"] = data["label"].map({name: at for at, name in enumerate(names)})
+    base = alt.Chart(data).encode(
+        x=_axis(data, by),
+        color=alt.Color(
+            "label:N", title=None, scale=alt.Scale(domain=names, range=colors),
+            legend=alt.Legend(orient="top", columns=0, symbolType="square", symbolOpacity=1),
+        ),
+        tooltip=_hover(by),
+    )  # fmt: skip
+    marks = _stack(base, data, measure, theme) if stacked else _lines(base, data, measure, theme)
+    return finish(alt.LayerChart(layer=marks), theme, width=width, height=HEIGHT)
+
+
+def _axis(data: pd.DataFrame, by: str) -> alt.X:
+    kind = data["axis"].iloc[0] if len(data) else "number"
+    title = "position of the token in its prompt" if kind == "position" else by
+    if kind == "order":
+        order = data.sort_values("at")["x"].drop_duplicates().tolist()
+        return alt.X("x:O", title=title, sort=order, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    if kind == "date":
+        return alt.X("x:T", title=title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    low, high = data["at"].min(), data["at"].max()
+    if kind == "number" and low > 0 and high / low >= LOG_FROM:
+        return alt.X("at:Q", title=f"{title} (logarithmic)", scale=alt.Scale(type="log", nice=False))
+    return alt.X("at:Q", title=title, scale=alt.Scale(nice=False, zero=False))
+
+
+def _hover(by: str) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("label:N", title="expert"),
+        alt.Tooltip("x:N", title=by),
+        alt.Tooltip("use:Q", title="part of all choices", format=".1%"),
+        alt.Tooltip("share:Q", title="share of tokens", format=".1%"),
+        alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
+        alt.Tooltip("high:Q", title="to", format=".1%"),
+        alt.Tooltip("chance:Q", title="chance", format=".1%"),
+        alt.Tooltip("weight:Q", title="mean gate weight", format=".3f"),
+        alt.Tooltip("tokens:Q", format=",d"),
+        alt.Tooltip("prompts:Q", format=",d"),
+    ]
+
+
+def _value(measure: str, **more: Any) -> alt.Y:
+    shown = ".2f" if measure == "weight" else "%"
+    return alt.Y(f"{measure}:Q", title=MEASURES[measure], axis=alt.Axis(format=shown), **more)
+
+
+def _stack(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
+    names = bool(len(data)) and data["axis"].iloc[0] == "order"
+    mark = base.mark_bar() if names or data["at"].nunique() < 2 else base.mark_area(line=False, opacity=1)
+    encoded = mark.encode(y=_value(measure, stack="zero"), order=alt.Order("rank:Q"))
+    return [encoded.encode(stroke=alt.value(theme.background), strokeWidth=alt.value(0.5))]
+
+
+def _lines(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
+    marks: list[alt.Chart] = []
+    if measure == "share" and data["low"].notna().any():
+        band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=MEASURES[measure]), y2="high:Q")
+        marks.append(band.transform_filter("isValid(datum.low)"))
+    marks.append(base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18)).encode(y=_value(measure)))
+    chance = data["chance"].dropna()
+    if measure == "share" and len(chance):
+        rule = alt.Chart(pd.DataFrame({"chance": [float(chance.iloc[0])]})).mark_rule(strokeDash=[4, 3])
+        marks.append(rule.encode(y=alt.Y("chance:Q"), color=alt.value(theme.muted)))
+    return marks

@@ -1,0 +1,62 @@
+"""Experts along an axis that is no text: step, noise level, age, day, frame, position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+from ....store.arrow import pc
+from ...figures.structure.timeline import MEASURES, timeline_chart
+from ...sentences import timeline as sentences
+from ...shell import link_check, messages, show
+from ...shell.page_context import PageContext
+from ...text import words
+from .parts import nothing, told
+
+POSITION = "position"
+STACKED, LINES = "stacked", "lines"
+
+
+def draw(context: PageContext) -> None:
+    """Choose axis, layer, measure; the chart, its sentence."""
+    layers = [router.layer for router in context.routers()]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        by = link_check.selectbox("Along", [POSITION, *context.tags()], key="by", what="the column", width=190,
+                                  format_func=words.label)  # fmt: skip
+        layer = (
+            st.selectbox("Layer", layers, key="timeline layer", width=110) if len(layers) > 1 else layers[0]
+        )
+        kind = st.segmented_control("Drawn", [STACKED, LINES], default=STACKED, key="drawn", bind="query-params",
+                                    required=True) or STACKED  # fmt: skip
+        measure = st.segmented_control(
+            "Height", list(MEASURES), default=_first(context, layer), key=f"height {context.stream}", required=True,
+            format_func=MEASURES.__getitem__,
+        ) or "use"  # fmt: skip
+    link_check.tell("by")
+    ask: dict[str, Any] = {"by": by, "layer": layer}
+    with messages.loading(height=340):
+        table = context.view("timeline", **ask)
+    if nothing(table):
+        return
+    if measure == "weight" and not _weighted(table):
+        messages.say("This trace has no gate weights.")
+        return
+    show.chart(
+        lambda theme: timeline_chart(table, by=words.label(by), measure=measure, stacked=kind == STACKED, theme=theme),
+        table, name="timeline", title=f"Experts of layer {layer} ({context.stream}) along {by}",
+        say=told(sentences.timeline(table, by, measure), table), python=context.snippet("timeline", **ask),
+    )  # fmt: skip
+
+
+def _first(context: PageContext, layer: int) -> str:
+    """What is shown first: the weight where a router uses all of its experts, so that every share is 1."""
+    spec = context.trace.router(layer, context.stream)
+    return (
+        "weight" if spec.top_k == spec.num_experts and "weights" in context.trace.manifest.capture else "use"
+    )
+
+
+def _weighted(table: pa.Table) -> bool:
+    return pc.count(table["weight"]).as_py() > 0
