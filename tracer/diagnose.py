@@ -18,6 +18,7 @@ from .generate.batch import pad_token_id
 from .hooks.record import record_routing
 from .hooks.selfcheck import RouterCheck, examined
 from .models.input_device import input_device
+from .models.layout import layout_of
 from .prompts.prompt_set import PromptSet
 from .steering.profile import Steering
 from .tokens.batches import collate
@@ -39,6 +40,8 @@ class Diagnosis:
     neutral_steering_is_exact: bool = False
     left_behind: int = 0
     """Hooks that were still there afterwards."""
+    layout: str = "one process"
+    """How the model lies over processes and devices, in words."""
     disobedient: list[str] = field(default_factory=list)
     """Routers that chose an expert that was off, or left out one that was on."""
 
@@ -81,8 +84,9 @@ class Diagnosis:
     @property
     def lines(self) -> list[str]:
         """The verdict in words."""
+        where = f"layout: {self.layout}"
         if self.problems:
-            return [f"problem: {problem}" for problem in self.problems]
+            return [*(f"problem: {problem}" for problem in self.problems), where]
         unseen = sum(check.executed is None for check in self.routers)
         heard = "the records equal what the experts received"
         if unseen:  # a declared router has no experts module that could be watched
@@ -90,11 +94,14 @@ class Diagnosis:
             heard = heard + which if which else "what their experts received can't be compared"
         return [
             f"{len(self.routers)} routers: {heard}, recording and neutral steering change no bit of the output, and "
-            "every steerable router obeys off and on."
+            "every steerable router obeys off and on.",
+            where,
         ]
 
     def to_json(self) -> dict[str, Any]:
-        return {"passed": self.passed, "problems": self.problems, "routers": self.rows}
+        return {
+            "passed": self.passed, "problems": self.problems, "layout": self.layout, "routers": self.rows,
+        }  # fmt: skip
 
 
 def _said(verdict: bool | None) -> str:
@@ -127,6 +134,7 @@ def diagnose(model: nn.Module, tokenizer: Any, prompts: Sequence[str] = PROMPTS)
     if steerable:
         found.disobedient = _try_off_and_on(model, inputs, steerable)
     found.left_behind = _hooks(model) - hooks
+    found.layout = layout_of(model).words
     return found
 
 

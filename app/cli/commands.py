@@ -17,6 +17,8 @@ from contextlib import suppress
 
 import click
 
+from .ranks import together
+
 COMMANDS = {
     "app": ("app", "Open the explorer in the browser."),
     "trace": ("trace", "Run a model over a prompt set and record its routing."),
@@ -77,7 +79,7 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    sys.exit(run(argv))
+    sys.exit(together(lambda: run(argv)))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -68,7 +68,10 @@ def take_engine(options: dict[str, Any]) -> dict[str, Any] | None:
     arguments = options.pop("engine_args")
     if engine == "transformers":
         if tensor > 1 or data > 1 or arguments:
-            raise click.UsageError("--tensor-parallel, --data-parallel and --engine-arg need --engine vllm")
+            raise click.UsageError(
+                "--tensor-parallel, --data-parallel and --engine-arg need --engine vllm; with transformers, start the "
+                "command by torchrun (docs/scale.md)"
+            )
         return None
     context = click.get_current_context()
     for name in options.keys() & NOT_THERE:

@@ -12,6 +12,7 @@ from .engine_options import engine_options, take_engine
 from .model_options import load, model_options, sampling_options, steering_from
 from .noise import floor_for, show
 from .output import as_text
+from .ranks import expert_parallel, take_ranks
 
 
 @click.command("generate")
@@ -129,6 +130,7 @@ def serve_command(model: str, **options: Any) -> None:
 @click.command("doctor")
 @click.argument("model")
 @model_options
+@expert_parallel
 @click.option("--noise", type=click.Path(dir_okay=False), metavar="PROMPTS",
               help="A prompt set on which to measure how much of the routing changes with batches, threads, attention "
               "and dtype alone.")  # fmt: skip
@@ -148,9 +150,11 @@ def doctor_command(model: str, noise: str | None, limit: int, as_json: bool, **o
     """
     from ...tracer.prompts.prompt_set import PromptSet
 
+    ranks = take_ranks(options | {"noise": noise})
+    options.pop("expert_parallel")
     prompts = PromptSet.from_file(noise).limit(limit) if noise else None
     again = dict(options)
-    loaded = load(model, options)
+    loaded = load(model, options, ranks)
     from ...tracer.diagnose import diagnose
 
     report = diagnose(loaded.model, loaded.tokenizer)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .output import Lines
+from .ranks import refuse_ranks
 
 MODEL_OPTIONS = (
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
@@ -63,8 +64,14 @@ def sampling_options(command: Any) -> Any:
     return command
 
 
-def load(model: str, options: dict[str, Any]) -> Any:
-    """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`."""
+def load(model: str, options: dict[str, Any], ranks: dict[str, Any] | None = None) -> Any:
+    """A loaded model, viewed as emergent experts where asked. Takes its options out of `options`.
+
+    Args:
+        ranks: how it is laid over the processes of this run (`take_ranks`); one process only where left out.
+    """
+    if ranks is None:
+        refuse_ranks()
     from ...tracer.prepared import OPTIONS, load_prepared
 
     given = {name: options.pop(name) for name in OPTIONS}
@@ -78,7 +85,7 @@ def load(model: str, options: dict[str, Any]) -> Any:
         click.echo(
             f"splitting the feed-forward layers into {given['experts']} groups of neurons each", err=True
         )
-    loaded = load_prepared(model, **given, progress=Lines("layers"))
+    loaded = load_prepared(model, **given, **(ranks or {}), progress=Lines("layers"))
     for note in loaded.notes:
         click.echo(f"warning: {note}", err=True)
     return loaded

@@ -15,6 +15,7 @@ from .engine_options import engine_options, take_engine
 from .model_options import fitting, load, model_options, profile_in, sampling_options
 from .output import open_with_warnings
 from .progress import Meter
+from .ranks import expert_parallel, refuse_ranks, take_ranks
 
 if TYPE_CHECKING:
     from ...tracer.prompts.prompt_set import PromptSet
@@ -37,6 +38,7 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option("--out", required=True, metavar="TRACE", help="Folder or URL of the new trace.")
 @model_options
 @engine_options
+@expert_parallel
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),
@@ -84,6 +86,7 @@ def trace_command(
     from ...tracer.prompts.prompt_set import PromptSet
 
     engine = take_engine(options)
+    ranks = take_ranks(options) if engine is None else _inside(engine, options)
     _reproducible(options)
     prompt_set = PromptSet.from_file(prompts)
     for note in prompt_set.notes:
@@ -95,7 +98,7 @@ def trace_command(
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
         click.echo(f"{of}{amount(len(prompt_set), 'prompt')} from {prompts}; loading {model}", err=True)
     summary = (
-        _trace_here(model, prompt_set, out, profile, steer, options)
+        _trace_here(model, prompt_set, out, profile, steer, options, ranks)
         if engine is None
         else _trace_in_vllm(model, prompt_set, out, profile, options, engine)
     )
@@ -108,12 +111,13 @@ def trace_command(
 
 
 def _trace_here(
-    model: str, prompts: PromptSet, out: str, profile: Any, path: str | None, options: dict[str, Any]
-) -> TraceSummary:
+    model: str, prompts: PromptSet, out: str, profile: Any, path: str | None, options: dict[str, Any],
+    ranks: dict[str, Any],
+) -> TraceSummary:  # fmt: skip
     from .noise import floor_for
 
     noise, again = options.pop("noise", None), dict(options)
-    loaded = load(model, options)
+    loaded = load(model, options, ranks)
     from ...tracer import trace_prompts
 
     steering = None if profile is None else fitting(profile, path, loaded.model)
@@ -123,6 +127,14 @@ def _trace_here(
             loaded.model, loaded.tokenizer, prompts, out, card=loaded.card, steering=steering,
             progress=meter.tell, noise=None if floor is None else floor.to_json(), **options,
         )  # fmt: skip
+
+
+def _inside(engine: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """An engine lays the model over devices itself."""
+    refuse_ranks()
+    if options.pop("expert_parallel"):
+        engine["arguments"]["enable_expert_parallel"] = True
+    return {}
 
 
 def _trace_in_vllm(

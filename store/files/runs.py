@@ -10,8 +10,10 @@ from typing import Any
 
 from .manifest import Manifest
 
-ROUNDS = ("batch_tokens", "batch_size", "device", "attention")
+ROUNDS = ("batch_tokens", "batch_size", "device", "attention", "parallel")
 """Entries of `settings` and `model` that change how sums are rounded."""
+NOT_SAID = {"parallel": "one process"}
+"""What it means that a run does not tell an entry."""
 TOLD = (*ROUNDS, "limit")
 
 
@@ -35,7 +37,11 @@ def differences(manifest: Manifest) -> str:
     """What runs did otherwise, as `batch_tokens 8192, then 512`; empty where nothing."""
     told = []
     for name in ROUNDS:
-        values = [str(run.get(name, "unknown")) for run in manifest.runs]
+        values = [_said(run.get(name, NOT_SAID.get(name, "unknown"))) for run in manifest.runs]
         if len(set(values)) > 1:
             told.append(f"{name} {', then '.join(values)}")
     return "; ".join(told)
+
+
+def _said(value: Any) -> str:
+    return " ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else str(value)

@@ -28,7 +28,7 @@ from ..schema import CAPTURES, DEFAULT_CAPTURE, Part, RouterSpec
 from .parts import PartBuilder
 
 MAY_DIFFER = frozenset(
-    {"batch_tokens", "batch_size", "device", "limit", "name", "path", "url", "progress", "resume"}
+    {"batch_tokens", "batch_size", "device", "parallel", "limit", "name", "path", "url", "progress", "resume"}
 )
 """Entries of `model`, `prompt_set` and `settings` that a resumed run may have otherwise. They do not change what is
 asked of the model; another batch or device rounds otherwise, which near a tie changes an expert (`store.noise`)."""

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ...store.schema import RouterSpec
 from ..errors import CaptureError
+from ..models.layout import as_on_rank_0, layout_of
 from ..routers.find import IDS, WEIGHTS, find_sites
 from ..routers.passages import flat
 from ..routers.scoring import router_probabilities
@@ -95,6 +97,8 @@ def examined(model: nn.Module, *, routers: Sequence[RouterSpec] | None = None) -
         seen = recorded.calls.get(name, []), executed.get(name)
         result.routers.append(_compared(site, *seen, steered=steered[name]))
     _count(result)
+    if layout_of(model).ranks > 1:
+        _compare_ranks(result, recorded)
 
 
 class _Recorded:
@@ -111,7 +115,7 @@ class _Recorded:
 def _watched(experts: nn.Module, seen: list[Decision]) -> Iterator[None]:
     """Note the arguments of every call, by their names in the signature, without a hook."""
     forward: Callable[..., Any] = experts.forward
-    bound = inspect.signature(forward)
+    bound = _arguments_of(experts)
 
     def watching(*args: Any, **kwargs: Any) -> Any:
         values = bound.bind(*args, **kwargs).arguments
@@ -132,6 +136,15 @@ def _watched(experts: nn.Module, seen: list[Decision]) -> Iterator[None]:
             experts.forward = forward
         else:
             del experts.forward
+
+
+def _arguments_of(experts: nn.Module) -> inspect.Signature:
+    """Of its forward as it was written: what tensor parallelism puts around it takes `(*args, **kwargs)`."""
+    found = inspect.signature(experts.forward)
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(parameter.kind not in open_ended for parameter in found.parameters.values()):
+        return found
+    return inspect.signature(MethodType(type(experts).forward, experts))
 
 
 def _compared(
@@ -216,3 +229,12 @@ def _count(result: SelfCheck) -> None:
                 )
     if result.routers and not any(check.calls for check in result.routers):
         result.routers[0].problems.append("no router was called at all: is the model compiled or offloaded?")
+
+
+def _compare_ranks(result: SelfCheck, recorded: _Recorded) -> None:
+    """Every rank of a model that is laid over several must have seen the choices that rank 0 saw, and writes."""
+    for check in result.routers:
+        calls = recorded.calls.get(check.spec.router, [])
+        ids = [ids_TK.long().flatten() for ids_TK, _, _ in calls]
+        if not as_on_rank_0(torch.cat(ids) if ids else torch.empty(0, dtype=torch.long)):
+            check.problems.append(f"{check.spec.router} chose other experts here than on rank 0")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .layout import layout_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -54,6 +56,7 @@ def model_card(model: nn.Module, *, name: str | None = None) -> dict[str, Any]:
         "weights_fingerprint": weights_fingerprint(model),
         "torch": version("torch"),
         "transformers": version("transformers"),
+        **layout_of(model).card(),
     }
 
 
@@ -86,9 +89,15 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _sampled(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(-1)
+    flat = _whole(tensor.detach()).reshape(-1)
     picked = flat[:: max(1, flat.numel() // SAMPLES)][: 2 * SAMPLES].cpu()
     return picked.float() if picked.is_floating_point() else picked
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor with what other ranks hold of it; all ranks come here in the same order."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def _dtype_name(model: nn.Module) -> str | None:

@@ -48,6 +48,8 @@ def load_model(
     gguf_file: str | None = None,
     allow_missing: bool = False,
     attn_implementation: str | None = None,
+    ranks: int = 1,
+    experts_whole: bool = False,
 ) -> LoadedModel:
     """Loads a causal language model from a folder, a hub name or a GGUF file, in eval mode.
 
@@ -59,6 +61,8 @@ def load_model(
         gguf_file: name of a GGUF file inside the folder or hub repository.
         allow_missing: load a checkpoint that lacks weights; they are random, and the card names them.
         attn_implementation: `eager`, `sdpa`, ...; what the checkpoint says, or transformers prefers, if left out.
+        ranks: processes, started by torchrun, over which the model is laid (`models.layout`); all of them load it.
+        experts_whole: each of them holds some experts whole, instead of a slice of every expert.
     Raises:
         ModelError: one line that says what is missing or refused.
     """
@@ -68,7 +72,7 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if gguf_file:
         options["gguf_file"] = gguf_ready(gguf_file)
-    placement = _placement(device)
+    placement = _over_ranks(device, gguf_file, ranks, experts_whole) if ranks > 1 else _placement(device)
     with in_one_line(str(name_or_path)), read_once() if gguf_file else nullcontext():
         if not os.path.isdir(source) and not hub_answers():
             options["local_files_only"] = True
@@ -145,6 +149,16 @@ def _placement(device: str) -> dict[str, Any]:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from None
     return {"to": str(target)}
+
+
+def _over_ranks(device: str, gguf_file: str | None, ranks: int, experts_whole: bool) -> dict[str, Any]:
+    from .layout import split_over
+
+    if device != "auto":
+        raise ModelError(f"--device {device}: over {ranks} processes each takes the device of its number")
+    if gguf_file:
+        raise ModelError(f"{gguf_file}: a GGUF file can't be laid over {ranks} processes")
+    return split_over(ranks, experts_whole=experts_whole)
 
 
 def _config(source: str, options: dict[str, Any]) -> PreTrainedConfig:

@@ -19,6 +19,7 @@ from torch import nn
 
 from ...store.schema import RouterKey, RouterSpec
 from ..errors import CompiledModelError, NotMoEError, TracerError, UnknownRouterError
+from ..models.layout import refuse_local_ids
 from .adapters import ADAPTERS, ALONE, Adapter, Block, adapter_for
 from .declaration import SYNTAX
 from .declare import declared_for
@@ -74,6 +75,7 @@ def find_sites(model: nn.Module, routers: Sequence[RouterSpec] | None = None) ->
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     refuse_compiled(model)
+    refuse_local_ids(model)
     return dict(model.named_modules())
 
 

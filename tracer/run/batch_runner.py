@@ -40,6 +40,7 @@ class BatchRunner:
         routers: what was given to `attach`.
         steered: whether a steering is applied meanwhile; it is then given as `steering`.
         ahead: sequences by prompt number that are tokenised already; taken out as they run.
+        halves: whether a batch that does not fit is halved; over several processes all would have to know.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class BatchRunner:
         routers: Sequence[RouterSpec] | None = None,
         steered: bool = False,
         ahead: dict[int, Encoded] | None = None,
+        halves: bool = True,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -69,7 +71,8 @@ class BatchRunner:
         self._steered = steered
         self.steering: Applied | None = None
         """Told of each pass where its prompts end."""
-        self._ahead = ahead or {}
+        self._ahead = {} if ahead is None else ahead
+        self._halves = halves
         self._checked = False
         self._may_end = not steered and not _is_watched(model)
         self._too_many = sys.maxsize
@@ -94,6 +97,10 @@ class BatchRunner:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
+            if not self._halves:
+                raise OutOfMemory(
+                    f"out of memory with {tokens:,} tokens in a batch: give fewer by --batch-tokens; what is done stays"
+                ) from None
             self._too_many = min(self._too_many, tokens)
             if len(prompts) == 1:
                 raise OutOfMemory(

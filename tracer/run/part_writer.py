@@ -11,8 +11,9 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
-from ...store.write.writer import TraceWriter
+from ...store.schema import Part
 from .captured_batch import CapturedBatch
 from .host_batch import PromptResult, host_batch
 from .parts import PartCollector
@@ -24,6 +25,30 @@ PATIENCE = 20.0
 """Seconds after which a part is committed whatever its size, so that a short or slow run that is killed keeps most of
 its work; from then on twice as many each time, so that a long run has few small parts."""
 QUEUED = 3
+
+
+class Writer(Protocol):
+    """What takes the parts of a trace; `store.write.writer.TraceWriter` where one process records it all."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def committed_prompts(self) -> set[str]:
+        """Ids of prompts that need not run again."""
+        ...
+
+    def write(self, part: Part) -> None:
+        """Commit whole prompts; returns when they are durable."""
+        ...
+
+    def finish(self, **summary: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, where: Any, /) -> None: ...
 
 
 @dataclass
@@ -42,9 +67,7 @@ class PartWriter:
     Left by an exception, it still commits the batches that were handed in, so that nothing done is lost.
     """
 
-    def __init__(
-        self, writer: TraceWriter, collector: PartCollector, *, part_events: int = PART_EVENTS
-    ) -> None:
+    def __init__(self, writer: Writer, collector: PartCollector, *, part_events: int = PART_EVENTS) -> None:
         self._writer = writer
         self._collector = collector
         self._part_events = part_events

@@ -6,35 +6,27 @@
    ends with the last router's decision: what follows changes nothing that is recorded.
 4. While a batch runs, its routing goes into an arena on the device; while the next one runs, a thread
    takes it to the host and commits parts of whole prompts.
+
+A model that lies over several processes (`models.layout`) is traced by all of them at once: each runs the same batches,
+rank 0 writes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from ...store.schema import DEFAULT_CAPTURE, RouterSpec
-from ...store.write.writer import TraceWriter
-from ..generate.batch import Sampling, stop_token_ids
-from ..hooks.record import attach
-from ..models.card import active_parameters, model_card
-from ..models.forward import evaluating, max_length
+from ..generate.batch import Sampling
 from ..prompts.prompt_set import PromptSet
-from ..routers.declare import declared_texts
-from ..routers.find import routers_to_trace, traced_routers
-from ..tokens.batches import plan_batches, shuffled
-from ..tokens.encode import Encoder
-from ..tokens.token_text import TokenTexts
-from .batch_runner import BatchRunner
-from .begin import check_settings, describe, encode_ahead, output_watch
-from .capture import Capture
-from .part_writer import PART_EVENTS, PartWriter
-from .parts import PartCollector
+from .begin import describe
+from .part_writer import PART_EVENTS
 from .progress import Meter, Progress, TraceSummary, summary_of
+from .recording import Recording
+from .writers import open_writer
 
 
 def trace_prompts(
@@ -84,74 +76,40 @@ def trace_prompts(
             one prompt. What is committed stays, and `resume=True` goes on.
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """
-    check_settings(capture, batch_tokens, weight_type)
     prompts = PromptSet.of(prompts)
     chosen = prompts.limit(limit)
-    found = routers_to_trace(model, routers)
-    specs = traced_routers(found)
-    encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))
-    lengths, ahead = encode_ahead(encoder, chosen)
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    card = dict(card or model_card(model))
-    card["active_parameters"] = active_parameters(model, specs)
-    settings: dict[str, Any] = {"chat": chat, "batch_tokens": batch_tokens, "limit": limit}
-    settings["batch_order"] = "shuffled"
-    if declared := declared_texts(model):
-        settings["declared"] = declared
-    settings |= {"batch_size": batch_size} if batch_size is not None else {}
-    if attention := getattr(getattr(model, "config", None), "_attn_implementation", None):
-        settings["attention"] = attention
-    settings |= sampling.to_json() if max_new_tokens else {"max_new_tokens": 0}
-    sink = Capture(
-        specs,
-        capture,
-        weight_type=weight_type,
-        special_ids=encoder.special_ids,
-        stop_ids=stop_token_ids(model) if max_new_tokens else (),
-    )
-    outputs = output_watch(model, sink, ahead[0], capture, found)
-    writer = TraceWriter(
-        out,
-        routers=specs,
-        model=card,
-        prompt_set=describe(prompts),
-        settings=settings,
-        capture=capture,
-        resume=resume,
-        steering=None if steering is None else steering.to_json(),
-        weight_type=weight_type,
-        noise=noise,
-    )
-    runner = BatchRunner(
+    recording = Recording(
         model,
         tokenizer,
-        encoder,
-        sink,
-        sampling,
+        chosen,
+        capture=capture,
         batch_tokens=batch_tokens,
-        routers=found,
-        steered=steering is not None,
-        ahead=ahead,
+        batch_size=batch_size,
+        sampling=Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed),
+        chat=chat,
+        steering=steering,
+        limit=limit,
+        routers=routers,
+        weight_type=weight_type,
+        card=card,
     )
-    plan = shuffled(plan_batches(lengths, batch_tokens, batch_size=batch_size, extra=max_new_tokens))
-    with writer, evaluating(model):
+    lengths = recording.lengths()
+    recording.probe()
+    writer = open_writer(
+        recording.layout,
+        out,
+        prompt_set=describe(prompts),
+        resume=resume,
+        noise=noise,
+        **recording.manifest(),
+    )
+    with writer:
         done = writer.committed_prompts
-        todo = [left for batch in plan if len(left := _without(batch, chosen, done))]
+        todo = [left for batch in recording.batches(lengths) if len(left := _without(batch, chosen, done))]
         meter = Meter(todo, lengths, progress)
-        collector = PartCollector(specs, TokenTexts(tokenizer))
-        with (
-            steering.applied(model, routers=found) if steering is not None else nullcontext() as applied,
-            attach(model, outputs or sink, routers=found),
-            outputs.attached() if outputs is not None else nullcontext(),
-            PartWriter(writer, collector, part_events=part_events) as parts,
-        ):
-            runner.steering = applied
-            for batch in todo:
-                for captured, results in runner.run([(int(i), chosen[int(i)]) for i in batch]):
-                    parts.add(captured, results)
-                    meter.count([result.number for result in results])
+        committed, accuracy = recording.run(writer, todo, done=meter.count, part_events=part_events)
         summary = summary_of(
-            writer.url, parts.committed, len(done), len(specs), runner.accuracy, meter.seconds
+            writer.url, committed, len(done), len(recording.routers), accuracy, meter.seconds
         )
         writer.finish(**summary.to_json())
     return summary
