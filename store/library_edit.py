@@ -1,7 +1,7 @@
 """Changes of a library by its user: rename, tag, move to the bin, restore.
 
-A trace is a folder, so these are moves of folders inside the library; nothing is copied and nothing is lost before
-the bin is emptied. Tags stand in `library.json` of the library, not in the traces.
+A trace is a folder, and so is an evaluation in `evaluations/`: these are moves of folders inside the library, nothing
+is copied and nothing is lost before the bin is emptied. Tags stand in `library.json` of the library, not in the traces.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ MOST_TAG = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Binned:
-    """A trace in the bin."""
+    """A trace or an evaluation in the bin."""
 
     name: str
-    """Its name in the library."""
+    """Name of its folder in the library."""
     folder: Path
+    place: str = ""
+    """Folder of the library that it was in; empty for a trace."""
     when: float
     """Seconds since 1970."""
 
@@ -60,25 +62,38 @@ def rename(library: Path, name: str, new: str) -> Path:
 def to_bin(library: Path, name: str) -> None:
     """Move a trace to the bin. Raises StoreError as `rename`."""
     source = _own(library, name)
-    (library / BIN).mkdir(exist_ok=True)
-    _move(source, library / BIN / f"{time.time_ns()}-{name}")
+    folder_to_bin(library, source)
+
+
+def folder_to_bin(library: Path, folder: Path) -> None:
+    """Move a folder of the library, or of one of its folders, to the same place in the bin.
+
+    Raises:
+        StoreError: it can't be moved.
+    """
+    place = library / BIN / folder.parent.relative_to(library)
+    place.mkdir(parents=True, exist_ok=True)
+    _move(folder, place / f"{time.time_ns()}-{folder.name}")
 
 
 def binned(library: Path) -> list[Binned]:
     """What is in the bin, newest first."""
     found = []
-    for folder in (library / BIN).glob("*-*"):
+    for folder in [*(library / BIN).glob("*-*"), *(library / BIN).glob("*/*-*")]:
         when, _, name = folder.name.partition("-")
-        if when.isdigit():
-            found.append(Binned(name=name, folder=folder, when=int(when) / 1e9))
+        place = "" if folder.parent == library / BIN else folder.parent.name
+        if when.isdigit() and not place.partition("-")[0].isdigit():
+            found.append(Binned(name=name, folder=folder, when=int(when) / 1e9, place=place))
     return sorted(found, key=lambda one: one.when, reverse=True)
 
 
 def restore(library: Path, one: Binned) -> Path:
-    """Move a trace back; under a name with a number where its own is taken by now."""
-    target, number = library / one.name, 2
+    """Move it back; under a name with a number where its own is taken by now."""
+    place = library / one.place
+    place.mkdir(exist_ok=True)
+    target, number = place / one.name, 2
     while target.exists():
-        target, number = library / f"{one.name}-{number}", number + 1
+        target, number = place / f"{one.name}-{number}", number + 1
     _move(one.folder, target)
     return target
 

@@ -104,5 +104,11 @@ def _last(path: str) -> str:
 
 
 def without_paths(python: str, name: str) -> str:
-    """Code for a notebook in which the trace's address is replaced by its name: a report is read elsewhere."""
-    return re.sub(r"open_trace\((['\"]).*?\1\)", f"open_trace({name!r})", python)
+    """Code for a notebook in which addresses of traces and evaluations are replaced by their names: a report is read
+    elsewhere.
+
+    Args:
+        name: what the trace is called here; empty where the code opens none.
+    """
+    named = re.sub(r"open_trace\((['\"]).*?\1\)", f"open_trace({name!r})", python) if name else python
+    return re.sub(r"(['\"])/[^'\"]*/evaluations/([\w-]+)\1", r"\1\2\1", named)

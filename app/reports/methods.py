@@ -85,7 +85,9 @@ def software(about: dict[str, Any]) -> str:
 
 
 def recording(about: dict[str, Any]) -> str:
-    """Model, prompts, and what was recorded."""
+    """Model, prompts, and what was recorded or evaluated."""
+    if about.get("evaluation"):
+        return _evaluated(about)
     marks = [f"weights {about['weights']}"] if about.get("weights") else []
     prints = f" ({', '.join(marks)})" if marks else ""
     source = f" of the prompt set {about['prompt set']}" if about.get("prompt set") else ""
@@ -97,6 +99,20 @@ def recording(about: dict[str, Any]) -> str:
         f"Routing of {about.get('model', 'a model')}{prints}, {about.get('routers', '')}, was recorded over "
         f"{words.amount(about.get('prompts', 0), 'prompt')} and {words.amount(about.get('tokens', 0), 'token')}"
         f"{source}{mark}; recorded is what the experts received.{unfinished}"
+    )
+
+
+def _evaluated(about: dict[str, Any]) -> str:
+    """What an evaluation ran."""
+    controls = (
+        f", and under {words.amount(about['draws'], 'random control')} of as many experts in the same layers"
+    )
+    return (
+        f"The steering profile “{about.get('steering') or 'unnamed'}” was evaluated with {about['model']} on "
+        f"{words.amount(about['prompts'], 'prompt')} of the prompt set {about['prompt set']}: each was run unsteered "
+        f"and steered{controls if about.get('draws') else ''}. Effects are paired by prompt; 95 % intervals are "
+        "bootstraps over texts, translations of one text together. A finding lies beyond 0 and beyond every "
+        "control's interval."
     )
 
 

@@ -84,3 +84,19 @@ def dose(table: pa.Table, by: str | None) -> str:
         noun = NOUNS.get(row["measure"], row["measure"])
         parts.append(f"the {role} on {group} is {noun} {number(row, row['measure'])}")
     return f"At dose {most:g} {parts[0]}, {parts[1]}. Grey points: random experts of the same layers."
+
+
+def beside(table: pa.Table, measure: str, where: str) -> str:
+    """How other evaluations differ from the first, in the words of the paired difference."""
+    first, *others = table.to_pylist()
+    noun = NOUNS.get(measure, f"the rate of {measure.removeprefix('behaviour: ')}")
+    said = [f"On {where}, {first['evaluation']} changes {noun} by {number(first, measure)}."]
+    for row in others:
+        text = f"{row['evaluation']}: {number(row, measure)}"
+        if row["not_paired"]:
+            said.append(f"{text}; not comparable prompt by prompt ({row['not_paired']}).")
+            continue
+        names = {"change": "difference", "low": "difference_low", "high": "difference_high"}
+        paired = {name: row[key] for name, key in names.items()}
+        said.append(f"{text}; prompt by prompt it differs from the first by {number(paired, measure)}.")
+    return " ".join([*said, "Grey: the range of each one's random controls."])

@@ -17,6 +17,7 @@ import streamlit as st
 from .. import export
 from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
+from ..reports.render import about_line
 from . import page_context, take_away
 from .messages import say as say_line
 
@@ -45,6 +46,8 @@ def chart(
     python: str = "",
     select: str | None = None,
     key: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Show a chart.
 
@@ -57,6 +60,8 @@ def chart(
         python: code that gives the same numbers in a notebook.
         select: name of the chart's point or interval selection that the page wants to hear of.
         key: identity on the page, `name` where None.
+        about: where it comes from, where that is not the open trace; as `reports.item.origin`.
+        files: JSON that goes with it into a report, by file name.
     Returns:
         The selected points, a dict of the selection's fields each (one dict of ranges for an interval); empty
         without `select`.
@@ -76,7 +81,7 @@ def chart(
         # A point selection is a list of points, an interval one dict of ranges.
         points = [dict(found)] if isinstance(found, Mapping) and found else [dict(point) for point in found]
     say_line(say)
-    _take_away(draw, table, name=name, title=title, say=say, python=python, key=key)
+    _take_away(draw, table, name=name, title=title, say=say, python=python, key=key, about=about, files=files)
     return points
 
 
@@ -127,26 +132,37 @@ def plotly(
 
 
 def _take_away(
-    draw: Draw, table: pa.Table, *, name: str, title: str, say: str, python: str, key: str
+    draw: Draw,
+    table: pa.Table,
+    *,
+    name: str,
+    title: str,
+    say: str,
+    python: str,
+    key: str,
+    about: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
 ) -> None:
     """The actions under a picture."""
     here = page_context.current()
     source = here.source() if here else "moescope"
+    if about is not None:
+        source = f"{about_line(dict(about))} · moescope"
 
     def spec() -> dict[str, Any]:
         return export.specification(draw(LIGHT), title=title, say=say, source=source)
 
     def item() -> Item:
         plain = table.replace_schema_metadata(None)
-        return Item(kind="figure", title=title, say=say, about=_about(python), python=_shared(python),
-                    spec=export.specification(draw(LIGHT)), numbers=packed(plain))  # fmt: skip
+        return Item(kind="figure", title=title, say=say, about=_about(python, about), python=_shared(python),
+                    spec=export.specification(draw(LIGHT)), numbers=packed(plain), files=dict(files or {}))  # fmt: skip
 
-    files: dict[str, Callable[[], bytes]] = {
+    made: dict[str, Callable[[], bytes]] = {
         "PNG": lambda: export.to_png(spec()),
         "SVG": lambda: export.to_svg(spec()),
         "HTML": lambda: export.to_html(spec(), title=title),
     }
-    actions(files | numbers(table), name=name, key=key, python=python, item=item)
+    actions(made | numbers(table), name=name, key=key, python=python, item=item)
 
 
 def table(
@@ -161,11 +177,12 @@ def table(
     height: int | Literal["auto", "content"] = "auto",
     key: str | None = None,
     draw: Draw | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Show a table with its sentence and actions; `columns` is Streamlit's column_config, `order` the columns
     that are shown where not all are; the downloads hold all.
 
-    `draw` adds pictures of the table to its actions. Returns the selected row numbers, if any.
+    `draw` adds pictures of the table to its actions; `about` as for `chart`. Returns the selected row numbers, if any.
     """
     key = key or name
     grid: dict[str, Any] = {"key": key, "hide_index": True, "column_config": columns, "height": height}
@@ -191,15 +208,17 @@ def table(
     def item() -> Item:
         plain = rows.replace_schema_metadata(None)
         title = name.replace("-", " ").capitalize()
-        return Item(kind="table", title=title, say=say, about=_about(python), python=_shared(python),
+        return Item(kind="table", title=title, say=say, about=_about(python, about), python=_shared(python),
                     numbers=packed(plain))  # fmt: skip
 
     actions(files | numbers(rows), name=name, key=key, python=python, item=item)
     return chosen
 
 
-def _about(python: str) -> dict[str, Any]:
+def _about(python: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Where a figure of this page comes from."""
+    if given is not None:
+        return {**given, "view": take_away.view_in(python)}
     here = page_context.current()
     if here is None:
         return {}
@@ -211,7 +230,7 @@ def _about(python: str) -> dict[str, Any]:
 
 def _shared(python: str) -> str:
     here = page_context.current()
-    return without_paths(python, here.name) if here else python
+    return without_paths(python, here.name if here else "")
 
 
 def numbers(rows: pa.Table) -> dict[str, Callable[[], bytes]]:

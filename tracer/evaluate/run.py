@@ -142,18 +142,19 @@ def evaluate_steps(
     lengths = np.array([len(sequence.encoded) for sequence in sequences])
     plan = plan_batches(lengths, batch_cells(live, batch_tokens))
     generating = len(prompts) * (1 + len(variants)) if max_new_tokens else 0
-    done, total = 0, len(plan) * (1 + len(variants)) + generating
+    scoring = len(plan) * (1 + len(variants))
+    done, total = 0, scoring + generating
     passes, pad_id = ForcedPasses(live), pad_token_id(tokenizer)
     for numbers in plan:
         work = make_work([sequences[i].encoded for i in numbers], pad_id)
         base = passes.base(work)
         tallies[""].add(numbers, work, base.result)
-        for name, (_, steering) in variants.items():
-            done += 1
-            yield {"done": done, "total": total}
-            tallies[name].add(numbers, work, passes.steered(work, steering, base))
         done += 1
-        yield {"done": done, "total": total}
+        yield {"done": done, "total": total, "scoring": scoring}
+        for name, (_, steering) in variants.items():
+            tallies[name].add(numbers, work, passes.steered(work, steering, base))
+            done += 1
+            yield {"done": done, "total": total, "scoring": scoring}
     outcomes = {name: tally.outcome(list(prompts)) for name, tally in tallies.items()}
     if max_new_tokens:
         for name, outcome in outcomes.items():

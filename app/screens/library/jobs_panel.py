@@ -1,4 +1,4 @@
-"""Running and ended trace jobs, as they stand on top of the Library."""
+"""Running and ended trace jobs, and running evaluations, a line each, as they stand on top of the Library."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import streamlit as st
 from ....tracer.jobs.jobs import Job, Status, list_jobs
 from ...shell import messages, sources, travel
 from ...text import words
+from ..steer import evaluation_progress
+from . import evaluations_table
 
 TICK_SECONDS = 1.0
 _STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing"}
@@ -16,18 +18,22 @@ _SPLITTING = "splitting the layers into groups of neurons"
 def draw() -> None:
     """Draw all jobs of the library; running ones move by themselves."""
     jobs = list_jobs(sources.library())
-    if not jobs:
+    evaluating = evaluations_table.running()
+    if not jobs and not evaluating:
         return
-    running = any(not job.status().ended for job in jobs)
+    running = bool(evaluating) or any(not job.status().ended for job in jobs)
     st.fragment(_panel, run_every=TICK_SECONDS if running else None)(running)
 
 
 def _panel(was_running: bool) -> None:
     jobs = list_jobs(sources.library())
     now = [(job, job.status()) for job in jobs]
-    if travel.waiting() or (was_running and all(status.ended for _, status in now)):
+    evaluating = evaluations_table.running()
+    if travel.waiting() or (was_running and not evaluating and all(status.ended for _, status in now)):
         st.rerun()
     with st.container(key="jobs"):
+        for saved in evaluating:
+            evaluation_progress.line(saved, saved.status(), name=saved.name)
         for job, status in now:
             (_ended if status.ended else _running)(job, status)
 

@@ -41,11 +41,16 @@ def draw_bin() -> None:
     found = library_edit.binned(sources.library())
     if not found:
         return
-    with st.expander(f"Bin: {words.amount(len(found), 'trace')}"):
+    kinds = {
+        noun: sum((one.place != "") == later for one in found)
+        for noun, later in (("trace", False), ("evaluation", True))
+    }
+    held = words.listing(words.amount(number, noun) for noun, number in kinds.items() if number)
+    with st.expander(f"Bin: {held}"):
         for one in found:
             _line(one)
         with st.popover("Empty the bin"):
-            st.caption("The traces in it are removed from the disk and cannot be restored.")
+            st.caption("The traces and evaluations in it are removed from the disk and cannot be restored.")
             if st.button("Remove them for good", key="empty-bin"):
                 library_edit.empty_bin(sources.library())
                 st.rerun()
@@ -53,7 +58,8 @@ def draw_bin() -> None:
 
 def _line(one: Binned) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        messages.say(f"{one.name}, deleted {time.strftime('%Y-%m-%d %H:%M', time.localtime(one.when))}")
+        what = "evaluation " if one.place else ""
+        messages.say(f"{what}{one.name}, deleted {time.strftime('%Y-%m-%d %H:%M', time.localtime(one.when))}")
         if st.button("Restore", key=f"restore-{one.folder.name}", type="tertiary"):
             with messages.guarded("It could not be restored"):
                 library_edit.restore(sources.library(), one)

@@ -14,7 +14,7 @@ from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from ...text import words
-from . import jobs_panel, manage, model_card, new_trace
+from . import evaluations_table, jobs_panel, manage, model_card, new_trace
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
@@ -46,6 +46,7 @@ def page(context: PageContext | None) -> None:
             f"Traces are kept in {sources.library()}.",
             todo="Trace a model below, or open a trace folder.",
         )
+    evaluations_table.draw(context)
     manage.draw_bin()
     left, right = side_by_side([3, 2], key="new")
     with left:

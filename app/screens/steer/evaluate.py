@@ -1,39 +1,33 @@
 """Evaluate: a profile over a prompt set, its controls drawn beside the effect, and the dose curve.
 
-The work is a job of the server that holds the model; this page starts it, follows it and draws what came back. What
-came back stays in the session while pages change.
+The work is a job of the server that holds the model. It is saved with the library from its first moment
+(`steering/evaluations.py`), so this tab starts evaluations and opens them; the address names the one that is open.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 
 from ....store import Trace
-from ....tracer.client import Client, RemoteJob, ServerError, as_profile
-from ....tracer.evaluate.dose import dose_table
-from ....tracer.evaluate.effects import Evaluation
-from ....tracer.evaluate.table import with_controls
-from ...figures import steer_effects as figures
-from ...sentences import evaluation as sentences_steer
-from ...shell import messages, show
+from ....store.library import fingerprint
+from ....tracer.client import Client, ServerError, as_profile
+from ....tracer.evaluate import saved as files
+from ....tracer.evaluate.saved import SavedEvaluation
+from ...shell import messages, sources
+from ...shell.page_context import asked, remember
+from ...steering import evaluations
 from ...text import words
-from . import evaluation_settings
+from . import evaluation_progress, evaluation_result, evaluation_settings
 from .evaluation_settings import Settings
-from .server import short
 
-TICK_SECONDS = 1.0
-RUN, DONE = "evaluate running", "evaluate done"
-"""In the session: the job under way, and the last one's result; each a dict."""
-FIRST = ("perplexity", "accuracy")
-MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed"}
-"""Measures whose name in the table is not what they are called."""
+OPEN = "evaluation"
+"""Parameter of the address, and in the session: id of the evaluation that is open."""
 
 
 def evaluate_tab(
-    profile: Any, model_source: str, client: Client | None, *, trace: Trace | None = None
+    profile: Any, model_source: str, client: Client | None, *, trace: Trace | None = None, name: str = ""
 ) -> None:
     """Draw the tab.
 
@@ -41,13 +35,70 @@ def evaluate_tab(
         profile: a `Steering`, or its JSON as a mapping.
         model_source: the served model, as the user knows it.
         client: None where no model is being served.
-        trace: the open trace, whose prompts are offered first.
+        trace: the open trace, whose prompts are offered first; `name` is what it is called here.
     """
     made = as_profile(profile) or {}
+    library = sources.library()
+    known = files.list_evaluations(library)
+    opened = _choose(known)
+    with st.expander("New evaluation", expanded=opened is None, key=f"evaluate-new-{opened is None}"):
+        _new(made, model_source, client, known, trace, name)
+    if opened is not None:
+        _draw(opened, made, client, known)
+
+
+def _choose(known: list[SavedEvaluation]) -> SavedEvaluation | None:
+    """The evaluation that the address or the reader chose; a link to one that isn't here says so."""
+    wanted = asked(OPEN)
+    if wanted is not None:
+        st.session_state[OPEN] = wanted
+    ids = [saved.id for saved in known]
+    now = st.session_state.get(OPEN)
+    if now is not None and now not in ids:
+        remember(OPEN, None)
+        st.session_state[OPEN] = None
+        messages.card(
+            f"The link shows the evaluation “{now}”, which is not in this library",
+            "Nothing else is shown in its place.",
+            todo="Open the library that it was made in, or look for it in the bin of the Library.",
+            kind="error",
+        )
+        now = None
+    if known:
+        names = {saved.id: _label(saved) for saved in known}
+        st.session_state["evaluation-open"] = now
+        st.selectbox(
+            "Saved evaluation", ids, index=None, key="evaluation-open", placeholder="none: a new one",
+            format_func=lambda id: names.get(id, id), on_change=_opened, width=560,
+        )  # fmt: skip
+    remember(OPEN, now)
+    return next((saved for saved in known if saved.id == now), None)
+
+
+def _opened() -> None:
+    show(st.session_state.get("evaluation-open"))
+
+
+def show(id: str | None) -> None:
+    """Open an evaluation on this tab, None for none; the address follows."""
+    st.session_state[OPEN] = id
+    remember(OPEN, id)
+
+
+def _label(saved: SavedEvaluation) -> str:
+    return f"{saved.name} · {evaluation_progress.when(saved)} · {saved.status().state}"
+
+
+def _new(
+    made: dict[str, Any],
+    model: str,
+    client: Client | None,
+    known: list[SavedEvaluation],
+    trace: Trace | None,
+    trace_name: str,
+) -> None:
     settings = evaluation_settings.draw(made, trace)
-    if RUN in st.session_state:
-        _follow()
-    elif client is None:
+    if client is None:
         messages.empty(
             "No model to evaluate with",
             "An evaluation runs the profile and its controls over a prompt set, in the process that holds the model.",
@@ -61,170 +112,82 @@ def evaluate_tab(
             todo="Switch an expert off on the switchboard, or load a profile.",
         )
     elif settings is not None:
-        prompts = words.amount(len(settings.prompts), "prompt")
-        messages.say(f"{prompts}, each under {settings.variants} steerings and unsteered.")
-        if st.button("Evaluate", type="primary", key="evaluate-start"):
-            _start(made, model_source, client, settings)
-    if lost := st.session_state.get("evaluate lost"):
-        messages.card("The evaluation failed", lost, kind="error",
-                    todo="Its numbers are lost; earlier ones stay below. Start it again.")  # fmt: skip
-    done = st.session_state.get(DONE)
-    if done is not None:
-        _result(done, made)
+        _offer(made, model, client, known, settings, trace, trace_name)
 
 
-def _start(profile: dict[str, Any], model: str, client: Client, settings: Settings) -> None:
+def _offer(
+    made: dict[str, Any],
+    model: str,
+    client: Client,
+    known: list[SavedEvaluation],
+    settings: Settings,
+    trace: Trace | None,
+    trace_name: str,
+) -> None:
+    prompts = words.amount(len(settings.prompts), "prompt")
+    asked_for = {
+        "name": f"{made.get('name') or 'unnamed profile'} on {settings.prompts.name}", "model": model,
+        "profile": made, "prompt_set": settings.prompts.name, "prompts": settings.prompts,
+        "by": settings.by, "target": settings.target, "classes": settings.classes,
+        "variants": settings.variants, "options": settings.request(made),
+        "trace": {"name": trace_name, "fingerprint": fingerprint(trace)} if trace is not None else None,
+    }  # fmt: skip
+    before = evaluation_progress.beforehand(known, model, settings)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button("Evaluate", type="primary", key="evaluate-start")
+        messages.say(f"{prompts}, each under {settings.variants} steerings and unsteered. {before}")
+    if pressed:
+        _start(client, asked_for)
+
+
+def _start(client: Client, asked_for: dict[str, Any]) -> None:
     try:
-        job = client.evaluate(list(settings.prompts), profile, **settings.request(profile))
-    except ServerError as error:
+        saved = evaluations.start(sources.library(), client, asked_for)
+    except (ServerError, OSError) as error:
         messages.card("The evaluation could not be started", str(error), kind="error",
                     todo="Nothing was run. Correct the field named above and start again.")  # fmt: skip
         return
-    about = {"profile": profile, "model": model, "by": settings.by, "target": settings.target}
-    about |= {"classes": settings.classes, "prompts": settings.prompts.name}
-    st.session_state.pop("evaluate lost", None)
-    st.session_state[RUN] = {"job": job, **about}
+    show(saved.id)
     st.rerun()
 
 
-def _follow() -> None:
-    """The job's progress, refreshed by itself."""
-    st.fragment(_progress, run_every=TICK_SECONDS)()
-
-
-def _progress() -> None:
-    running = st.session_state.get(RUN)
-    if running is None:
+def _draw(
+    saved: SavedEvaluation, made: dict[str, Any], client: Client | None, known: list[SavedEvaluation]
+) -> None:
+    """The open evaluation: how far it is, or what came out."""
+    status = saved.status()
+    with st.container(horizontal=True, vertical_alignment="center", key="evaluation-head"):
+        st.subheader(words.label(saved.name), anchor=False)
+        if status.ended:
+            st.button("Run again", key="evaluation-again", type="tertiary", disabled=client is None,
+                      on_click=_again, args=(saved, client),
+                      help="The same profile, prompts and controls on the model that runs now.")  # fmt: skip
+        st.button("Delete", key="evaluation-delete", type="tertiary", on_click=_delete, args=(saved,),
+                  help="Moves it to the bin of the Library.")  # fmt: skip
+    if not status.ended:
+        evaluation_progress.follow(saved)
         return
-    job: RemoteJob = running["job"]
+    if status.state == "complete":
+        with messages.guarded("The evaluation could not be read"):
+            evaluation_result.draw(saved, made, [one for one in known if one.id != saved.id])
+        return
+    if status.state == "cancelled":
+        messages.say("Cancelled before its end; an evaluation keeps nothing until it is complete.")
+        return
+    messages.card("The evaluation failed", status.error or "no reason was given", kind="error",
+                todo="What it asked for is kept: run it again.")  # fmt: skip
+
+
+def _again(saved: SavedEvaluation, client: Client | None) -> None:
+    if client is None:
+        return
     try:
-        status = job.status()
-    except ServerError as error:
-        st.session_state.pop(RUN)
-        st.session_state["evaluate lost"] = str(error)
-        st.rerun()
-    if status["state"] in ("waiting", "running"):
-        _bar(job, status)
-        return
-    about = st.session_state.pop(RUN)
-    if status["state"] == "complete":
-        kept = {name: value for name, value in about.items() if name != "job"}
-        st.session_state[DONE] = kept | {"result": status["result"], "seconds": status["seconds"]}
-    elif status["state"] == "failed":
-        st.session_state["evaluate lost"] = status["error"]
-    st.rerun()
+        show(evaluations.again(sources.library(), client, saved).id)
+    except (ServerError, OSError) as error:
+        st.toast(words.label(f"It could not be started: {error}"), icon=":material/error:")
 
 
-def _bar(job: RemoteJob, status: dict[str, Any]) -> None:
-    done, total = status["progress"].get("done", 0), status["progress"].get("total", 0)
-    seconds = status["seconds"]
-    left = f", {words.duration(seconds / done * (total - done))} left" if done else ""
-    text = f"{words.count(done)} of {words.amount(total, 'step')}{left}" if total else "waiting for the model"
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(min(1.0, done / total) if total else 0.0, text=words.label(text))
-        if st.button("Cancel", key="evaluate-cancel"):
-            job.cancel()
-
-
-def _result(done: dict[str, Any], current: dict[str, Any]) -> None:
-    evaluation = Evaluation.from_json(done["result"]["evaluation"])
-    if done["profile"].get("rules") != current.get("rules"):
-        messages.note(
-            "plain", "The profile has changed since. This evaluation belongs to the earlier profile."
-        )
-    for note in evaluation.notes:
-        messages.note("plain", note[:1].upper() + note[1:] + ".")
-    by, target, classes = done["by"], done["target"], done["classes"]
-    table = effects_of(evaluation, by, target, classes)
-    _effects(table, by, target)
-    _numbers(table, done)
-    if any(kind == "dose" for kind in evaluation.kinds.values()):
-        _dose(evaluation, by, target, classes)
-    if evaluation.base.texts is not None:
-        _answers(evaluation)
-
-
-def effects_of(evaluation: Evaluation, by: str | None, target: str | None, classes: Any) -> pa.Table:
-    """The table behind the page; computed once for the same evaluation."""
-    key = (id(st.session_state.get(DONE)), by, target, repr(classes))
-    known = st.session_state.get("evaluate table")
-    if known is None or known[0] != key:
-        known = (key, evaluation.effects(by, target=target, classes=classes))
-        st.session_state["evaluate table"] = known
-    return known[1]
-
-
-def _effects(table: pa.Table, by: str | None, target: str | None) -> None:
-    names = [name for name in dict.fromkeys(table["measure"].to_pylist()) if name != "log_perplexity"]
-    first = next((name for name in names if name.startswith("behaviour")), None)
-    first = first or next(name for name in (*FIRST, *names) if name in names)
-    measure = st.segmented_control(
-        "Measure", names, default=first, key="evaluate-measure",
-        format_func=lambda name: words.label(MEASURES.get(name) or str(name)),
-    ) or first  # fmt: skip
-    show.chart(
-        lambda theme: figures.effects_chart(table, measure, by=by, theme=theme),
-        table, name=f"steering-{measure}", key="evaluate-effects",
-        title=f"{figures.label_of(measure)}, with its controls",
-        say=sentences_steer.effect(table, measure, by, target),
-    )  # fmt: skip
-
-
-def _numbers(table: pa.Table, done: dict[str, Any]) -> None:
-    rows = with_controls(table)
-    measured = words.duration(done["seconds"])
-    show.table(
-        rows, name="steering-effects", key="evaluate-table",
-        say=f"{done['prompts']} with {short(done['model'])}, in {measured}. random: the lowest and the highest end of "
-        "any draw's interval. p_draws: share of random controls with an effect at least as large; its minimum is "
-        "1/(draws + 1).",
-        columns={
-            # Beside the names, as it would else stand out of sight at the table's end.
-            "measure": st.column_config.TextColumn(pinned=True),
-            "group": st.column_config.TextColumn(pinned=True),
-            "finding": st.column_config.CheckboxColumn(pinned=True),
-        } | {
-            part.name: st.column_config.NumberColumn(format="%.4g")
-            for part in rows.schema
-            if pa.types.is_floating(part.type)
-        },
-        python=PYTHON.format(by=done["by"], target=done["target"]),
-    )  # fmt: skip
-
-
-def _dose(evaluation: Evaluation, by: str | None, target: str | None, classes: Any) -> None:
-    st.subheader("Dose", anchor=False)
-    effect = f"behaviour: {next(iter(classes))}" if classes else "log_perplexity"
-    if not classes and evaluation.base.tokens_P.sum() == 0:
-        effect = "kl"
-    table = dose_table(evaluation, by, target=target, effect=effect, classes=classes)
-    said = {
-        "effect": sentences_steer.dose(table, by),
-        "side effect": "Side effects of the same doses (same axis where the measure is the same).",
-    }
-    for role, say in said.items():
-        show.chart(
-            lambda theme, role=role: figures.dose_chart(table, role, by=by, theme=theme),
-            table, name=f"steering-dose-{role.replace(' ', '-')}", key=f"evaluate-dose-chart-{role}",
-            title=f"{role[:1].upper()}{role[1:]} by dose", say=say,
-        )  # fmt: skip
-
-
-def _answers(evaluation: Evaluation) -> None:
-    own = evaluation.variants.get("profile")
-    if own is None or own.texts is None:
-        return
-    with st.expander("Answers"):
-        rows = zip(evaluation.prompt_ids, evaluation.base.texts or [], own.texts, strict=True)
-        st.dataframe(
-            pa.Table.from_pylist([{"prompt": p, "base": b, "steered": s} for p, b, s in rows]),
-            hide_index=True,
-        )
-
-
-PYTHON = """from moescope.tracer import PromptSet, Steering, load_model
-from moescope.tracer.evaluate import evaluate
-
-model, tokenizer = load_model("MODEL")
-found = evaluate(model, tokenizer, PromptSet.from_file("prompts.csv"), Steering.from_json("profile.json"))
-found.effects({by!r}, target={target!r}).to_pandas()"""
+def _delete(saved: SavedEvaluation) -> None:
+    with messages.guarded("It could not be deleted"):
+        evaluations.delete(sources.library(), saved)
+        show(None)

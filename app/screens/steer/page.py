@@ -40,7 +40,7 @@ def page(context: PageContext) -> None:
     if kind == EVALUATE:
         rules.summary()
         made = state.profile(context.trace.manifest.model.get("name"))
-        evaluate_tab(made, served.model, served.client, trace=context.trace)
+        evaluate_tab(made, served.model, served.client, trace=context.trace, name=context.name)
         return
     most = max((router.num_experts for router in context.routers()), default=0)
     with st.container(key="steer-halves"):

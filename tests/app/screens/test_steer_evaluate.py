@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from moescope.app import export
 from moescope.app.figures import steer_effects as figures
 from moescope.app.figures.theme import DARK, LIGHT
-from moescope.app.screens.steer import evaluate as steer_evaluate
 from moescope.app.screens.steer import evaluation_settings
 from moescope.app.sentences import evaluation as sentences_steer
 from moescope.app.text import words
-from moescope.store import sample_dir
+from moescope.store import library_edit, sample_dir
 from moescope.tracer import PromptSet, Steering, load_model
-from moescope.tracer.client import Client, RemoteJob
+from moescope.tracer.evaluate.compare import Compared, compare_evaluations
 from moescope.tracer.evaluate.dose import dose_table
 from moescope.tracer.evaluate.run import evaluate
+from moescope.tracer.evaluate.saved import SavedEvaluation, list_evaluations, new_evaluation
 from moescope.tracer.serve.engine.served import Served
 from moescope.tracer.serve.server import serve_in_background
 
@@ -54,6 +61,12 @@ def found():
     return evaluate(loaded.model, loaded.tokenizer, PromptSet.from_rows(rows), Steering(PROFILE["rules"]))
 
 
+@pytest.fixture(autouse=True)
+def library(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(tmp_path))
+    return tmp_path
+
+
 def script(profile: str, url: str, token: str) -> None:
     """The script of an AppTest: the tab, and a page without it to switch to."""
     import json
@@ -84,11 +97,23 @@ def shown(app: AppTest) -> str:
     return " ".join(element.proto.body for element in app.get("html"))
 
 
+def kept() -> list[SavedEvaluation]:
+    return list_evaluations(Path(os.environ["MOESCOPE_LIBRARY"]))
+
+
+def linked(evaluation: str, profile=None) -> AppTest:
+    """A session of its own that begins with a link."""
+    given = {"profile": json.dumps(profile or {}), "url": "", "token": ""}
+    app = AppTest.from_function(script, kwargs=given, default_timeout=60)
+    app.query_params["evaluation"] = evaluation
+    return well(app.run())
+
+
 def until_done(app: AppTest) -> AppTest:
     for _ in range(300):
         app = well(app.run())
-        if steer_evaluate.RUN not in app.session_state:
-            return app
+        if all(saved.status().ended for saved in kept()):
+            return well(app.run())
         time.sleep(0.1)
     raise AssertionError("the evaluation did not end")
 
@@ -119,6 +144,52 @@ def test_an_evaluation_runs_on_the_server_and_its_result_stays(address):
     well(app.run())
     app.session_state["elsewhere"] = False
     assert "On Japanese, the profile changes perplexity by" in shown(well(app.run()))
+    # A new session, as after a reload or a restart of the app.
+    (saved,) = kept()
+    again = linked(saved.id)
+    assert "On Japanese, the profile changes perplexity by" in shown(again)
+    assert "This evaluation belongs to its own profile" in shown(again)
+    assert rows.equals(again.dataframe[0].value)
+    snippets = [code.value for code in again.code if "with_controls" in code.value]
+    run_snippet(snippets[0], rows)
+
+
+def run_snippet(code: str, rows: pd.DataFrame) -> None:
+    """The lines under the table, pasted into a Python of their own, make the table of the page."""
+    code += "\nprint(table.select(['measure', 'group', 'change', 'low', 'p_draws']).to_pandas().to_json())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = pd.read_json(io.StringIO(done.stdout))
+    expected = rows[list(made.columns)]
+    pd.testing.assert_frame_equal(made, expected, check_dtype=False, check_index_type=False, rtol=1e-6)
+
+
+def test_a_link_to_an_evaluation_that_is_not_here_says_so():
+    assert "“off-on-udhr-123456”, which is not in this library" in shown(linked("off-on-udhr-123456"))
+
+
+def test_evaluations_stand_beside_one_another_and_go_to_the_bin(found, library):
+    asked = {
+        "model": "sample", "profile": PROFILE, "prompt_set": "tiny", "by": "language", "target": "ja", "classes": None,
+        "prompts": [{"id": name, "text": "x"} for name in found.prompt_ids], "variants": 8, "trace": None,
+        "options": {"controls": 5, "max_new_tokens": 0},
+    }  # fmt: skip
+    saved = []
+    for name in ("first", "second"):
+        saved.append(new_evaluation(library, {**asked, "name": name}))
+        saved[-1].keep(found.to_json(), seconds=2.0)
+    assert [one.name for one in kept()] == ["second", "first"]
+    app = linked(saved[1].id, PROFILE)
+    app.multiselect(key=f"evaluation-beside-{saved[1].id}").set_value([saved[0].id])
+    assert "prompt by prompt it differs from the first by 0\u202f%" in shown(well(app.run()))
+    app.button(key="evaluation-delete").click()
+    well(app.run())
+    assert [one.name for one in kept()] == ["first"]
+    (binned,) = library_edit.binned(library)
+    assert library_edit.restore(library, binned) == saved[1].folder
+    assert [one.name for one in kept()] == ["second", "first"]
 
 
 def test_a_dose_curve_and_answers(address):
@@ -140,17 +211,40 @@ def test_a_dose_curve_and_answers(address):
     assert list(app.dataframe[1].value.columns) == ["prompt", "base", "steered"]
 
 
-def test_a_job_can_be_cancelled_and_a_lost_one_is_said(address):
+def test_a_job_can_be_cancelled_and_one_that_was_lost_is_said(address):
     app = start(PROFILE, address)
+    app.number_input(key="evaluate-most").set_value(2)
+    app.number_input(key="evaluate-draws").set_value(5)
+    well(app.run())
     app.button(key="evaluate-start").click()
     well(app.run())
-    app.button(key="evaluate-cancel").click()
+    (saved,) = kept()
+    app.button(key=f"evaluate-cancel-{saved.id}").click()
     app = until_done(well(app.run()))
-    assert steer_evaluate.DONE not in app.session_state
-    gone = RemoteJob(Client("http://127.0.0.1:9", "x"), "evaluate", "1")
-    app.session_state[steer_evaluate.RUN] = {"job": gone}
-    app = until_done(app)
-    assert "The evaluation failed" in shown(app)
+    assert saved.status().state == "cancelled"
+    assert "Cancelled before its end" in shown(app)
+    # The app ended while it ran: nobody writes its status any more.
+    path = saved.folder / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "updated": 1.0}))
+    assert "ended before the evaluation did" in shown(well(app.run()))
+    app.button(key="evaluation-again").click()
+    app = until_done(well(app.run()))
+    assert "On all prompts, the profile changes perplexity by" in shown(app)
+    assert [one.status().state for one in kept()] == ["complete", "lost"]
+
+
+def test_the_difference_of_two_evaluations_is_taken_prompt_by_prompt(found):
+    other = replace(found, variants={**found.variants, "profile": found.variants["random 1"]})
+    pair = [Compared(name=name, evaluation=one, by="language") for name, one in (("a", found), ("b", other))]
+    row = compare_evaluations(pair, "perplexity", "ja").to_pylist()[1]
+    ja = [place for place, language in enumerate(found.groups["language"]) if language == "ja"]
+    nll = {name: found.variants[name].nll_P[ja].sum() for name in ("profile", "random 1")}
+    wanted = math.exp((nll["random 1"] - nll["profile"]) / found.base.tokens_P[ja].sum()) - 1
+    assert row["difference"] == pytest.approx(wanted, rel=1e-9)
+    assert row["not_paired"] is None
+    elsewhere = replace(other, prompt_ids=[f"{name}!" for name in other.prompt_ids])
+    table = compare_evaluations([pair[0], replace(pair[1], evaluation=elsewhere)], "perplexity", "ja")
+    assert (table["not_paired"][1].as_py(), table["difference"][1].as_py()) == ("other prompts", None)
 
 
 def test_what_cannot_be_run_is_said_before(address):
