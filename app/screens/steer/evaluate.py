@@ -69,7 +69,7 @@ def _choose(known: list[SavedEvaluation]) -> SavedEvaluation | None:
         st.session_state["evaluation-open"] = now
         st.selectbox(
             "Saved evaluation", ids, index=None, key="evaluation-open", placeholder="none: a new one",
-            format_func=lambda id: names.get(id, id), on_change=_opened, width=560,
+            format_func=lambda id: str(names.get(id, id)), on_change=_opened, width=560,
         )  # fmt: skip
     remember(OPEN, now)
     return next((saved for saved in known if saved.id == now), None)

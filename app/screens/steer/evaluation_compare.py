@@ -39,7 +39,7 @@ def draw(
     st.subheader("Beside other evaluations", anchor=False)
     chosen = st.multiselect(
         "Compare with", list(names), key=f"evaluation-beside-{saved.id}", max_selections=MOST,
-        placeholder="no other evaluation", format_func=lambda id: names.get(id, id),
+        placeholder="no other evaluation", format_func=lambda id: str(names.get(id, id)),
         label_visibility="collapsed",
     )  # fmt: skip
     picked = [one for one in others if one.id in chosen]

@@ -162,7 +162,7 @@ def run_snippet(code: str, rows: pd.DataFrame) -> None:
     )
     assert done.returncode == 0, done.stderr
     made = pd.read_json(io.StringIO(done.stdout))
-    expected = rows[list(made.columns)]
+    expected = rows.loc[:, list(made.columns)]
     pd.testing.assert_frame_equal(made, expected, check_dtype=False, check_index_type=False, rtol=1e-6)
 
 
