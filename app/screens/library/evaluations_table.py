@@ -38,7 +38,12 @@ def draw(context: PageContext | None) -> None:
     saved = found[chosen[0]]
     with st.container(horizontal=True, vertical_alignment="center", key="evaluation-actions"):
         st.button(
-            "Open", type="primary", key="evaluation-go", disabled=context is None, on_click=_open, args=(saved,)
+            "Open",
+            type="primary",
+            key="evaluation-go",
+            disabled=context is None,
+            on_click=_open,
+            args=(saved,),
         )
         st.button(
             "Delete", key="evaluation-bin", on_click=_delete, args=(saved,), help="Moves it to the bin below."
