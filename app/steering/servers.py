@@ -166,6 +166,11 @@ def model_of(trace: Trace) -> str:
     return name
 
 
+def short(model: str) -> str:
+    """The end of a path, or a name as it is."""
+    return os.sep.join(Path(model).parts[-2:]) if os.sep in model else model
+
+
 def only_gguf(model: str) -> str | None:
     """The GGUF file of a folder that holds one and no other weights: a trace does not say which file it was of."""
     folder = Path(model)

@@ -9,12 +9,11 @@ import streamlit as st
 
 from ....tracer.evaluate import saved as files
 from ....tracer.evaluate.saved import SavedEvaluation
-from ...shell import messages, show, sources, travel
+from ...shell import evaluation_line, messages, show, sources, travel
 from ...shell.page_context import PageContext
 from ...steering import evaluations
+from ...steering.servers import short
 from ...text import words
-from ..steer import evaluation_progress
-from ..steer.server import short
 
 
 def draw(context: PageContext | None) -> None:
@@ -61,7 +60,7 @@ def _row(saved: SavedEvaluation) -> dict[str, Any]:
         "split": split + (f", on {asked['target']}" if asked["target"] else ""),
         "controls": asked["options"]["controls"],
         "took": words.duration(status.seconds) if status.state == "complete" else "",
-        "made (UTC)": evaluation_progress.when(saved),
+        "made (UTC)": evaluation_line.when(saved),
         "id": saved.id,
     }  # fmt: skip
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from ....tracer.jobs.jobs import Job, Status, list_jobs
-from ...shell import messages, sources, travel
+from ...shell import evaluation_line, messages, sources, travel
 from ...text import words
-from ..steer import evaluation_progress
 from . import evaluations_table
 
 TICK_SECONDS = 1.0
@@ -33,7 +32,7 @@ def _panel(was_running: bool) -> None:
         st.rerun()
     with st.container(key="jobs"):
         for saved in evaluating:
-            evaluation_progress.line(saved, saved.status(), name=saved.name)
+            evaluation_line.line(saved, saved.status(), name=saved.name)
         for job, status in now:
             (_ended if status.ended else _running)(job, status)
 

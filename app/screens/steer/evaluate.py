@@ -12,14 +12,14 @@ import streamlit as st
 
 from ....store import Trace
 from ....store.library import fingerprint
-from ....tracer.client import Client, ServerError, as_profile
+from ....tracer.client import Client, ServerError, as_profile, rows_of
 from ....tracer.evaluate import saved as files
 from ....tracer.evaluate.saved import SavedEvaluation
-from ...shell import messages, sources
+from ...shell import evaluation_line, messages, sources
 from ...shell.page_context import asked, remember
 from ...steering import evaluations
 from ...text import words
-from . import evaluation_progress, evaluation_result, evaluation_settings
+from . import evaluation_result, evaluation_settings
 from .evaluation_settings import Settings
 
 OPEN = "evaluation"
@@ -86,7 +86,7 @@ def show(id: str | None) -> None:
 
 
 def _label(saved: SavedEvaluation) -> str:
-    return f"{saved.name} · {evaluation_progress.when(saved)} · {saved.status().state}"
+    return f"{saved.name} · {evaluation_line.when(saved)} · {saved.status().state}"
 
 
 def _new(
@@ -132,7 +132,9 @@ def _offer(
         "variants": settings.variants, "options": settings.request(made),
         "trace": {"name": trace_name, "fingerprint": fingerprint(trace)} if trace is not None else None,
     }  # fmt: skip
-    before = evaluation_progress.beforehand(known, model, settings)
+    before = evaluation_line.beforehand(
+        known, model, rows_of(settings.prompts), settings.variants, answers=settings.new_tokens > 0
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button("Evaluate", type="primary", key="evaluate-start")
         messages.say(f"{prompts}, each under {settings.variants} steerings and unsteered. {before}")
@@ -165,7 +167,7 @@ def _draw(
         st.button("Delete", key="evaluation-delete", type="tertiary", on_click=_delete, args=(saved,),
                   help="Moves it to the bin of the Library.")  # fmt: skip
     if not status.ended:
-        evaluation_progress.follow(saved)
+        evaluation_line.follow(saved)
         return
     if status.state == "complete":
         with messages.guarded("The evaluation could not be read"):

@@ -14,9 +14,8 @@ from ....tracer.evaluate.effects import ALL
 from ....tracer.evaluate.saved import SavedEvaluation
 from ...figures import evaluations as figures
 from ...sentences import evaluation as sentences
-from ...shell import messages, show
+from ...shell import evaluation_line, messages, show
 from ...text import words
-from . import evaluation_progress
 
 MOST = 12
 
@@ -30,7 +29,7 @@ def draw(
         about: of the first, for reports.
     """
     names = {
-        one.id: f"{one.name} · {evaluation_progress.when(one)}"
+        one.id: f"{one.name} · {evaluation_line.when(one)}"
         for one in others
         if one.status().state == "complete"
     }
@@ -69,7 +68,7 @@ def draw(
 
 def _compared(saved: SavedEvaluation) -> Compared:
     asked = saved.asked
-    name = f"{saved.name} · {evaluation_progress.when(saved)}"
+    name = f"{saved.name} · {evaluation_line.when(saved)}"
     return Compared(name=name, evaluation=_read(str(saved.folder)), by=asked["by"], target=asked["target"],
                     classes=asked["classes"])  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ....tracer.routers.declaration import SYNTAX
 from ...shell import messages
 from ...shell.page_context import PageContext
 from ...steering import servers
+from ...steering.servers import short
 from ...text import words
 
 
@@ -118,11 +118,6 @@ def _about(client: Client) -> dict[str, Any]:
 def _me() -> str:
     """A name for this session: requests take turns by name."""
     return st.session_state.setdefault("steer client", f"app-{uuid.uuid4().hex[:12]}")
-
-
-def short(model: str) -> str:
-    """The end of a path, or a name as it is."""
-    return os.sep.join(Path(model).parts[-2:]) if os.sep in model else model
 
 
 def _status(served: Served) -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import streamlit as st
 
-from ....tracer.client import rows_of
-from ....tracer.evaluate.saved import EvaluationStatus, SavedEvaluation, seconds_per_unit, work_of
-from ...shell import messages, travel
-from ...text import words
-from .evaluation_settings import Settings
+from ...tracer.evaluate.saved import EvaluationStatus, SavedEvaluation, seconds_per_unit, work_of
+from ..text import words
+from . import messages, travel
 
 TICK_SECONDS = 1.0
 
 
-def beforehand(known: list[SavedEvaluation], model: str, settings: Settings) -> str:
-    """What is known of its time before it is started: from earlier evaluations of the same model."""
+def beforehand(
+    known: list[SavedEvaluation], model: str, rows: Sequence[Any], variants: int, *, answers: bool
+) -> str:
+    """What is known of an evaluation's time before it is started: from earlier ones of the same model.
+
+    Args:
+        rows: its prompts; `variants` steerings each.
+        answers: whether tokens are generated, whose time is not known.
+    """
     per_unit = seconds_per_unit(known, model)
     if per_unit is None:
         return "How long that takes is known after the first passes."
-    seconds = per_unit * work_of(rows_of(settings.prompts), settings.variants)
-    answers = ", and the time of the answers" if settings.new_tokens else ""
-    return f"About {words.duration(seconds)}, by the pace of earlier evaluations of this model{answers}."
+    more = ", and the time of the answers" if answers else ""
+    seconds = words.duration(per_unit * work_of(rows, variants))
+    return f"About {seconds}, by the pace of earlier evaluations of this model{more}."
 
 
 def told(status: EvaluationStatus) -> str:
