@@ -13,7 +13,7 @@ from ..figures.token_grid import token_grid
 from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext, asked, remember
 from ..text import words
-from . import expert_drawer
+from . import expert_drawer, patches
 from .prompt_list import PromptList, prompt_list
 from .token_view import TokenText, standalone, token_view
 
@@ -45,7 +45,9 @@ def page(context: PageContext) -> None:
     start = _window(texts)
     texts = [replace(text, arrays=text.arrays.window(start, start + WINDOW)) for text in texts]
     numbers = pa.concat_tables(tables.values())
-    _words(context, texts, numbers)
+    layer = _words(context, texts, numbers)
+    if start == 0:
+        patches.draw(context, prompts, chosen[0], layer, texts[0])
     for number, text in enumerate(texts):
         _grid(context, text, numbers, number)
     if cell := expert_drawer.chosen():
@@ -98,7 +100,8 @@ def _text(prompts: PromptList, prompt: str, table: pa.Table) -> TokenText:
     return TokenText(title=title, language=language, arrays=token_arrays(table))
 
 
-def _words(context: PageContext, texts: list[TokenText], numbers: pa.Table) -> None:
+def _words(context: PageContext, texts: list[TokenText], numbers: pa.Table) -> int:
+    """The text with its experts; the layer that is shown."""
     layers = texts[0].arrays.layers
     linked = st.query_params.get("layer", "")
     layer = int(linked) if linked.isdecimal() and int(linked) in layers else layers[0]
@@ -113,6 +116,7 @@ def _words(context: PageContext, texts: list[TokenText], numbers: pa.Table) -> N
         key="text-actions",
         python=context.snippet("prompt-tokens", prompt_id=numbers["prompt_id"][0].as_py()),
     )
+    return layer
 
 
 def _window(texts: list[TokenText]) -> int:

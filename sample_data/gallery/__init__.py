@@ -10,7 +10,10 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
+import shutil
+import uuid
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
@@ -96,8 +99,20 @@ def run(name: str, out: str | PathLike[str], *, small: bool = False, seed: int =
         KeyError: there is no such example.
         StoreError: something lies at `out` already.
     """
+    from moescope.store import open_trace
     from moescope.store.write.writer import check_target
 
     card(name)
     check_target(out)
-    return importlib.import_module(f".{name}", __name__).run(out, small=small, seed=seed)
+    example = importlib.import_module(f".{name}", __name__)
+    if "://" in os.fspath(out):
+        return example.run(out, small=small, seed=seed)
+    # Under its own name it is there whole or not at all.
+    making = Path(out).with_name(f".{Path(out).name}.making-{uuid.uuid4().hex[:8]}")
+    try:
+        example.run(making, small=small, seed=seed)
+        os.rename(making, out)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    return open_trace(out)

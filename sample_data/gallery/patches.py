@@ -96,7 +96,7 @@ def run(out: str | PathLike[str], *, small: bool = False, seed: int = 0) -> Trac
     aim = patches_of(images).std(-1, unbiased=False)
     samples = [
         {"id": f"image {n}, {task}", "text": f"image {n} for the task {task}", "task": task, "digit": int(digit),
-         "image": n, "grid": f"{SIDE}x{SIDE}", "picture": picture_of(image)}
+         "image": n, "parallel_id": f"image {n}", "grid": f"{SIDE}x{SIDE}", "picture": picture_of(image)}
         for task in TASKS for n, (image, digit) in enumerate(zip(images, digits, strict=True))
     ]  # fmt: skip
     measured = {

@@ -12,7 +12,7 @@ Toy: 2 layers, 8 experts of 64 neurons, four languages and some thousand tokens:
 Not shown: interpretability scores, chess, any comparison with a dense model.
 Look at: the measured correlation between an expert's score and minus its number of active neurons, by layer, with a
     95 % interval over texts; the heatmap shows which experts a layer prefers.
-Opens: heatmap?layers=0&layers=1
+Opens: heatmap?measure=weight
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ class TracePrompts(TraceParts):
     @retry_without_damaged_part
     def tags(self) -> dict[str, list[str]]:
         """Columns that prompts can be grouped by, with their values: `language` and `group` where any prompt
-        has one, then every tag."""
+        has one, then every tag but `picture`, which holds an image."""
         columns = self._columns()
-        names = [name for name in columns.names() if name not in ("parallel_id", "prompt_id")]
+        names = [name for name in columns.names() if name not in ("parallel_id", "prompt_id", "picture")]
         values = {name: columns.values(name) for name in names}
         return {name: found for name, found in values.items() if found}
 

@@ -25,6 +25,8 @@ INPUT = "input"
 """Folder in the job's that holds its own copy of the prompts."""
 ENDED = ("complete", "failed", "cancelled", "died")
 LOG_TAIL = 4000
+TRACE_PROCESS, EXAMPLE_PROCESS = "moescope.tracer.jobs.process", "moescope.sample_data.gallery.process"
+"""Modules that are run for a job: a trace of a model, an example of the gallery."""
 
 
 @dataclass(kw_only=True)
@@ -32,8 +34,8 @@ class Status:
     """How far a job is."""
 
     state: str = "starting"
-    """starting, loading, splitting (a dense model into groups), running, complete, failed, cancelled, or died (the
-    process ended without a word)."""
+    """starting, loading, splitting (a dense model into groups), building (an example), running, complete, failed,
+    cancelled, or died (the process ended without a word)."""
     layers: int = 0
     """Feed-forward layers that are split; `total_layers` in all."""
     total_layers: int = 0
@@ -132,7 +134,7 @@ class Job:
         except OSError:
             return True
         # Empty for an instant while a new process takes over its memory.
-        return not command or b"moescope.tracer.jobs.process" in command
+        return not command or any(name.encode() in command for name in (TRACE_PROCESS, EXAMPLE_PROCESS))
 
     def cancel(self, *, wait: float = 0.0) -> None:
         """Ask it to stop; what is committed stays. Waits up to `wait` seconds for that."""
@@ -152,6 +154,8 @@ class Job:
             FileExistsError: it still runs.
         """
         asked = self.asked
+        if "example" in asked:
+            return start_example(asked["example"], asked["out"])
         options = {name: value for name, value in asked["options"].items() if name != "resume"}
         resume = (self.out / "trace.json").exists()
         return start_trace(asked["model"], asked["prompts"], asked["out"], **options, resume=resume)
@@ -177,31 +181,50 @@ def start_trace(
     Raises:
         FileExistsError: that trace is being written by another job, or a link lies there.
     """
-    out = Path(out).absolute()
+    job = _new_job(Path(out).absolute())
+    asked = {
+        "model": str(model),
+        "prompts": str(_own_copy(Path(prompts), job.folder)),
+        "out": str(job.out),
+        "options": options,
+    }
+    return _started(job, asked, TRACE_PROCESS)
+
+
+def start_example(name: str, out: str | os.PathLike[str]) -> Job:
+    """Start making an example of the gallery in a process of its own.
+
+    Raises:
+        FileExistsError: as for `start_trace`.
+    """
+    job = _new_job(Path(out).absolute())
+    return _started(job, {"example": name, "out": str(job.out)}, EXAMPLE_PROCESS)
+
+
+def _new_job(out: Path) -> Job:
+    """The job of a trace that is to be written, with its folder. Raises FileExistsError where it can't be."""
     if out.is_symlink():
         raise FileExistsError(f"{out} is a link: a trace of a library is never written to where one leads")
     job = Job(out.with_name(out.name + SUFFIX))
     if job.folder.exists() and not job.status().ended:
         raise FileExistsError(f"{out.name} is already being traced")
     job.folder.mkdir(parents=True, exist_ok=True)
-    asked = {
-        "model": str(model),
-        "prompts": str(_own_copy(Path(prompts), job.folder)),
-        "out": str(out),
-        "options": options,
-    }
+    return job
+
+
+def _started(job: Job, asked: dict[str, Any], module: str) -> Job:
     (job.folder / "job.json").write_text(json.dumps(asked, indent=2), encoding="utf-8")
     (job.folder / "cancel").unlink(missing_ok=True)
     write_status(job.folder, Status())
     with open(job.folder / "log.txt", "wb") as log:
         # A session of its own: Ctrl-C in the app's terminal does not end the trace.
         process = subprocess.Popen(
-            [sys.executable, "-m", "moescope.tracer.jobs.process", str(job.folder)],
+            [sys.executable, "-m", module, str(job.folder)],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            cwd=out.parent,
+            cwd=job.out.parent,
         )
     (job.folder / "pid").write_text(str(process.pid))
     return job

@@ -10,7 +10,8 @@ from ...text import words
 from . import evaluations_table
 
 TICK_SECONDS = 1.0
-_STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing"}
+_STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing",
+           "building": "building, training, tracing"}  # fmt: skip
 _SPLITTING = "splitting the layers into groups of neurons"
 
 

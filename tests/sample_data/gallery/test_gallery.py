@@ -26,7 +26,7 @@ def test_every_example_is_one_short_script_with_a_whole_card(name):
 
 
 def test_every_script_is_in_the_gallery():
-    helpers = {"__init__", "kit"}
+    helpers = {"__init__", "kit", "process"}
     assert {path.stem for path in gallery.FOLDER.glob("*.py")} - helpers == set(gallery.ORDER)
 
 
