@@ -187,6 +187,12 @@ def _fsspec(url: str) -> tuple[Any, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), root
 
 
+def is_far(url: str | os.PathLike[str]) -> bool:
+    """Whether an address is of another place than a local disk."""
+    text = os.fspath(url)
+    return "://" in text and not text.startswith("file://")
+
+
 def open_folder(url: str | os.PathLike[str], *, create: bool = False) -> Folder:
     """The folder at a path or URL.
 
@@ -203,7 +209,7 @@ def open_folder(url: str | os.PathLike[str], *, create: bool = False) -> Folder:
         raise NotATrace(
             f"{text}: a web address is no folder; download the trace, or name it as s3://, gs:// or hf://"
         )
-    if "://" in text and not text.startswith("file://"):
+    if is_far(text):
         return RemoteFolder(text)
     path = Path(text.removeprefix("file://"))
     if create:

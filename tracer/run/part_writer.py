@@ -7,12 +7,14 @@ thread is raised in the thread that runs the model, at its next batch.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from ...store.files.folder import is_far
 from ...store.schema import Part
 from .captured_batch import CapturedBatch
 from .host_batch import PromptResult, host_batch
@@ -21,6 +23,9 @@ from .parts import PartCollector
 PART_EVENTS = 750_000
 PART_BYTES = 256 << 20
 """A part is committed when it holds this many events or bytes, whichever comes first."""
+FAR_PART_EVENTS = 8_000_000
+"""The same behind a URL: files of 100 MB and more, because each one costs a reader several requests. A killed run
+loses more work there, up to what `PATIENCE` allows."""
 PATIENCE = 20.0
 """Seconds after which a part is committed whatever its size, so that a short or slow run that is killed keeps most of
 its work; from then on twice as many each time, so that a long run has few small parts."""
@@ -51,6 +56,11 @@ class Writer(Protocol):
     def __exit__(self, kind: Any, error: Any, where: Any, /) -> None: ...
 
 
+def part_events_at(out: str | os.PathLike[str]) -> int:
+    """How many events a part holds at an address."""
+    return FAR_PART_EVENTS if is_far(out) else PART_EVENTS
+
+
 @dataclass
 class Committed:
     """How much is safely on disk."""
@@ -67,10 +77,10 @@ class PartWriter:
     Left by an exception, it still commits the batches that were handed in, so that nothing done is lost.
     """
 
-    def __init__(self, writer: Writer, collector: PartCollector, *, part_events: int = PART_EVENTS) -> None:
+    def __init__(self, writer: Writer, collector: PartCollector, *, part_events: int | None = None) -> None:
         self._writer = writer
         self._collector = collector
-        self._part_events = part_events
+        self._part_events = part_events_at(writer.url) if part_events is None else part_events
         self._queue: queue.Queue[tuple[CapturedBatch, list[PromptResult]] | None] = queue.Queue(QUEUED)
         self._error: BaseException | None = None
         self.committed = Committed()

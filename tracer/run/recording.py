@@ -32,7 +32,7 @@ from ..tokens.token_text import TokenTexts
 from .batch_runner import BatchRunner
 from .begin import check_settings, encode_ahead, output_watch
 from .capture import Capture
-from .part_writer import PART_EVENTS, Committed, PartWriter, Writer
+from .part_writer import Committed, PartWriter, Writer
 from .parts import PartCollector
 
 GREEDY = Sampling(max_new_tokens=0)
@@ -155,7 +155,7 @@ class Recording:
         batches: Iterable[np.ndarray],
         *,
         done: Callable[[list[int]], None] | None = None,
-        part_events: int = PART_EVENTS,
+        part_events: int | None = None,
     ) -> tuple[Committed, float | None]:
         """Run the batches and commit what is recorded; after `probe`.
 

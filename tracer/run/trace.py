@@ -23,7 +23,6 @@ from ...store.schema import DEFAULT_CAPTURE, RouterSpec
 from ..generate.batch import Sampling
 from ..prompts.prompt_set import PromptSet
 from .begin import describe
-from .part_writer import PART_EVENTS
 from .progress import Meter, Progress, TraceSummary, summary_of
 from .recording import Recording
 from .writers import open_writer
@@ -51,7 +50,7 @@ def trace_prompts(
     weight_type: str = "float16",
     card: dict[str, Any] | None = None,
     noise: dict[str, Any] | None = None,
-    part_events: int = PART_EVENTS,
+    part_events: int | None = None,
 ) -> TraceSummary:
     """Runs a model over a prompt set and writes a trace.
 
@@ -71,6 +70,7 @@ def trace_prompts(
         weight_type: gate weights are stored as `float16` or `float32`.
         card: what the manifest says of the model; `model_card(model)` if left out.
         noise: a noise floor to keep in the manifest (`measure_noise(...).to_json()`).
+        part_events: events after which a part is closed; `part_writer.part_events_at(out)` if left out.
     Raises:
         TracerError: a model or prompt that can't be traced, a capture that does not hold, or no memory for even
             one prompt. What is committed stays, and `resume=True` goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -127,6 +128,16 @@ def test_a_slow_run_commits_early_and_then_more_and_more_at_once(tmp_path, monke
     parts = json.loads((tmp_path / "t" / "trace.json").read_text())["parts"]
     assert [part["prompts"] for part in parts] == [2, 4, 2]
     assert rows(tmp_path / "t") == whole
+
+
+def test_parts_are_larger_behind_a_url(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(part_writer, "PART_EVENTS", 1)
+    far = f"memory://{uuid.uuid4().hex}/t"
+    for url in (far, tmp_path / "t"):
+        trace(tiny_olmoe(), url, batch_size=1, part_events=None)
+    assert len(open_trace(tmp_path / "t").parts) == len(TEXTS)
+    assert len(open_trace(far).parts) == 1
+    assert rows(far) == whole
 
 
 def test_a_finished_trace_can_be_resumed_to_no_effect(tmp_path, whole):

@@ -24,7 +24,7 @@ from ...hooks.outputs import OUTPUTS
 from ...prompts.prompt_set import PromptSet
 from ...run.begin import check_settings, describe, encode_ahead
 from ...run.host_batch import PromptResult
-from ...run.part_writer import PART_EVENTS, Committed
+from ...run.part_writer import Committed, part_events_at
 from ...run.parts import PartCollector
 from ...run.progress import Meter, Progress, TraceSummary
 from ...steering.profile import Steering
@@ -71,7 +71,7 @@ def trace_with_vllm(
     limit: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     weight_type: str = "float16",
-    part_events: int = PART_EVENTS,
+    part_events: int | None = None,
 ) -> VllmSummary:
     """Runs a model in vLLM over a prompt set and writes a trace.
 
@@ -98,7 +98,7 @@ def trace_with_vllm(
     run = _Run(
         model, prompt_set, out, parallel, dict(arguments or {}), dtype, trust_remote_code, tuple(capture),
         max_new_tokens, {"temperature": temperature, "top_p": top_p, "seed": seed}, chat, steering, resume, limit,
-        progress, weight_type, part_events,
+        progress, weight_type, part_events_at(out) if part_events is None else part_events,
     )  # fmt: skip
     return asyncio.run(run.trace())
 
