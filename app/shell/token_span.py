@@ -17,17 +17,22 @@ SPANS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name in the URL → its label, and the parameters of views that choose it."""
 MOST_LAST = 10_000
+_DEFAULT = "span default"
 
 
-def choose(context: PageContext, *, last: bool = False) -> dict[str, Any]:
+def choose(context: PageContext, *, last: bool = False, default: str = BAR) -> dict[str, Any]:
     """Draw the two controls (three with `last`) in the current container.
 
+    Args:
+        default: the span that is chosen until the reader or a link chooses one.
     Returns:
         The parameters of views that the page sets; what it leaves to the bar is not among them.
     """
     names = [BAR, *(name for name in SPANS if last or name != "last")]
+    _follow(default)
     span = st.selectbox(
-        "Tokens", names, key="span", bind="query-params", width=210, format_func=lambda name: _label(context, name)
+        "Tokens", names, index=names.index(default), key="span", bind="query-params", width=210,
+        format_func=lambda name: _label(context, name),
     )  # fmt: skip
     params: dict[str, Any] = {} if span == BAR else dict(SPANS[span][1])
     if span == "last":
@@ -42,6 +47,14 @@ def choose(context: PageContext, *, last: bool = False) -> dict[str, Any]:
     if not (special and counted):
         params["special"] = False
     return params
+
+
+def _follow(default: str) -> None:
+    """Let a new default act: what was chosen under another one answered another question."""
+    before = st.session_state.get(_DEFAULT)
+    if before is not None and before != default:
+        st.session_state["span"] = default
+    st.session_state[_DEFAULT] = default
 
 
 _HELP = (

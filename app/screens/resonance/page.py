@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from ....store.views.resonance.resonance import SELF_DEFINED, answers_counted
 from ...shell import messages, token_span
 from ...shell.page_context import PageContext
 from .. import expert_contrast, expert_drawer
@@ -31,8 +32,10 @@ def page(context: PageContext) -> None:
     if contrast is None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        params = contrast.params | _controls(context)
+        params = contrast.params | _controls(context, answers=contrast.params["by"] == "class")
         limit = scan.threshold(params["measure"])
+    if answers_counted(context.params("resonance", **params)) and _has_answers(context):
+        messages.note("partial", f"{SELF_DEFINED[:1].upper()}{SELF_DEFINED[1:]}")
     table = None
     with messages.guarded("The groups could not be contrasted"), messages.loading(height=420):
         table = context.view("resonance", **params)
@@ -47,15 +50,25 @@ def page(context: PageContext) -> None:
         expert_drawer.draw(context, cell)
 
 
-def _controls(context: PageContext) -> dict[str, Any]:
-    """Measure, span and ranking as parameters of the view."""
+def _has_answers(context: PageContext) -> bool:
+    """Whether anything was generated or completed in this trace: else there are prompt tokens only."""
+    prompts = context.trace.prompts()
+    return any(prompts[name].null_count < prompts.num_rows for name in ("generated", "completion"))
+
+
+def _controls(context: PageContext, *, answers: bool) -> dict[str, Any]:
+    """Measure, span and ranking as parameters of the view.
+
+    Args:
+        answers: whether the groups are classes of answers; then the tokens of the prompt alone count at first.
+    """
     weighted = "weights" in context.trace.manifest.capture
     measures = [name for name in scan.MEASURES if weighted or not name.startswith("weight")]
     measure = st.selectbox(
         "Measure", measures, key="of map", bind="query-params", width=190,
         format_func=scan.MEASURES.__getitem__,
     )  # fmt: skip
-    span = token_span.choose(context, last=True)
+    span = token_span.choose(context, last=True, default="prompt" if answers else token_span.BAR)
     top = st.number_input("top N", 1, 500, 20, key="top", bind="query-params", width=110)
     ranking = st.selectbox(
         "ranked",

@@ -5,7 +5,9 @@ Source: Dahlke et al. 2025, arXiv 2502.11096; docs/methods/resonance.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,12 @@ from ..layers import layers_of
 from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter, Pairing, maps_of, pairing
 from .sides import Group, Sides, sides_of
+
+
+SELF_DEFINED = (
+    "the groups are classes of answers, and the tokens of the answers are counted. A class then defines itself: experts "
+    "that respond to its own words are found. Count the prompt's tokens alone (phase prefill) to see what came before."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,9 @@ def scan(
     shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", tokens)[0]
     share_target_M, share_rest_M = _group_means(shares_QM, pairs)
     notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, tokens.note()]
+    answered = trace.prompts()["generated"].null_count < trace.num_prompts
+    if answered and answers_counted({"by": by, "phase": tokens.phase, "last": tokens.last}):
+        notes.append(f"Read with care: {SELF_DEFINED}")
     if result.smallest_lone_q > 0.05:
         notes.append(
             f"A single expert could reach q = {result.smallest_lone_q:.2g} at best: with so few prompts only "
@@ -94,6 +105,16 @@ def scan(
         routers=routers, sides=sides, result=result, notes=notes,
         share_target_M=share_target_M, share_rest_M=share_rest_M,
     )  # fmt: skip
+
+
+def answers_counted(params: Mapping[str, Any]) -> bool:
+    """Whether groups are classes of answers and tokens of the answers count.
+
+    Args:
+        params: of the view; `by`, and `phase`, `last` and `completion` where they are given.
+    """
+    ahead = params.get("phase") == "prefill" and not params.get("completion")
+    return params["by"] == "class" and not ahead and params.get("last") is None
 
 
 def _group_means(maps_QM: np.ndarray, pairs: Pairing) -> tuple[np.ndarray, np.ndarray]:

@@ -195,6 +195,15 @@ def test_groups_by_what_was_answered(answered):
     shown = next(frame.value for frame in app.dataframe if "matched" in frame.value)
     assert (shown["class"] == "refusal").sum() == 14
     assert set(shown[shown["class"] == "refusal"]["matched"]) == {"I'm sorry"}
+    assert app.selectbox(key="span").value == "prompt"
+    assert "A class then defines itself" not in text
+    app.selectbox(key="span").set_value("generated").run()
+    assert "A class then defines itself" in text_of(app)
+    app.segmented_control(key="groups").set_value("tag").run()
+    assert app.selectbox(key="span").value == "bar"
+    assert "A class then defines itself" not in text_of(app)
+    app.segmented_control(key="groups").set_value("class").run()
+    assert app.selectbox(key="span").value == "prompt"
     app.text_area(key="rules").set_value("city: Paris|Rome\ncity: London").run()
     app.selectbox(key="target").set_value("city").run()
     assert not app.exception
