@@ -24,10 +24,10 @@ from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter, Pairing, maps_of, pairing
 from .sides import Group, Sides, sides_of
 
-
 SELF_DEFINED = (
-    "the groups are classes of answers, and the tokens of the answers are counted. A class then defines itself: experts "
-    "that respond to its own words are found. Count the prompt's tokens alone (phase prefill) to see what came before."
+    "the groups are classes of answers, and the tokens of the answers are counted. A class then defines itself: "
+    "experts that respond to its own words are found. Count the prompt's tokens alone (phase prefill) to see what "
+    "came before."
 )
 
 
