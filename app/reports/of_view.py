@@ -22,6 +22,7 @@ from ..figures.routing_map import Hover, routing_map
 from ..figures.structure import over_layers
 from ..figures.structure.cache_curve import cache_curves, pooled
 from ..figures.structure.load_course import drift_map
+from ..figures.structure.parallel import parallel_still
 from ..figures.structure.sankey import sankey_still
 from ..figures.theme import Theme
 from ..figures.thresholds import Threshold
@@ -151,6 +152,11 @@ FIGURES: Mapping[str, ViewFigure] = {
         title="What a tag of the prompts says of their experts, by layer",
         draw=lambda table, theme: over_layers.information_lines(table, theme=theme),
         say=lambda table: structure_words.information(table, "tag"),
+    ),
+    "path-groups": ViewFigure(
+        title="Paths of tokens through a window of layers",
+        draw=lambda table, theme: parallel_still(table, theme=theme),
+        say=structure_words.path_groups,
     ),
     "flows": ViewFigure(
         title="Strongest flows of tokens between layers",

@@ -103,6 +103,20 @@ def paths(table: pa.Table) -> str:
     )
 
 
+def path_groups(table: pa.Table) -> str:
+    """Args: table: the view `path-groups`."""
+    rows = [row for row in table.to_pylist() if None not in row["experts"]]
+    drawn = "Each ribbon is a path of tokens by their experts with the largest gate weight, in the colour of the first."
+    if not rows:
+        return f"{drawn} No path drawn keeps to the experts told apart."
+    best = max(rows, key=lambda row: row["count"])
+    return (
+        f"{words.amount(best['count'], 'token')} ({words.percent(best['share'])}) take {best['path']}, the most "
+        "frequent path that keeps to the experts told apart; if the layers chose independently, "
+        f"{best['expected']:,.1f} would. {drawn}"
+    )
+
+
 def pairs(table: pa.Table, a: str, b: str, layer: int, following: int, most: int) -> str:
     """Args: table: the view `co-activation` or `transitions`, its numbers of pairs called tokens."""
     rows = [row for row in table.to_pylist() if row["tokens"] >= FEWEST]

@@ -63,6 +63,7 @@ RANGES: Mapping[str, Range] = {
     "expert_bytes": Range(low=1, kind=Real),
     "training_tokens": Range(low=1, kind=Real),
     "keep": Range(low=0.001, high=1, kind=Real),
+    "most": AT_LEAST_ONE,
     "limit": ZERO_FOR_ALL,
     "per_prompt": ZERO_FOR_ALL,
     "least": FROM_ZERO,

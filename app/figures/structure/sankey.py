@@ -87,7 +87,13 @@ def plotly_layout(theme: Theme, *, height: int) -> go.Layout:
 
 def sankey_still(flows: pa.Table, *, theme: Theme = LIGHT, width: Width = "container") -> alt.LayerChart:
     """The same picture for exports."""
-    boxes, ribbons = layout(flows)
+    return ribbons_still(*layout(flows), theme=theme, width=width)
+
+
+def ribbons_still(
+    boxes: list[Box], ribbons: list[Ribbon], *, theme: Theme, width: Width = "container"
+) -> alt.LayerChart:
+    """Boxes in columns with ribbons between them, in Vega."""
     rect = pd.DataFrame(
         {
             "x": [box.column - _BOX for box in boxes],
@@ -159,9 +165,9 @@ def _paths(boxes: list[Box], ribbons: list[Ribbon], theme: Theme) -> pd.DataFram
                     "x": start + (end - start) * t,
                     "low": low,
                     "high": low + thick,
-                    "color": box_color(source, theme),
+                    "color": box_color(source if ribbon.colour is None else boxes[ribbon.colour], theme),
                     "opacity": 0.35 if ribbon.lift is None else 0.5,
-                    "ends": f"{source.name} → {target.name}",
+                    "ends": ribbon.path or f"{source.name} → {target.name}",
                     "tokens": ribbon.tokens,
                     "share": ribbon.share,
                 }

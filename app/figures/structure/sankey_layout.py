@@ -46,6 +46,10 @@ class Ribbon:
     from_low: float
     to_low: float
     thickness: float
+    colour: int | None = None
+    """Number of the box whose colour it has; its source where None."""
+    path: str | None = None
+    """The whole path that it is a piece of."""
 
 
 def layout(flows: pa.Table) -> tuple[list[Box], list[Ribbon]]:

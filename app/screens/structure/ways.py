@@ -9,6 +9,7 @@ import streamlit as st
 from ....store.views.structure.paths import MOST_LAYERS
 from ...figures.structure.over_layers import repeat_lines
 from ...figures.structure.pair_map import MOST, pair_map
+from ...figures.structure.parallel import parallel, parallel_still
 from ...figures.structure.sankey import sankey, sankey_still
 from ...sentences import structure as sentences
 from ...shell import messages, show
@@ -16,14 +17,18 @@ from ...shell.page_context import PageContext
 from .parts import nothing, told, window_text
 
 FIRST_LAYERS = 4
+FLOWS, GROUPS = "flows", "paths"
+PICTURES = {FLOWS: "flows between two layers", GROUPS: "whole paths"}
 WITHIN, ONWARDS = "of one layer", "to the next layer"
 
 
 def draw(context: PageContext) -> None:
-    """Sankey, table of paths, repeats."""
+    """Sankey or parallel categories, table of paths, repeats."""
     layers = _choose_layers(context)
     if layers:
-        _flows(context, layers)
+        kind = st.segmented_control("Picture", list(PICTURES), default=FLOWS, key="picture", bind="query-params",
+                                    required=True, format_func=PICTURES.__getitem__) or FLOWS  # fmt: skip
+        (_flows if kind == FLOWS else _groups)(context, layers)
         _paths(context, layers)
     _pairs(context)
     _repeats(context)
@@ -66,6 +71,20 @@ def _flows(context: PageContext, layers: str) -> None:
             "layer.expert.", table,
         ),
         python=context.snippet("flows", **ask),
+    )  # fmt: skip
+
+
+def _groups(context: PageContext, layers: str) -> None:
+    most = st.slider("experts told apart in each layer", 2, 12, 6, key="group limit", width=320)
+    ask: dict[str, Any] = {"layers": layers, "most": most}
+    with messages.loading(height=520):
+        table = context.view("path-groups", **ask)
+    if nothing(table):
+        return
+    show.plotly(
+        lambda theme: parallel(table, theme=theme), lambda theme: parallel_still(table, theme=theme), table,
+        name="path-groups", title=f"Paths of tokens through layers {layers.replace(',', ', ')}",
+        say=told(sentences.path_groups(table), table), python=context.snippet("path-groups", **ask),
     )  # fmt: skip
 
 

@@ -68,8 +68,8 @@ def paths(
         if layers chose independently with the shares that they have), ratio = count / expected, prompts (that hold such
         a token). Tokens that miss a layer are left out.
     """
-    chosen = _checked(trace, layers, stream)
-    first_LN, prompt_N = _aligned(trace, chosen, stream, tokens)
+    chosen = checked_layers(trace, layers, stream)
+    first_LN, prompt_N = aligned_firsts(trace, chosen, stream, tokens)
     found = path_counts(first_LN)
     total = int(found.counts.sum())
     records = []
@@ -86,7 +86,7 @@ def paths(
                 "prompts": len(np.unique(prompt_N[taken])),
             }
         )
-    note = f"{len(found.counts):,} different paths of {total:,} tokens over layers {_listed(chosen)}."
+    note = f"{len(found.counts):,} different paths of {total:,} tokens over layers {listed(chosen)}."
     return with_notes(pa.Table.from_pylist(records, schema=_PATHS), [note, tokens.note()])
 
 
@@ -109,10 +109,10 @@ def flows(
         pair's tokens), expected (tokens if the two layers chose independently), lift = tokens / expected. The tokens of
         a pair of layers sum to all that passed both.
     """
-    chosen = _checked(trace, layers, stream)
+    chosen = checked_layers(trace, layers, stream)
     if len(chosen) < 2:
-        raise StoreError(f"flows need two layers or more, got {_listed(chosen)}")
-    first_LN, _ = _aligned(trace, chosen, stream, tokens)
+        raise StoreError(f"flows need two layers or more, got {listed(chosen)}")
+    first_LN, _ = aligned_firsts(trace, chosen, stream, tokens)
     sizes = [trace.router(layer, stream).num_experts for layer in chosen]
     records = []
     for at in range(len(chosen) - 1):
@@ -213,18 +213,18 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
     ]
 
 
-def _checked(trace: TraceRows, layers: str, stream: str) -> list[int]:
+def checked_layers(trace: TraceRows, layers: str, stream: str) -> list[int]:
     chosen = layers_of(trace, layers, stream)
     if len(chosen) > MOST_LAYERS:
         raise StoreError(f"{len(chosen)} layers are too many for paths: name at most {MOST_LAYERS}")
     return chosen
 
 
-def _listed(layers: list[int]) -> str:
+def listed(layers: list[int]) -> str:
     return ", ".join(map(str, layers))
 
 
-def _aligned(
+def aligned_firsts(
     trace: TraceRows, layers: list[int], stream: str, tokens: TokenFilter
 ) -> tuple[np.ndarray, np.ndarray]:
     """First experts (L, N) of the tokens that passed all these layers, and their prompts (N,)."""

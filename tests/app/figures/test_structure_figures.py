@@ -8,6 +8,8 @@ import pytest
 
 from moescope.app import export
 from moescope.app.figures.structure.expert_scatter import expert_scatter, expert_scatter_still
+from moescope.app.figures.structure.parallel import parallel
+from moescope.app.figures.structure.parallel_layout import parallel_layout
 from moescope.app.figures.structure.sankey import sankey, sankey_still
 from moescope.app.figures.theme import DARK, LIGHT
 from moescope.app.reports.of_view import of_view
@@ -21,6 +23,7 @@ VIEWS = {
     "repeats": {"depth": 2},
     "tag-information": {"by": "language", "permutations": 10},
     "flows": {"layers": "0:2"},
+    "path-groups": {"layers": "0:2", "most": 3},
     "load-drift": {"batches": 4},
 }
 
@@ -60,6 +63,32 @@ def test_the_interactive_pictures_hold_the_numbers_of_the_still_ones(trace: Trac
             zip(*(experts[name].to_pylist() for name in ("stream", "layer", "expert")), strict=True)
         )
         assert expert_scatter_still(experts, by="language", colour=colour).to_dict()
+
+
+def test_ribbons_of_paths_fill_their_boxes(trace: Trace) -> None:
+    paths = trace.view("path-groups", layers="0:2", most=3, limit=0)
+    boxes, ribbons = parallel_layout(paths)
+    counts = paths["count"].to_pylist()
+    assert sum(counts) == trace.num_tokens
+    assert [ribbon.tokens for ribbon in ribbons] == counts * 2
+    for number, box in enumerate(boxes):
+        for mine, low in (("source", "from_low"), ("target", "to_low")):
+            own = sorted((r for r in ribbons if getattr(r, mine) == number), key=lambda r: getattr(r, low))
+            assert not own or sum(r.tokens for r in own) == box.tokens
+            at = box.low
+            for ribbon in own:  # one behind the other, from the top of the box to its end
+                assert getattr(ribbon, low) == pytest.approx(at)
+                at += ribbon.tokens / box.tokens * (box.high - box.low)
+            assert not own or at == pytest.approx(box.high)
+    whole = parallel(paths, theme=DARK).to_dict()["data"][0]
+    assert whole["type"] == "parcats"
+    assert list(whole["counts"]) == counts
+    for column, dimension in enumerate(whole["dimensions"]):
+        told = [
+            ["others" if e is None else str(e) for e in row][column] for row in paths["experts"].to_pylist()
+        ]
+        assert list(dimension["values"]) == told
+        assert len(dimension["categoryarray"]) == 4
 
 
 def test_token_text_is_no_markup_in_a_hover_card(trace: Trace) -> None:

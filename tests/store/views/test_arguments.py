@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "expert-likeness": {"layer": 1, "expert": 2},
     "expert-shares": {"layer": 1, "expert": 2, "by": "language"},
     "flows": {"layers": "0:2"},
+    "path-groups": {"layers": "0:2"},
     "paths": {"layers": "0:2"},
     "specialisation": {"by": "language"},
     "tag-experts": {"by": "language", "value": "en"},

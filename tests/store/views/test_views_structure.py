@@ -236,6 +236,22 @@ def test_paths_and_flows(shared_trace: Trace) -> None:
     assert all(pairs[row["from_expert"], row["to_expert"]] == row["tokens"] for row in flows[:5])
     assert flows[5]["from_expert"] is None
     assert sum(row["tokens"] for row in flows) == total
+    uses = [Counter(map(first, rows)).most_common() for rows in layers]
+    kept = [{e for e, n in used if n > used[4][1]} for used in uses]
+    assert all(len(experts) == 4 for experts in kept)  # no tie at the fourth place, which a name would decide
+    grouped: Counter[tuple[int | None, ...]] = Counter()
+    for path, count in taken.items():
+        grouped[tuple(e if e in kept[at] else None for at, e in enumerate(path))] += count
+    table = shared_trace.view("path-groups", layers="0:2", most=4, limit=0).to_pylist()
+    assert {tuple(row["experts"]): row["count"] for row in table} == dict(grouped)
+    share: list[Counter[int | None]] = [
+        Counter({e: n for e, n in used if e in kept[at]}) for at, used in enumerate(uses)
+    ]
+    for own in share:
+        own[None] = total - sum(own.values())
+    for row in table[:10]:
+        expected = total * math.prod(share[at][e] / total for at, e in enumerate(row["experts"]))
+        assert row["expected"] == pytest.approx(expected)
     with pytest.raises(StoreError, match="two layers"):
         shared_trace.view("flows", layers="1")
 
