@@ -36,6 +36,7 @@ COMMANDS = {
     "weigh": ("weigh", "What weights and outputs say of each expert, into the trace."),
     "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),
     "offload": ("offload", "How much of what tokens need a cache of experts holds."),
+    "merge": ("merge", "A checkpoint in which like experts are one."),
     "prune": ("prune", "A checkpoint with fewer experts, which plain transformers load."),
     "bits": ("bits", "How many bits each expert gets, as a recipe for a quantiser."),
     "pick": ("pick", "Prompts that use experts evenly, for calibrating a quantiser."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,56 @@ WHERE = click.option(
 LAYERS = click.option("--layers", metavar="3:6", help="MoE layers, both ends in, or 3,5. Default: all.")
 STREAM = click.option("--stream", default="decoder", show_default=True, help="Which routers.")
 SEED = click.option("--seed", default=0, show_default=True, help="Of the halves and of random choices.")
+
+OF_MODEL = click.option(
+    "--trace", required=True, metavar="TRACE", help="A trace of this model: which experts its prompts need."
+)
+KEEP = click.option(
+    "--keep", default=0.75, show_default=True, type=click.FloatRange(0, 1, min_open=True),
+    help="Share of experts that stay in each layer.",
+)  # fmt: skip
+SCORE = click.option(
+    "--score", type=click.Choice(("frequency", "gate", "reap", "easy_ep")), default="reap", show_default=True,
+    help="Which experts stay when pruned; reap and easy_ep need captured output norms or moescope weigh.",
+)  # fmt: skip
+LOSS_TOKENS = click.option(
+    "--tokens", default=4096, show_default=True, type=click.IntRange(1), help="Held-out tokens to measure the loss on."
+)  # fmt: skip
+DRAWS = click.option(
+    "--random", "draws", default=5, show_default=True, type=click.IntRange(1), help="Random choices for comparison."
+)  # fmt: skip
+CHECKPOINT = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the new checkpoint."
+)  # fmt: skip
+COMPARISON = click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+
+
+def smaller_model(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments of commands that write a checkpoint with fewer experts."""
+    from .model_options import model_options
+
+    options = (
+        click.argument("model"), OF_MODEL, KEEP, SCORE, LOSS_TOKENS, DRAWS, CHECKPOINT, FIT_WHERE, WHERE, SEED,
+        model_options, COMPARISON,
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def tell_checkpoint(
+    rows: list[dict[str, Any]], notes: list[str], facts: dict[str, Any], said: str, as_json: bool
+) -> None:
+    """The comparison of losses as a table with notes, or with `facts` as JSON."""
+    import pyarrow as pa
+
+    if as_json:
+        click.echo(json.dumps({"loss": rows, **facts}))
+        return
+    click.echo(as_text(pa.Table.from_pylist(rows)), nl=False)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"→ {facts['out']}: {said} (largest difference {facts['logit_difference']:.1e})", err=True)
 
 
 def say(facts: dict[str, Any], answer: str, shown: pa.Table, as_json: bool, out: Path | None) -> None:

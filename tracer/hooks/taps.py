@@ -196,9 +196,11 @@ class Tap:
             logits_TE = self.site.passage.scores_TE
         decision = None
         if self._editor is not None:
-            decision = self._editor.decide(ids_TK, weights_TK, logits_TE)
+            decision = self._editor.decide(ids_TK, weights_TK, logits_TE, call)
         if decision is not None:
             self.site.passage.write(call, decision.ids_TK, decision.weights_TK)
+            if decision.factor_TD is not None:
+                self.site.passage.scale_input(call, decision.factor_TD)
             ids_TK, weights_TK = decision.recorded_ids_TK, decision.weights_TK
         if self.sinks:
             ids_TK = ids_TK.detach()

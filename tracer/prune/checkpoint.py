@@ -1,7 +1,8 @@
-"""A pruned checkpoint that is proven before it is there.
+"""A pruned or merged checkpoint that is proven before it is there.
 
-1. The logits of the whole model under the steering rule `keep_only` are computed on probe tokens.
-2. Experts are cut, the model is saved beside the target, and plain transformers load it again.
+1. The logits of the whole model under the steering rule `keep_only` (of the merged model in memory) are computed on
+   probe tokens.
+2. Experts are cut or merged, the model is saved beside the target, and plain transformers load it again.
 3. Only where the loaded model's logits equal those of step 1 is it moved to its place.
 """
 
@@ -20,6 +21,7 @@ from ..models.input_device import input_device
 from ..routers.find import find_sites
 from ..steering.profile import Steering
 from .cut import PruneError, check, cut
+from .merge import Clusters, merged_experts
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Of logits, relative to the largest: the sums of fewer experts are added up in another order."""
@@ -63,17 +65,53 @@ def pruned_checkpoint(
     sites = find_sites(model)
     check(model, sites, kept)
     expected = _logits(model, probe, keep_only(kept))
+    cut(model, sites, kept)
+    return _written(model, tokenizer, target, probe, expected, card, "what keep_only does")
+
+
+def merged_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    clusters: Clusters,
+    frequency: Mapping[int, Sequence[float]],
+    out: str | Path,
+    *,
+    probe: Sequence[int],
+    card: str = "",
+) -> float:
+    """Write a checkpoint with merged experts; the model in memory stays as it is.
+
+    Args:
+        clusters: layer → cluster of each expert, as many clusters in every layer.
+        frequency: layer → how often each expert is used.
+        out, probe, card: as for `pruned_checkpoint`; compared is what was loaded with what was merged in memory.
+    Returns:
+        As `pruned_checkpoint`.
+    Raises:
+        PruneError: experts that can't be merged so, or a checkpoint that loads as another model; nothing stays.
+    """
+    target = Path(out)
+    if target.exists():
+        raise PruneError(f"{target} is there already")
+    with merged_experts(model, clusters, frequency):
+        expected = _logits(model, probe, None)
+        return _written(model, tokenizer, target, probe, expected, card, "what the merged model does")
+
+
+def _written(
+    model: Any, tokenizer: Any, target: Path, probe: Sequence[int], expected: Tensor, card: str, wanted: str
+) -> float:
+    """Save beside the target, load again, compare, and only then move it to its place."""
     beside = target.with_name(f".{target.name}.writing")
     try:
-        cut(model, sites, kept)
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         (beside / "README.md").write_text(card, encoding="utf-8")
         difference = _difference(_reloaded(model, beside, probe), expected)
         if not difference <= TOLERANCE.get(model.dtype, 5e-2):
             raise PruneError(
-                f"the pruned checkpoint does not do what keep_only does (logits differ by {difference:.1%}), so it was "
-                f"not written: {type(model).__name__} can't be pruned here"
+                f"the new checkpoint does not do {wanted} (logits differ by {difference:.1%}), so it was not written: "
+                f"{type(model).__name__} can't be made smaller here"
             )
         beside.rename(target)
     except BaseException:
@@ -90,9 +128,9 @@ def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
             folder, dtype=model.dtype, output_loading_info=True
         )
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise PruneError(f"transformers do not load the pruned checkpoint: {error}") from error
+        raise PruneError(f"transformers do not load the new checkpoint: {error}") from error
     if told.get("missing_keys") or told.get("mismatched_keys"):
-        raise PruneError(f"the pruned checkpoint lacks weights: {sorted(told['missing_keys'])[:3]}")
+        raise PruneError(f"the new checkpoint lacks weights: {sorted(told['missing_keys'])[:3]}")
     return _logits(loaded.to(input_device(model)), probe, None)
 
 

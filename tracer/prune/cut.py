@@ -1,11 +1,13 @@
 """Takes experts out of a model in memory: their weights, their rows of the router, their number in the configuration.
 
+`merge` puts experts together by the same steps.
+
 Shapes: E experts before, M after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,42 +69,65 @@ def cut(model: Any, sites: Sequence[Site], kept: Mapping[int, Sequence[int]]) ->
     experts = sites[0].spec.num_experts
     for site in sites:
         index = torch.as_tensor(sorted(kept[site.spec.layer]))
-        assert site.experts is not None
-        if isinstance(site.experts, nn.ModuleList) and len(site.experts) == experts:
-            raise PruneError(f"{site.spec.experts}: experts in a list are not cut here")
-        if not _select(site.experts, index, experts):
-            raise PruneError(
-                f"{site.spec.experts} ({type(site.experts).__name__}): no weights are stacked by expert"
-            )
-        _select(site.router, index, experts)
-    _rename_counts(model, experts, left)
+
+        def chosen(value: Tensor, index: Tensor = index) -> Tensor:
+            return value.index_select(0, index.to(value.device)).clone()
+
+        reduce(experts_of(site, experts), experts, chosen)
+        reduce(site.router, experts, chosen)
+    rename_counts(model, experts, left)
 
 
-def _select(module: nn.Module, index: Tensor, experts: int) -> int:
-    """Keep some rows of all parameters and buffers that have a row an expert; how many those are."""
-    found = 0
+def experts_of(site: Site, experts: int) -> nn.Module:
+    """A site's experts module, where its weights are stacked by expert.
+
+    Raises:
+        PruneError: they are held in another form.
+    """
+    assert site.experts is not None
+    if isinstance(site.experts, nn.ModuleList) and len(site.experts) == experts:
+        raise PruneError(f"{site.spec.experts}: experts in a list are not cut here")
+    if not any(_is_stacked(value, experts) for _, _, value in _held(site.experts)):
+        raise PruneError(
+            f"{site.spec.experts} ({type(site.experts).__name__}): no weights are stacked by expert"
+        )
+    return site.experts
+
+
+def reduce(module: nn.Module, experts: int, change: Callable[[Tensor], Tensor]) -> list[Callable[[], None]]:
+    """Change all parameters and buffers that have a row an expert; returns how to take each back."""
+    undo: list[Callable[[], None]] = []
+    for store, name, value in list(_held(module)):
+        if _is_stacked(value, experts):
+            new = change(value.detach())
+            store[name] = nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
+            undo.append(lambda store=store, name=name, value=value: store.__setitem__(name, value))
+    return undo
+
+
+def _held(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     for part in module.modules():
         for store in (part._parameters, part._buffers):
-            for name, value in store.items():
-                if value is None or value.dim() == 0 or value.shape[0] != experts:
-                    continue
-                new = value.detach().index_select(0, index.to(value.device)).clone()
-                store[name] = (  # pyright: ignore[reportArgumentType]
-                    nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
-                )
-                found += 1
-    return found
+            yield from ((store, name, value) for name, value in store.items() if value is not None)  # pyright: ignore[reportReturnType]
 
 
-def _rename_counts(model: Any, experts: int, left: int) -> None:
-    for module in model.modules():
-        for name in (*COUNTS, "out_features"):
-            if vars(module).get(name) == experts and (name != "out_features" or _is_router(module, left)):
-                setattr(module, name, left)
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        for name in COUNTS:
-            if getattr(config, name, None) == experts:
-                setattr(config, name, left)
+def _is_stacked(value: Tensor, experts: int) -> bool:
+    return value.dim() > 0 and value.shape[0] == experts
+
+
+def rename_counts(model: Any, experts: int, left: int) -> list[Callable[[], None]]:
+    """Set the number of experts wherever the model or its configuration says it; returns how to take each back."""
+    places = [
+        (module, name)
+        for module in model.modules()
+        for name in (*COUNTS, "out_features")
+        if vars(module).get(name) == experts and (name != "out_features" or _is_router(module, left))
+    ]
+    configs = {id(c): c for c in (model.config, model.config.get_text_config())}.values()
+    places += [(c, name) for c in configs for name in COUNTS if getattr(c, name, None) == experts]
+    for owner, name in places:
+        setattr(owner, name, left)
+    return [lambda owner=owner, name=name: setattr(owner, name, experts) for owner, name in places]
 
 
 def _is_router(module: nn.Module, left: int) -> bool:

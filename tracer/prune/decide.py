@@ -36,6 +36,7 @@ class Pruning:
         self, trace: Trace, *, keep: float, score: str, fit: Where | None, tokens: TokenFilter, seed: int
     ) -> None:
         self.trace, self.keep, self.score, self._seed = trace, keep, score, seed
+        self._tokens = tokens
         self._parts = halves(trace, tokens, fit, seed)
         self.notes = [self._parts.note]
         self.kept, self._frequent = self._chosen(score, tokens), self._chosen("frequency", tokens)
@@ -62,26 +63,34 @@ class Pruning:
         Raises:
             PruneError: another model than the trace's, or no tokens to measure on.
         """
+        self.check_model(model)
+        prompts, languages = self.held_out(tokens)
+        rng = np.random.default_rng(self._seed)
+        sums = {
+            "all experts": mean_loss(model, prompts),
+            self.score: mean_loss(model, prompts, self.kept),
+            "frequency alone": mean_loss(model, prompts, self._frequent),
+        }
+        return by_language(
+            languages, sums, [mean_loss(model, prompts, self._random(rng)) for _ in range(draws)]
+        )
+
+    def check_model(self, model: Any) -> None:
+        """Raises PruneError where the trace was made with other weights."""
         recorded = self.trace.manifest.model.get("weights_fingerprint")
         if recorded is not None and recorded != weights_fingerprint(model):
             raise PruneError(
                 f"{self.trace.url} was made with a model whose weights differ from those of this one"
             )
-        prompts, languages = self._held_out(tokens)
-        rng = np.random.default_rng(self._seed)
-        whole = mean_loss(model, prompts)
-        mine, frequent = (mean_loss(model, prompts, kept) for kept in (self.kept, self._frequent))
-        random = [mean_loss(model, prompts, self._random(rng)) for _ in range(draws)]
-        rows = []
-        for language in ["all", *sorted(set(languages) - {"all"})]:
-            at = np.array([language in ("all", own) for own in languages])
-            one = [_mean(part[at]) for part in random]
-            rows.append(
-                {"language": language, "tokens": int(whole[at, 1].sum()), "all experts": _mean(whole[at]),
-                 self.score: _mean(mine[at]), "frequency alone": _mean(frequent[at]), "random": float(np.mean(one)),
-                 "random least": min(one), "random most": max(one)}
-            )  # fmt: skip
-        return rows
+
+    def fit_frequency(self) -> dict[int, list[float]]:
+        """Layer → how often each expert is used on the prompts of the fit."""
+        return {
+            spec.layer: scores_of(self.trace, spec.layer, spec.stream, self._tokens, self._parts.fit_P)[
+                "frequency"
+            ].tolist()
+            for spec in self.trace.routers
+        }
 
     def _random(self, rng: np.random.Generator) -> Kept:
         sizes = {spec.layer: spec.num_experts for spec in self.trace.routers}
@@ -90,14 +99,14 @@ class Pruning:
             for layer, one in self.kept.items()
         }
 
-    def _held_out(self, tokens: int) -> tuple[list[list[int]], list[str]]:
+    def held_out(self, tokens: int) -> tuple[list[list[int]], list[str]]:
+        """Token ids and languages of held-out prompts, as many tokens as asked for, from every language in turn."""
         table = self.trace.prompts().select(["prompt_id", "language"]).to_pylist()
         order = np.random.default_rng(self._seed).permutation(np.flatnonzero(self._parts.report_P)).tolist()
         by_language: dict[str, list[int]] = defaultdict(list)
         for at in order:
             by_language[table[at]["language"] or "none"].append(at)
         prompts, languages, total = [], [], 0
-        # In turn from every language, so that each has its share of the tokens.
         for turn in range(max(map(len, by_language.values()), default=0)):
             for language, rows in by_language.items():
                 if turn < len(rows) and total < tokens:
@@ -115,7 +124,6 @@ class Pruning:
     def card(self, model: str, trace: str, rows: list[dict[str, Any]]) -> str:
         """The README.md of the checkpoint: what was cut, by which prompts, what it costs."""
         left = len(next(iter(self.kept.values())))
-        head = list(rows[0])
         lines = [
             f"# {Path(model).name}, {left} experts a layer",
             "",
@@ -124,9 +132,7 @@ class Pruning:
             "",
             "Mean loss (nats a token) on held-out prompts, beside other choices of as many experts:",
             "",
-            "| " + " | ".join(head) + " |",
-            "|" + "---|" * len(head),
-            *("| " + " | ".join(_cell(row[name]) for name in head) + " |" for row in rows),
+            *table_lines(rows),
             "",
             "Experts that stay, by layer:",
             "",
@@ -136,8 +142,40 @@ class Pruning:
 
     def write(self, model: Any, tokenizer: Any, out: Path, card: str) -> float:
         """Write the checkpoint; see `pruned_checkpoint`."""
-        prompts, _ = self._held_out(1)
+        prompts, _ = self.held_out(1)
         return pruned_checkpoint(model, tokenizer, self.kept, out, probe=prompts[0], card=card)
+
+
+def by_language(
+    languages: list[str], sums: dict[str, np.ndarray], random: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """A row for all prompts and one a language: tokens, mean loss by name; mean, least and most of random choices.
+
+    Args:
+        sums: name → (P, 2) summed loss and tokens, as `mean_loss` gives them.
+        random: the same of each random choice.
+    """
+    rows = []
+    for language in ["all", *sorted(set(languages) - {"all"})]:
+        at = np.array([language in ("all", own) for own in languages])
+        one = [_mean(part[at]) for part in random]
+        row: dict[str, Any] = {
+            "language": language,
+            "tokens": int(next(iter(sums.values()))[at, 1].sum()),
+        }
+        row |= {name: _mean(part[at]) for name, part in sums.items()}
+        rows.append(row | {"random": float(np.mean(one)), "random least": min(one), "random most": max(one)})
+    return rows
+
+
+def table_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows as a Markdown table."""
+    head = list(rows[0])
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(_cell(row[name]) for name in head) + " |" for row in rows),
+    ]
 
 
 def _mean(sums_P2: np.ndarray) -> float:

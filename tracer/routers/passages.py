@@ -60,6 +60,17 @@ class Passage:
         """Replace the decision in `call`. Slots without an expert arrive as a valid id with weight 0."""
         raise NotImplementedError
 
+    takes_input: bool = False
+    """Whether `hidden` and `scale_input` can be asked."""
+
+    def hidden(self, call: Call) -> Tensor:
+        """(T, D): what the experts receive."""
+        raise NotImplementedError
+
+    def scale_input(self, call: Call, factor_TD: Tensor) -> None:
+        """Multiply what the experts receive, in `call`."""
+        raise NotImplementedError
+
     no_outputs: str = "their call holds no decision that could be made for a single expert"
     """Why `alone` can't be asked; empty where it can."""
 
@@ -87,6 +98,7 @@ class ExpertsCall(Passage):
 
     no_outputs = ""
     empties = False
+    takes_input = True
 
     def __init__(self, slots: int = 1) -> None:
         self._slots = slots
@@ -111,11 +123,23 @@ class ExpertsCall(Passage):
         count = len(call.args)
         call.args, call.kwargs = tuple(values[:count]), dict(zip(call.kwargs, values[count:], strict=True))
 
+    def hidden(self, call: Call) -> Tensor:
+        values = [*call.args, *call.kwargs.values()]
+        return flat(values[_hidden_in(values)])
+
+    def scale_input(self, call: Call, factor_TD: Tensor) -> None:
+        values = [*call.args, *call.kwargs.values()]
+        at = _hidden_in(values)
+        # Never in place: shared experts receive the same tensor, and are not scaled.
+        values[at] = (flat(values[at]) * factor_TD).to(values[at].dtype).reshape(values[at].shape)
+        count = len(call.args)
+        call.args, call.kwargs = tuple(values[:count]), dict(zip(call.kwargs, values[count:], strict=True))
+
     def alone(self, call: Call, rows_N: Tensor, ids_N: Tensor) -> Tensor:
         values = [*call.args, *call.kwargs.values()]
         ids_at, weights_at = _decision_in(values)
         assert ids_at is not None
-        hidden_at = next(i for i, value in enumerate(values) if _is_hidden(value) and i != weights_at)
+        hidden_at = _hidden_in(values)
         values[hidden_at] = flat(values[hidden_at])[rows_N]
         values[ids_at] = ids_N.to(values[ids_at].dtype).unsqueeze(-1).expand(-1, self._slots).contiguous()
         if weights_at is not None:
@@ -139,6 +163,12 @@ def _decision_in(values: list[Any]) -> tuple[int | None, int | None]:
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape == values[ids].shape
     ]
     return ids, weights[-1] if weights else None
+
+
+def _hidden_in(values: list[Any]) -> int:
+    """Place of the hidden states among the arguments of an experts module."""
+    _, weights_at = _decision_in(values)
+    return next(i for i, value in enumerate(values) if _is_hidden(value) and i != weights_at)
 
 
 def _is_hidden(value: object) -> bool:

@@ -9,6 +9,8 @@ from ..errors import SteeringError
 from ..routers.scoring import SCORING
 from .recorded import recorded
 from .rules import Rule, is_neutral
+from .slot_mask import slot_mask
+from .theta import thetas
 
 
 def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
@@ -16,7 +18,7 @@ def effective(rules: Sequence[Rule], spec: RouterSpec) -> list[Rule]:
     cannot be edited."""
     acting = [rule for rule in rules if rule.acts_in(spec.layer, spec.stream)]
     # A choice made anew may give a token more experts than k, so that a limit on ranks has something to do.
-    wider = any(rule.kind.rechooses for rule in acting)
+    wider = any(rule.rechooses for rule in acting)
     return [
         rule
         for rule in acting
@@ -66,6 +68,8 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     if rule.kind.replays:
         problem = _cannot_replay(rule, spec)
         return [] if problem is None else [f"layer {layer}: {problem}"]
+    if problem := _unfit_file(rule, spec):
+        return [f"layer {layer}: {problem}"]
     if rule.kind.number is not None and rule.amount_in(layer) is None:
         return [f"no ratio for layer {layer}: give mu, or the medians of a trace (median_ratios)"]
     if (
@@ -74,11 +78,21 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
         and len(vector) != spec.num_experts
     ):
         return [f"a vector of {len(vector)} numbers for layer {layer}, which has {spec.num_experts} experts"]
-    if rule.kind.rechooses and spec.scoring not in SCORING:
+    if rule.rechooses and spec.scoring not in SCORING:
         return [f"the scoring function of layer {layer} is not known"]
     if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:
         return [f"the logits of layer {layer} cannot be edited. {spec.note}".rstrip()]
     return []
+
+
+def _unfit_file(rule: Rule, spec: RouterSpec) -> str | None:
+    """What a rule's file lacks for a router."""
+    try:
+        if rule.kind.masks_slots:
+            return slot_mask(rule.options["mask"], rule.options["trace"]).problem(spec)
+        return thetas(path).problem(spec) if (path := rule.options.get("theta")) else None
+    except SteeringError as error:
+        return str(error)
 
 
 def _cannot_replay(rule: Rule, spec: RouterSpec) -> str | None:

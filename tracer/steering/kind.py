@@ -15,9 +15,9 @@ from ...store.schema import RouterSpec
 
 RuleJson = dict[str, Any]
 Point = Literal["logits", "selection"]
-Place = Literal["board", "layers", "learn", "compare"]
+Place = Literal["board", "layers", "learn", "compare", "file"]
 """Where the app makes such a rule: on the Steer page by a click on the switchboard, the form for whole layers or
-Learn; or on the Compare page."""
+Learn; on the Compare page; or only in a profile that is loaded."""
 Mark = Literal["off", "on", "zero", "low", "up", "down"]
 """The sign of a steered cell on the switchboard."""
 Control = Literal["other experts", "shuffled vector", "none"]
@@ -63,7 +63,7 @@ class Number:
 class Option:
     """A further field of a rule."""
 
-    holds: Literal["switch", "number", "whole", "vectors", "word", "routing"]
+    holds: Literal["switch", "number", "whole", "vectors", "word", "routing", "file", "mask"]
     names: tuple[str, ...] = ()
     """Other names under which it may be given."""
     default: Any = None
@@ -75,6 +75,12 @@ class Option:
     """What a word may be."""
     gives_amount: bool = False
     """A number here is the amount, and switches the option on."""
+    most: float | None = None
+    """A number lies between 0 and this."""
+    step: float = 0.5
+    """Of the form's field."""
+    optional: bool = False
+    """Whether it may be left out where it has no default."""
 
 
 def never(rule: Asked, spec: RouterSpec) -> bool:
@@ -122,8 +128,12 @@ class RuleKind:
     """Whether it is neutral by k alone, and so no longer where a token may have more than k experts."""
     rechooses: bool = False
     """Whether it chooses from the logits in the router's place, after all rules at the logits."""
+    rechoosing_option: str = ""
+    """Name of an option that makes it choose so too, after its own edit of the logits."""
     replays: bool = False
     """Whether it imposes recorded decisions, so that it must know which tokens are read."""
+    masks_slots: bool = False
+    """Whether it drops slots token by token, so that it must know which tokens are read."""
     mark: Callable[[float], Mark] | None = None
     """On the board: the sign of a cell, from the amount (0 without one)."""
 

@@ -27,6 +27,7 @@ from ..routers.find import find_sites
 from ..routers.site import Site
 from .check import effective, problems_with
 from .editor import RouterEditor
+from .protect import AttentionPaid, attention_beside
 from .read import read_rules
 from .recorded import recorded
 from .rows import Program, RowMap
@@ -168,7 +169,8 @@ class PerSequence:
 class Applied:
     """A steering that is in force."""
 
-    def __init__(self, sites: Sequence[Site], row_maps: dict[str, RowMap]) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site], row_maps: dict[str, RowMap]) -> None:
+        self._model = model
         self._sites = sites
         self._row_maps = row_maps
         self._stack = ExitStack()
@@ -210,12 +212,20 @@ class Applied:
             for spec in fixed
             if rule.kind.replays and rule.acts_in(spec.layer, spec.stream)
         ]
+        blind = [site.spec for site in self._sites if not site.passage.takes_input]
+        refused += [
+            f"{rule.rule} with {option} cannot act in layer {spec.layer}: what its experts receive cannot be seen"
+            for rule in steering.rules
+            for option in ("theta", "protect")
+            for spec in blind
+            if rule.options.get(option) and rule.acts_in(spec.layer, spec.stream)
+        ]
         unfit = [site.spec for site in self._sites if not site.proportional]
         return refused + [
             f"{rule.rule} cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
             for rule in steering.rules
             for spec in unfit
-            if (rule.kind.rechooses or rule.options.get("weights") == "live")
+            if (rule.rechooses or rule.options.get("weights") == "live")
             and rule.acts_in(spec.layer, spec.stream)
         ]
 
@@ -225,12 +235,23 @@ class Applied:
             acting = effective(rules, spec)
             if acting:
                 row_map = self._row_maps[site.stack]
-                program = Program(tuple(acting), row_map, sequences)
-                row_map.asked |= not all(map(program.on_all, acting))
-                row_map.follows |= any(rule.kind.replays for rule in acting)
+                paid = self._attention(site) if any(r.options.get("protect") for r in acting) else None
+                program = Program(tuple(acting), row_map, sequences, paid)
+                row_map.asked |= paid is not None or not all(map(program.on_all, acting))
+                row_map.follows |= any(rule.reads_tokens for rule in acting)
                 row_map.asked |= row_map.follows
                 steered = Steered(program, RouterEditor)
                 self._stack.enter_context(tapped([site], lambda tap, _, steered=steered: tap.steer(steered)))
+
+    def _attention(self, site: Site) -> AttentionPaid:
+        """What the attention of a router's layer pays, watched from now on."""
+        router = site.spec.router
+        attention = attention_beside(self._model, router)
+        if attention is None:
+            raise SteeringError(f"protect needs the attention of the layer of {router}, and none was found")
+        paid = AttentionPaid(router)
+        self._stack.callback(paid.watch(attention).remove)
+        return paid
 
     def close(self) -> None:
         self._stack.close()
@@ -249,7 +270,7 @@ def _applied(
     with ExitStack() as stack:
         for path, row_map in row_maps.items():
             stack.callback(row_map.watch(model.get_submodule(path)).remove)
-        applied = Applied(sites, row_maps)
+        applied = Applied(model, sites, row_maps)
         stack.callback(applied.close)
         applied.assign(steerings, everywhere=everywhere, prompt_lengths=prompt_lengths)
         yield applied

@@ -15,6 +15,7 @@ from ..errors import SteeringError, said
 from .kind import Number, Option, RuleKind
 from .recorded import Recorded
 from .rules import KINDS, Amount, Rule
+from .slot_mask import SlotMask
 from .span import PositionSpan
 
 OTHER_NAMES = {"layer": "layers", "expert": "experts", "type": "rule", "kind": "rule"}
@@ -106,10 +107,18 @@ def _rule(name: str, fields: Mapping[str, Any], experts: Any) -> Rule:
 
 
 def _option(name: str, option: Option, value: Any) -> Any:
+    if value is None and option.optional:
+        return None
     if option.holds == "switch" and not isinstance(value, bool):
         raise SteeringError(f"{name} must be true or false, not {said(value)}")
     if option.holds == "number" and not _is_number(value):
         raise SteeringError(f"{name} must be a number up to {LARGEST:g}, not {said(value)}")
+    if option.holds == "number" and option.most is not None and not 0 <= value <= option.most:
+        raise SteeringError(f"{name} must be a number from 0 to {option.most:g}, not {said(value)}")
+    if option.holds == "file" and not (isinstance(value, str) and value):
+        raise SteeringError(f"{name} must be the path of a file, not {said(value)}")
+    if option.holds == "mask" and not (isinstance(value, SlotMask) or (isinstance(value, str) and value)):
+        raise SteeringError(f"{name} must be the path of a Parquet file, not {said(value)}")
     if option.holds == "whole":
         return _whole(value, name)
     if option.holds == "word" and value not in option.words:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...store import StoreError, Trace, open_trace
 from ...store.compare.pairs import read_side
-from ...store.compare.token_rows import UNKNOWN, TokenRows, token_rows
+from ...store.compare.token_rows import UNKNOWN, TokenRows, key_of, token_rows
 from ...store.schema import RouterKey, RouterSpec
 from ..errors import SteeringError
 
@@ -130,7 +130,7 @@ class TraceRecorded(Recorded):
         Raises:
             SteeringError: no prompt begins so, or a token has no event at this router.
         """
-        start = self._start_of(tuple(tokens), spec.layer)
+        start = self.start_of(tokens, spec.layer)
         places = self._at(spec)[1][start + first : start + len(tokens)]
         if (places < 0).any():
             position = first + int((places < 0).argmax())
@@ -140,7 +140,24 @@ class TraceRecorded(Recorded):
             )
         return places
 
-    def _start_of(self, tokens: tuple[int, ...], layer: int) -> int:
+    @property
+    def prompt_ids(self) -> list[str]:
+        """By row of its prompts."""
+        return self._ids
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._rows.token_N)
+
+    def rows_of(self, prompt_D: np.ndarray, position_D: np.ndarray) -> np.ndarray:
+        """(D,): which of its tokens stands at these positions of these prompts, -1 for none."""
+        key_N, key_D = self._rows.key_N, key_of(prompt_D, position_D)
+        at = np.searchsorted(key_N, key_D).clip(max=max(len(key_N) - 1, 0))
+        return np.where(key_N[at] == key_D, at, -1) if len(key_N) else np.full(len(key_D), -1)
+
+    def start_of(self, sequence: Sequence[int], layer: int) -> int:
+        """The first token of the prompt that a sequence begins with; raises SteeringError where there is none."""
+        tokens = tuple(sequence)
         at = bisect_left(self._texts, tokens)
         if at < len(self._texts) and self._texts[at][: len(tokens)] == tokens:
             return self._starts[at]

@@ -11,6 +11,8 @@ Shapes: T token rows, K slots, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from ..routers.passages import Passage
 from ..routers.scoring import router_probabilities
 from ..routers.site import Site
 from .recorded import CallsRecorded, Recorded, TraceRecorded, recorded
-from .rows import Program
+from .rows import Fed, Program
 from .rules import Rule
 
 Selection = tuple[Tensor, Tensor]
@@ -140,28 +142,35 @@ def _places(source: Recorded, rule: Rule, site: Site, program: Program, count: i
         return _in_order(source, rule, site, program, count)
     acting = program.rows_of(rule, count, spec.router)
     if acting is False or not isinstance(source, TraceRecorded):
-        return _as_tensor(acting, count), torch.zeros(count, dtype=torch.int64)
+        return as_tensor(acting, count), torch.zeros(count, dtype=torch.int64)
     batch, length = rows.shape
     if count != batch * length:
         raise SteeringError(
             f"{spec.router} decides on {count} rows, not on the {batch} x {length} tokens of the batch, so a trace "
             "cannot be replayed there"
         )
-    acting_BS = _as_tensor(acting, count).cpu().view(batch, length)
-    fed = rows.fed()
-    acting_BS = acting_BS & fed.real_BS
+    acting_BS = as_tensor(acting, count).cpu().view(batch, length)
+    acting_BS = acting_BS & rows.fed().real_BS
     place_BS = torch.zeros((batch, length), dtype=torch.int64)
+    for sequence, at, tokens, first in read_by(rows.fed(), acting_BS):
+        place_BS[sequence, at] = torch.from_numpy(source.places(spec, tokens, first))
+    return acting_BS.reshape(-1), place_BS.reshape(-1)
+
+
+def read_by(fed: Fed, acting_BS: Tensor) -> Iterator[tuple[int, Tensor, list[int], int]]:
+    """What the sequences with an acting token have read up to the last of them.
+
+    Yields:
+        The sequence's number, places in this call from its first to its last acting token (padding left out), its
+        tokens up to there, and which of them is the first acting one.
+    """
     for sequence in torch.nonzero(acting_BS.any(-1)).flatten().tolist():
         real = fed.real_BS[sequence]
-        new = int(real.sum())
         tokens, chosen = fed.tokens[sequence], acting_BS[sequence][real].numpy()
-        first = len(tokens) - new
-        # What lies after the last token that is replayed need not be in the trace.
+        first = len(tokens) - int(real.sum())
+        # What lies after the last acting token need not be in the trace.
         upto, since = int(np.flatnonzero(chosen)[-1]) + 1, int(np.flatnonzero(chosen)[0])
-        found = source.places(spec, tokens[: first + upto], first + since)
-        at = torch.nonzero(real).flatten()[since:upto]
-        place_BS[sequence, at] = torch.from_numpy(found)
-    return acting_BS.reshape(-1), place_BS.reshape(-1)
+        yield sequence, torch.nonzero(real).flatten()[since:upto], tokens[: first + upto], first + since
 
 
 def _in_order(
@@ -176,8 +185,8 @@ def _in_order(
             f"row {start + count}"
         )
     rows.replayed[key] = start + count
-    return _as_tensor(program.rows_of(rule, count, spec.router), count), torch.arange(start, start + count)
+    return as_tensor(program.rows_of(rule, count, spec.router), count), torch.arange(start, start + count)
 
 
-def _as_tensor(rows: Tensor | bool, count: int) -> Tensor:
+def as_tensor(rows: Tensor | bool, count: int) -> Tensor:
     return rows if isinstance(rows, Tensor) else torch.full((count,), rows)

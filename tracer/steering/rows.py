@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SteeringError
+from .protect import AttentionPaid
 from .rules import PositionSpan, Rule
 
 Rows = Tensor | bool
@@ -40,6 +41,8 @@ class Program:
     rows: RowMap
     sequences: tuple[bool, ...] | None = None
     """Which sequences of the batch (None: all)."""
+    paid: AttentionPaid | None = None
+    """The attention of the router's layer, where a rule asks for it."""
 
     def on_all(self, rule: Rule) -> bool:
         """Whether one of the rules acts on every row, whatever is running."""
@@ -97,9 +100,7 @@ class RowMap:
         if tokens.dim() != 2 or tokens.is_floating_point():
             self._fed = None
             return
-        real_BS = torch.ones(self.shape, dtype=torch.bool)
-        if self._mask is not None and self._mask.shape[1] == self._past + self.shape[1]:
-            real_BS = self._mask[:, -self.shape[1] :].bool().cpu()
+        real_BS = self.real().cpu()
         before = self._fed.tokens if self._fed is not None and self._past else [[]] * self.shape[0]
         if len(before) != self.shape[0]:
             raise SteeringError(
@@ -115,6 +116,12 @@ class RowMap:
                 "the layers are called with embeddings, not token ids: a trace cannot be replayed here"
             )
         return self._fed
+
+    def real(self) -> Tensor:
+        """(B, S) bool: which tokens of this call are no padding."""
+        if self._mask is not None and self._mask.shape[1] == self._past + self.shape[1]:
+            return self._mask[:, -self.shape[1] :].bool()
+        return torch.ones(self.shape, dtype=torch.bool, device=self._device)
 
     def _cached(self, cache: Any) -> int:
         length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0

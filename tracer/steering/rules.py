@@ -13,6 +13,7 @@ from typing import Any
 from ...store.schema import RouterSpec
 from .kind import Asked, Mark, Number, Option, RuleJson, RuleKind
 from .recorded import EveryToken, Recorded
+from .slot_mask import EverySlot, SlotMask
 from .span import PositionSpan
 
 Amount = float | int | dict[int, float] | None
@@ -48,6 +49,16 @@ def _keeps_all_slots(rule: Asked, spec: RouterSpec) -> bool:
 def _passes_all_shares(rule: Asked, spec: RouterSpec) -> bool:
     amount = rule.amount_in(spec.layer)
     return amount is not None and amount > 1
+
+
+def _drops_nothing(rule: Asked, spec: RouterSpec) -> bool:
+    # A file is not read for this: one of ones keeps every slot when it is applied.
+    mask = rule.options["mask"]
+    return isinstance(mask, SlotMask) and mask.keeps_all
+
+
+def _leaves_logits(rule: Asked, spec: RouterSpec) -> bool:
+    return rule.amount_in(spec.layer) == 1 and not rule.options["threshold"]
 
 
 def _adds_no_nulls(rule: Asked, spec: RouterSpec) -> bool:
@@ -127,7 +138,7 @@ KINDS: dict[str, RuleKind] = {
     "top_k": RuleKind(
         point="selection", place="layers", control="none", experts=False, empties=True, limits_ranks=True,
         summary="a token uses only its first m experts",
-        amount=("top_k", "m", "k"), options={"renormalise": RENORMALISE},
+        amount=("top_k", "m", "k"), options={"renormalise": RENORMALISE, "theta": Option("file", optional=True)},
         number=Number("m: experts a token keeps", 1, 1, 1, whole=True,
                       check=lambda m: m >= 1 and m == int(m), wants="a whole number from 1"),
         neutral=_keeps_all_slots, still=lambda spec: {"amount": spec.top_k},
@@ -144,7 +155,10 @@ KINDS: dict[str, RuleKind] = {
     "prune_ratio": RuleKind(
         point="selection", place="layers", control="none", experts=False, empties=True,
         summary="experts with less than μ times the weight of the first are dropped",
-        amount=("mu", "μ", "ratio"), options={"renormalise": RENORMALISE},
+        amount=("mu", "μ", "ratio"),
+        options={"renormalise": RENORMALISE,
+                 "protect": Option("number", ("protected",), 0.0, most=1, step=0.02,
+                                   label="protect: share of a text's tokens that keep all")},
         number=Number("μ: least share of the first's weight", 0.5, 0.0, 0.05, from_trace=True,
                       check=lambda mu: mu >= 0, wants="a number from 0"),
         neutral=_amount_is(0), still=lambda _: {"amount": 0.0},
@@ -166,7 +180,10 @@ KINDS: dict[str, RuleKind] = {
         summary="all logits are divided by τ",
         amount=("temperature", "tau", "τ"),
         number=Number("τ", 1.5, 0.05, 0.1, check=lambda tau: tau > 0, wants="a number above 0"),
-        neutral=_amount_is(1), still=lambda _: {"amount": 1.0},
+        options={"threshold": Option("number", default=0.0, most=1, step=0.001,
+                                     label="threshold: all experts with a larger share run (0: k experts)")},
+        rechoosing_option="threshold",
+        neutral=_leaves_logits, still=lambda _: {"amount": 1.0},
         example=lambda _: {"amount": 2.0}, opposite=_inverted,
     ),
     "vector": RuleKind(
@@ -176,6 +193,14 @@ KINDS: dict[str, RuleKind] = {
         neutral=_adds_zeros, still=lambda spec: {"options": {"vector": (0.0,) * spec.num_experts}},
         example=lambda spec: {"vector": [float(e) for e in range(spec.num_experts)]},
         opposite=lambda rule: {**rule, "vector": [-value for value in rule["vector"]]},
+    ),
+    "mask": RuleKind(
+        point="selection", place="file", control="none", experts=False, empties=True, masks_slots=True,
+        summary="slots that a file names are dropped, token by token; a token's first expert never is",
+        options={"mask": Option("mask"), "trace": Option("routing", optional=True), "renormalise": RENORMALISE},
+        neutral=_drops_nothing,
+        still=lambda _: {"options": {"mask": EverySlot((True,)), "trace": None, "renormalise": True}},
+        example=lambda spec: {"mask": EverySlot((True, *(False,) * ((spec.top_k or 1) - 1)))}, opposite=_none,
     ),
     "replay": RuleKind(
         point="selection", place="compare", control="none", experts=False, replays=True,
@@ -229,6 +254,16 @@ class Rule:
         number = self.kind.number
         return self.amount is None and number is not None and number.from_trace
 
+    @property
+    def rechooses(self) -> bool:
+        """Whether it chooses from the logits in the router's place, after all rules at the logits."""
+        return self.kind.rechooses or bool(self.options.get(self.kind.rechoosing_option))
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it must know which tokens are read."""
+        return self.kind.replays or self.kind.masks_slots
+
     def amount_in(self, layer: int) -> float | None:
         """The amount for one layer; None where none is known."""
         return self.amount.get(layer) if isinstance(self.amount, dict) else self.amount
@@ -246,13 +281,13 @@ class Rule:
         }
         if self.amount is not None:
             data["amount"] = _plain(self.amount)
-        data |= {name: _plain(value) for name, value in self.options.items()}
+        data |= {name: _plain(value) for name, value in self.options.items() if value is not None}
         data |= {} if self.stream == "decoder" else {"stream": self.stream}
         return data if self.span.everywhere else data | {"span": self.span.to_json()}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Recorded):
+    if isinstance(value, (Recorded, SlotMask)):
         return value.told
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -31,7 +31,9 @@ def _ask_option(option: Option, key: str, k: int) -> None:
             st.toggle(option.label, value=bool(option.default), key=key)
         case "number":
             first = float(option.first(k) if option.default is None else option.default)
-            st.number_input(option.label, value=first, step=0.5, key=key)
+            bounds = (None, None) if option.most is None else (0.0, float(option.most))
+            st.number_input(option.label, *bounds, first, option.step, key=key,
+                            format="%.3f" if option.step < 0.01 else None)  # fmt: skip
         case "whole":
             first = option.first(k) if option.default is None else option.default
             st.number_input(option.label, 1, None, int(first), key=key)

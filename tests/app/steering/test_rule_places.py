@@ -40,13 +40,13 @@ def made_by_the_form(name):
 
 @EVERY
 def test_it_stands_at_exactly_one_place(name):
-    places = [place for place in ("board", "layers", "learn", "compare") if name in made_at(place)]
+    places = [place for place in ("board", "layers", "learn", "compare", "file") if name in made_at(place)]
     assert places == [KINDS[name].place]
     assert (name in BRUSHES) == (KINDS[name].place == "board")
     assert KINDS[name].experts == (KINDS[name].place == "board")
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].place not in ("learn", "compare")])
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].place in ("board", "layers")])
 def test_its_form_makes_a_rule_that_is_read_back(name):
     app = AppTest.from_function(made_by_the_form, args=(name,)).run()
     assert not app.exception

@@ -79,7 +79,8 @@ VALUES = st.recursive(
     ),
     max_leaves=4,
 )
-FIELDS = ("layers", "experts", "amount", "span", "stream", "renormalise", "vector", "logit", "top_k", "note")
+FIELDS = ("layers", "experts", "amount", "span", "stream", "renormalise", "vector", "logit", "top_k", "note", "theta",
+          "mask", "protect", "threshold")  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)

@@ -32,7 +32,11 @@ EVERY = [
     {"rule": "null_experts", "m": 4, "c": -1.5, "k": 6},
     {"rule": "temperature", "τ": 2.0},
     {"rule": "vector", "delta": {"2": [0.1, -0.1]}},
+    {"rule": "mask", "mask": "mask.parquet", "trace": "my-trace"},
     {"rule": "replay", "trace": "my-trace", "weights": "recorded"},
+    {"rule": "top_k", "m": 1, "theta": "theta.safetensors"},
+    {"rule": "prune_ratio", "mu": 0.5, "protect": 0.02},
+    {"rule": "temperature", "tau": 0.1, "threshold": 0.001},
 ]
 
 
@@ -106,6 +110,10 @@ def test_a_profile_is_saved_and_read(tmp_path):
         ({"rule": "scale", "experts": [1], "amount": "2"}, "scale needs an amount"),
         ({"rule": "bias", "experts": [1], "amount": 1, "lambda": 2}, "bias gives amount twice"),
         ({"rule": "temperature", "tau": 0}, "a number above 0"),
+        ({"rule": "temperature", "tau": 1, "threshold": 1.5}, "threshold must be a number from 0 to 1"),
+        ({"rule": "prune_ratio", "mu": 1, "protect": -0.1}, "protect must be a number from 0 to 1"),
+        ({"rule": "top_k", "m": 1, "theta": 3}, "theta must be the path of a file"),
+        ({"rule": "mask"}, "mask must be the path of a Parquet file"),
         ({"rule": "top_k", "m": 1.5}, "a whole number from 1"),
         ({"rule": "top_k", "m": 1, "experts": [2]}, "top_k acts on all experts"),
         ({"rule": "top_k", "m": 1, "renormalise": "no"}, "renormalise must be true or false"),

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from moescope.store.schema import RouterSpec
 from moescope.tracer.steering.at_logits import LogitState
-from moescope.tracer.steering.at_selection import apply_selection, with_null_experts
+from moescope.tracer.steering.at_selection import apply_selection
 from moescope.tracer.steering.check import problems_with
 from moescope.tracer.steering.read import read_rules
+from moescope.tracer.steering.rechoose import rechosen
 
 logit = st.floats(-8, 8, width=32).map(lambda z: round(z, 2))
 
@@ -203,7 +204,7 @@ def test_null_experts_take_places_and_leave_weights_in_proportion(z, places, cou
     if normalises:
         weights, sums = weights / weights.sum(-1, keepdim=True), torch.ones(1)
     nulls = rule(rule="null_experts", m=count, c=c, k=places)
-    got_ids, got = with_null_experts(nulls, ids, weights, logits, "softmax", normalises=normalises)
+    got_ids, got = rechosen(nulls, ids, weights, logits, "softmax", normalises=normalises)
     kept = [e for e in got_ids[0].tolist() if e >= 0]
     assert sorted(kept) == null_reference(z, places, count, c)
     p = logits.softmax(-1)[0]
@@ -211,6 +212,22 @@ def test_null_experts_take_places_and_leave_weights_in_proportion(z, places, cou
     for expert, weight in zip(got_ids[0].tolist(), got[0].tolist(), strict=True):
         share = 0.0 if expert < 0 else float(p[expert]) * (float(sums[0]) / total if normalises else 1.0)
         assert weight == pytest.approx(share, rel=1e-4, abs=1e-6)
+
+
+def test_a_threshold_runs_every_expert_whose_share_is_larger():
+    z = torch.tensor([[1.0, 0.5, 0.0, -1.0]])
+    counts = {}
+    for tau in (2, 1, 0.5, 0.1, 0.05):
+        evo = rule(rule="temperature", tau=tau, threshold=0.001)
+        logits = after(z.tolist(), evo).logits_TE
+        weights, ids = logits.softmax(-1).topk(2, dim=-1)
+        got_ids, got = rechosen(evo, ids, weights, logits, "softmax", normalises=False)
+        kept = [e for e in got_ids[0].tolist() if e >= 0]
+        counts[tau] = len(kept)
+        shares = [math.exp(x / tau) / sum(math.exp(y / tau) for y in z[0].tolist()) for x in z[0].tolist()]
+        assert sorted(kept) == [e for e, share in enumerate(shares) if share > 0.001]
+        assert got[0, : len(kept)].tolist() == pytest.approx([shares[e] for e in kept], rel=1e-5)
+    assert counts == {2: 4, 1: 4, 0.5: 4, 0.1: 2, 0.05: 1}
 
 
 def test_an_expert_that_is_put_low_takes_no_place_among_those_that_are_on():

@@ -111,6 +111,12 @@ def _padded(rows_T: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(rows_T, (0, count - len(rows_T)))
 
 
+def _needs_transformers(rule: Rule) -> bool:
+    """Whether a rule asks for what the engine does not show: other logits, the tokens that were read, attention."""
+    options = rule.options.get("theta") or rule.options.get("protect")
+    return rule.kind.has_vector or rule.rechooses or rule.reads_tokens or bool(options)
+
+
 def unsteerable(rules: Sequence[Rule], specs: Sequence[RouterSpec], corrected: Sequence[bool]) -> list[str]:
     """What of these rules can't be had inside vLLM, one sentence each.
 
@@ -119,9 +125,9 @@ def unsteerable(rules: Sequence[Rule], specs: Sequence[RouterSpec], corrected: S
     """
     problems: list[str] = []
     for number, rule in enumerate(rules, start=1):
-        if rule.kind.has_vector or rule.kind.rechooses or rule.kind.replays:
+        if _needs_transformers(rule):
             problems.append(
-                f"rule {number} ({rule.rule}): this kind of rule is not available with --engine vllm"
+                f"rule {number} ({rule.rule}): this kind of rule or option is not available with --engine vllm"
             )
         elif rule.kind.masks or rule.kind.forces or rule.kind.demotes:
             layers = [

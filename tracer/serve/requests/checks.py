@@ -18,7 +18,7 @@ from ..errors import ApiError
 from ..limits import Limits
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a trace of the library may be called in a request."""
+"""What a trace or file of the library may be called in a request."""
 
 
 def read_steering(profile: Any, served: Served, limits: Limits, field: str = "steering") -> Steering | None:
@@ -27,7 +27,7 @@ def read_steering(profile: Any, served: Served, limits: Limits, field: str = "st
         return None
     _check_number(profile.get("rules"), limits, field)
     try:
-        steering = Steering.from_json(_named_traces(profile, field))
+        steering = Steering.from_json(_with_addresses(profile, field))
     except SteeringError as error:
         raise ApiError(422, f"{field}: {error}", field=field) from None
     _check_number(steering.rules, limits, field)
@@ -36,32 +36,37 @@ def read_steering(profile: Any, served: Served, limits: Limits, field: str = "st
     return steering
 
 
-def _named_traces(profile: Any, field: str) -> Any:
-    """The profile with the address of each trace that it names: one of the server's own library, never a path.
+def _with_addresses(profile: Any, field: str) -> Any:
+    """The profile with the address of each trace and file that it names: of the server's own library, never a path.
 
     Raises `ApiError` 422 for any other.
     """
     if not isinstance(profile, dict) or not isinstance(profile.get("rules"), list):
         return profile
-    return profile | {"rules": [_named_trace(rule, field) for rule in profile["rules"]]}
+    return profile | {"rules": [_with_address(rule, field) for rule in profile["rules"]]}
 
 
-def _named_trace(rule: Any, field: str) -> Any:
+def _with_address(rule: Any, field: str) -> Any:
     kind = KINDS.get(str(rule.get("rule"))) if isinstance(rule, dict) else None
-    if kind is None or not kind.replays:
-        return rule
-    name = rule.get("trace")
-    library = default_library()
-    if (
-        not isinstance(name, str)
-        or not _NAME.fullmatch(name)
-        or not (library / name / MANIFEST_NAME).is_file()
-    ):
+    for option, row in kind.options.items() if kind is not None else ():
+        if row.holds in _LIBRARY and (option in rule or not row.optional):
+            rule = rule | {option: _in_library(rule["rule"], rule.get(option), _LIBRARY[row.holds], field)}
+    return rule
+
+
+_LIBRARY = {"routing": "trace", "file": "file", "mask": "file"}
+"""Options that name something on disk, and what."""
+
+
+def _in_library(rule: str, name: Any, what: str, field: str) -> str:
+    path = default_library() / str(name)
+    there = (path / MANIFEST_NAME if what == "trace" else path).is_file()
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not there:
         raise ApiError(
-            422, f"{field}: replay takes the name of a trace in the server's library, and there is no {name!r:.120}",
+            422, f"{field}: {rule} takes the name of a {what} in the server's library, and there is no {name!r:.120}",
             field=field,
         )  # fmt: skip
-    return rule | {"trace": str(library / name)}
+    return str(path)
 
 
 def _check_number(rules: Any, limits: Limits, field: str) -> None:
