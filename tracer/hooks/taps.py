@@ -46,6 +46,7 @@ class Decision(Protocol):
     ids_TK: Tensor
     weights_TK: Tensor
     recorded_ids_TK: Tensor
+    factor_TD: Tensor | None
 
 
 class Editor(Protocol):
@@ -64,7 +65,7 @@ class Editor(Protocol):
         ...
 
     def decide(
-        self, ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None, /
+        self, ids_TK: Tensor, weights_TK: Tensor | None, logits_TE: Tensor | None, call: Call, /
     ) -> Decision | None: ...
 
 
