@@ -50,7 +50,7 @@ def attach_command(
     Example:
       moescope attach http://127.0.0.1:8000 prompts.csv --out my-trace --experts 128
     """
-    from ...store.write.writer import check_target
+    from ...store.write.target import check_target
     from ...tracer.engines.attach import attach
     from ...tracer.prompts.prompt_set import PromptSet
 

@@ -82,7 +82,7 @@ def trace_command(
       moescope trace sample_data/model prompts.csv --out my-trace --max-new-tokens 32
       moescope trace Qwen/Qwen3-235B-A22B prompts.csv --out my-trace --engine vllm --tensor-parallel 8
     """
-    from ...store.write.writer import check_target
+    from ...store.write.target import check_target
     from ...tracer.prompts.prompt_set import PromptSet
 
     engine = take_engine(options)

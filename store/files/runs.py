@@ -1,7 +1,7 @@
 """The runs that a trace came about by: the first, and those that resumed it, perhaps otherwise.
 
-A resumed run may have other batches or another device (`writer.MAY_DIFFER`). Both round otherwise, which changes an
-expert where two are nearly equal (`store.noise`). So the manifest says which parts were made how.
+A resumed run may have other batches or another device (`write.target.MAY_DIFFER`). Both round otherwise, which changes
+an expert where two are nearly equal (`store.noise`). So the manifest says which parts were made how.
 """
 
 from __future__ import annotations

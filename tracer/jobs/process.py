@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...store.errors import StoreError
-from ...store.write.writer import check_target
+from ...store.write.target import check_target
 from ..errors import TracerError
 from ..prompts.prompt import PromptSetError
 from ..prompts.prompt_set import PromptSet

@@ -20,7 +20,7 @@ from ..errors import TracerError
 SPLIT_SINCE = Version("5.16")
 """First transformers release that tells which part of a weight a rank holds (DTensor). Before it, the number of
 parameters and the fingerprint would be those of one rank's parts."""
-EXPERT_PARALLEL_SINCE = Version("5.21")
+EXPERT_PARALLEL_SINCE = Version("5.20")
 """First transformers release that was seen to call experts with global ids under expert parallelism, without gradients.
 Up to 5.18 the router itself gives ids that count from 0 on every rank, with a mark for what others hold: recorded, they
 look like a trace and are wrong. 5.19 fails in `torch.inference_mode`."""

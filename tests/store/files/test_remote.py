@@ -67,9 +67,9 @@ def fast(monkeypatch) -> None:
 
 def killed(first: TraceWriter) -> None:
     """The writer's threads end without a word, as by SIGKILL."""
-    assert isinstance(first._lock, lock.HeartbeatLock)
-    first._lock._end.set()
-    first._lock._thread.join()
+    assert isinstance(first._ledger._lock, lock.HeartbeatLock)
+    first._ledger._lock._end.set()
+    first._ledger._lock._thread.join()
 
 
 def test_a_live_writer_keeps_its_lock_however_long_a_commit_takes(url: str, fast) -> None:
@@ -94,7 +94,7 @@ def test_a_dead_writer_is_followed_at_once_and_stops_where_it_wakes(url: str, fa
         with pytest.raises(TraceLocked, match="took over"):
             first.finish()
         with pytest.raises(TraceLocked, match="took over"):
-            first._save()
+            first._ledger._save()
         first.close()
     trace = open_trace(url)
     assert trace.verify() == []

@@ -141,9 +141,9 @@ def test_expert_parallelism_of_older_releases_is_refused(
     monkeypatch.setattr(layouts, "layout_of", lambda model: Layout(tensor=2, ranks=2))
     refuse_local_ids(model)
     monkeypatch.setattr(layouts, "layout_of", lambda model: Layout(tensor=2, expert=2, ranks=2))
-    with pytest.raises(LayoutError, match=rf"transformers {version} .* install transformers 5\.21"):
+    with pytest.raises(LayoutError, match=rf"transformers {version} .* install transformers 5\.20"):
         refuse_local_ids(model)
-    monkeypatch.setattr("transformers.__version__", "5.21.0")
+    monkeypatch.setattr("transformers.__version__", "5.20.0")
     refuse_local_ids(model)
 
 
