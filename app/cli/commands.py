@@ -32,6 +32,7 @@ COMMANDS = {
     "attach": ("attach", "Make a trace from a running vLLM or SGLang server."),
     "compare": ("compare", "How far the routing of two traces agrees, token by token."),
     "import": ("files", "Make a trace of routing events that others recorded."),
+    "merge-shards": ("shards", "Make one trace of several of the same prompt set."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
     "weigh": ("weigh", "What weights and outputs say of each expert, into the trace."),
     "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),
@@ -58,7 +59,7 @@ class Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __package__)
-        return getattr(module, f"{cmd_name}_command")
+        return getattr(module, f"{cmd_name.replace('-', '_')}_command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

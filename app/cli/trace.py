@@ -32,6 +32,15 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
     return names
 
 
+def _shard(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    number, slash, of = value.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise click.BadParameter(f"{value!r}; it takes K/N, such as 3/16, with K from 1 to N")
+    return int(number), int(of)
+
+
 @click.command("trace")
 @click.argument("model")
 @click.argument("prompts", type=click.Path(dir_okay=False))
@@ -70,6 +79,8 @@ def _captures(context: click.Context, option: click.Parameter, value: str) -> tu
               help="Eager attention, one prompt a batch: no prompt depends on the others. Slow.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue a trace of the same prompts where it stopped.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
+@click.option("--shard", metavar="K/N", callback=_shard,
+              help="Only every N-th prompt from the K-th on; `moescope merge-shards` joins the N traces.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def trace_command(
     model: str, prompts: str, out: str, steer: str | None, as_json: bool, **options: Any
@@ -93,7 +104,10 @@ def trace_command(
         click.echo(f"note: {prompts}: {note}", err=True)
     check_target(out, resume=options["resume"])
     profile = None if steer is None else profile_in(steer)
-    count = len(prompt_set.limit(options["limit"]))
+    chosen = prompt_set.limit(options["limit"])
+    if (shard := options["shard"]) is not None and not len(chosen := chosen.shard(*shard)):
+        raise click.UsageError(f"--shard {shard[0]}/{shard[1]}: there are only {len(prompt_set):,} prompts")
+    count = len(chosen)
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
         click.echo(f"{of}{amount(len(prompt_set), 'prompt')} from {prompts}; loading {model}", err=True)

@@ -62,7 +62,7 @@ class PartBuilder:
         def finish(table: str, file: PartFile) -> None:
             data = file.close()
             put(table, data)
-            entries[table] = _entry(file.rows, data)
+            entries[table] = file_entry(file.rows, data)
 
         with ThreadPoolExecutor(1) as beside:  # events are encoded while everything else is
             encode = partial(beside.submit, self._add_events, events)
@@ -324,7 +324,7 @@ def _whole(
     return file
 
 
-def _entry(rows: int, data: memoryview) -> FileEntry:
+def file_entry(rows: int, data: memoryview) -> FileEntry:
     footer = footer_of(data)
     return FileEntry(
         rows=rows,

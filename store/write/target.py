@@ -64,19 +64,30 @@ def refuse_strangers(folder: Folder) -> None:
 
 
 def check_same(folder: Folder, found: Manifest, wanted: Manifest) -> None:
+    """Raises ResumeRefused where a trace that is there was made otherwise than the one that is to go on."""
+    if (difference := first_difference(found, wanted)) is not None:
+        raise ResumeRefused(f"{folder.url} can't be resumed: {difference}")
+
+
+def first_difference(
+    found: Manifest, wanted: Manifest, *, other: str = "this run", but: frozenset[str] = frozenset()
+) -> str | None:
+    """What two traces don't have in common and one trace must, in words; None where nothing.
+
+    Args:
+        other: what `wanted` is.
+        but: entries of `model`, `prompt_set` and `settings` that may differ beside `MAY_DIFFER`.
+    """
     for name in ("model", "prompt_set", "settings"):
         before, now = getattr(found, name), getattr(wanted, name)
-        for key in sorted((before.keys() | now.keys()) - MAY_DIFFER - (SINCE - before.keys())):
+        for key in sorted((before.keys() | now.keys()) - MAY_DIFFER - but - (SINCE - before.keys())):
             if before.get(key) != now.get(key):
-                raise ResumeRefused(
-                    f"{folder.url} can't be resumed: its {name} has {key} = {_short(before.get(key))}, "
-                    f"this run {_short(now.get(key))}"
-                )
+                return f"its {name} has {key} = {_short(before.get(key))}, {other} {_short(now.get(key))}"
     for name in ("capture", "weight_type", "steering", "routers"):
         if getattr(found, name) != getattr(wanted, name):
-            raise ResumeRefused(
-                f"{folder.url} can't be resumed: this run has another {name.replace('_', ' ')}"
-            )
+            which = "other routers" if name == "routers" else f"another {name.replace('_', ' ')}"
+            return f"{other} has {which}"
+    return None
 
 
 def _short(value: Any) -> str:

@@ -94,6 +94,10 @@ class PromptSet(Sequence[Prompt]):
         """The first `count` prompts; all of them for None."""
         return self if count is None else PromptSet(self.prompts[:count], self.name, self.notes)
 
+    def shard(self, number: int, of: int) -> PromptSet:
+        """Every `of`-th prompt from the `number`-th on (from 1): the shards 1 to `of` hold each prompt once."""
+        return PromptSet(self.prompts[number - 1 :: of], self.name, self.notes)
+
     def __len__(self) -> int:
         return len(self.prompts)
 

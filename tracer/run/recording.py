@@ -63,6 +63,7 @@ class Recording:
         chat: bool = False,
         steering: Any = None,
         limit: int | None = None,
+        shard: tuple[int, int] | None = None,
         routers: Sequence[RouterSpec] | None = None,
         weight_type: str = "float16",
         card: dict[str, Any] | None = None,
@@ -80,7 +81,7 @@ class Recording:
         self._capture, self._weight_type = tuple(capture), weight_type
         self._batch_tokens, self._batch_size = batch_tokens, batch_size
         self._sampling, self._steering, self._card = sampling, steering, card
-        self._limit, self._chat = limit, chat
+        self._limit, self._shard, self._chat = limit, shard, chat
         self.encoder = Encoder(tokenizer, chat=chat, max_length=max_length(model))
         self._ahead: dict[int, Encoded] = {}
         self._sink = Capture(
@@ -127,6 +128,7 @@ class Recording:
         }  # fmt: skip
         if declared := declared_texts(self._model):
             settings["declared"] = declared
+        settings |= {"shard": list(self._shard)} if self._shard is not None else {}
         settings |= {"batch_size": self._batch_size} if self._batch_size is not None else {}
         if attention := getattr(getattr(self._model, "config", None), "_attn_implementation", None):
             settings["attention"] = attention

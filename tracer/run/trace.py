@@ -45,6 +45,7 @@ def trace_prompts(
     steering: Any = None,
     resume: bool = False,
     limit: int | None = None,
+    shard: tuple[int, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     routers: Sequence[RouterSpec] | None = None,
     weight_type: str = "float16",
@@ -65,6 +66,7 @@ def trace_prompts(
         chat: apply the tokenizer's chat template; its tokens are marked `special`.
         steering: a `Steering`; what is recorded is what was executed under it.
         limit: only the first prompts.
+        shard: (k, n): of these only every n-th from the k-th on, counted from 1; `store.write.merge` joins the traces.
         progress: told after every batch.
         routers: only these, or declarations of one's own; all that `find_routers` finds if left out.
         weight_type: gate weights are stored as `float16` or `float32`.
@@ -77,7 +79,7 @@ def trace_prompts(
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """
     prompts = PromptSet.of(prompts)
-    chosen = prompts.limit(limit)
+    chosen = prompts.limit(limit) if shard is None else prompts.limit(limit).shard(*shard)
     recording = Recording(
         model,
         tokenizer,
@@ -89,6 +91,7 @@ def trace_prompts(
         chat=chat,
         steering=steering,
         limit=limit,
+        shard=shard,
         routers=routers,
         weight_type=weight_type,
         card=card,

@@ -232,7 +232,7 @@ def test_an_existing_trace_is_never_overwritten(shared_trace_path: Path) -> None
         ({"settings": {"chat": True}}, "its settings has chat"),
         ({"capture": ("ids",)}, "another capture"),
         ({"steering": {"rules": []}}, "another steering"),
-        ({"routers": PLAN.routers()[:1]}, "another routers"),
+        ({"routers": PLAN.routers()[:1]}, "other routers"),
         ({"weight_type": "float32"}, "another weight type"),
     ],
 )

@@ -69,6 +69,7 @@ def trace_with_vllm(
     steering: Steering | None = None,
     resume: bool = False,
     limit: int | None = None,
+    shard: tuple[int, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     weight_type: str = "float16",
     part_events: int | None = None,
@@ -98,7 +99,7 @@ def trace_with_vllm(
     run = _Run(
         model, prompt_set, out, parallel, dict(arguments or {}), dtype, trust_remote_code, tuple(capture),
         max_new_tokens, {"temperature": temperature, "top_p": top_p, "seed": seed}, chat, steering, resume, limit,
-        progress, weight_type, part_events_at(out) if part_events is None else part_events,
+        shard, progress, weight_type, part_events_at(out) if part_events is None else part_events,
     )  # fmt: skip
     return asyncio.run(run.trace())
 
@@ -119,6 +120,7 @@ class _Run:
     steering: Steering | None
     resume: bool
     limit: int | None
+    shard: tuple[int, int] | None
     progress: Callable[[Progress], None] | None
     weight_type: str
     part_events: int
@@ -144,6 +146,7 @@ class _Run:
 
         self.tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
         chosen = self.prompts.limit(self.limit)
+        chosen = chosen if self.shard is None else chosen.shard(*self.shard)
         longest = None if engine.context is None else engine.context - max(1, self.max_new_tokens)
         self.encoder = Encoder(self.tokenizer, chat=self.chat, max_length=longest)
         lengths, self.ahead = encode_ahead(self.encoder, chosen)
@@ -153,6 +156,7 @@ class _Run:
             "max_new_tokens": self.max_new_tokens,
         }
         settings |= self.sampling if self.max_new_tokens else {}
+        settings |= {"shard": list(self.shard)} if self.shard is not None else {}
         writer = TraceWriter(
             self.out, routers=engine.routers, model=engine.card(), prompt_set=describe(self.prompts),
             settings=settings, capture=self.capture, resume=self.resume, weight_type=self.weight_type,
