@@ -1,4 +1,4 @@
-"""How long the structure views take: five caches of all sizes at all layers, consistency, what explains routing.
+"""How long the structure views take: five policies at all layers, what explains routing, and the rest.
 
     python benchmarks/structure.py --tokens 1e6 --folder /tmp/structure-speed
 
@@ -19,9 +19,15 @@ from moescope.store import Trace, open_trace
 from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 LAYERS = 16
+CACHES = {"policies": "lru,lfu,belady,segment"}
 QUESTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "five caches, all sizes, all layers": [("cache-hits", {})],
-    "SRP at m = 4, 16, 64, 256, all layers": [("local-consistency", {})],
+    "five policies (LRU, LFU, Belady, SCH, SRP), all layers": [
+        ("cache-hits", CACHES),
+        ("local-consistency", {}),
+    ],
+    "- of it the four caches, all sizes": [("cache-hits", CACHES)],
+    "- of it SRP at m = 4, 16, 64, 256": [("local-consistency", {})],
+    "a cache that never changes, all sizes": [("cache-hits", {"policies": "fixed"})],
     "what explains the first expert, all layers": [("explained", {"by": "language"})],
     "specialisation and information of a tag, all layers": [
         ("specialisation", {"by": "language"}),

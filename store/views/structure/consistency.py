@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def local_consistency(
     rows = []
     for layer in layers_of(trace, layers, stream):
         spec = trace.router(layer, stream)
-        for length in lengths:
-            rows += _rows(trace, spec, length, groups, tokens)
+        for length, found in _found(trace, spec, lengths, groups, tokens).items():
+            rows += _rows(spec, length, found)
     ours = (
         "Windows lie within one prompt and one phase; a token that the filter leaves out ends a sequence. Intervals "
         f"leave out one of at most {GROUPS} groups of prompts at a time."
@@ -92,11 +92,24 @@ def by_phase(batch: EventBatch) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 _SORTED = np.argsort(PHASES)
 
 
-def _rows(
-    trace: TraceRows, spec: RouterSpec, m: int, groups: np.ndarray, tokens: TokenFilter
-) -> list[dict[str, Any]]:
-    key = ("window uses", spec.layer, spec.stream, m, tokens.key)
-    found = trace.memo.get(key, lambda: _tables(trace, spec, m, groups, tokens))
+def _found(
+    trace: TraceRows, spec: RouterSpec, lengths: Sequence[int], groups: np.ndarray, tokens: TokenFilter
+) -> dict[int, tuple[Any, ...]]:
+    """By window length: phase, windows (G, E, m + 1), [prompts with a window, prompts without], and so on for each
+    phase. Lengths that are not remembered are counted in one pass over the events."""
+
+    def key(m: int) -> tuple[Any, ...]:
+        return "window uses", spec.layer, spec.stream, m, tokens.key
+
+    found = {m: trace.memo.find(key(m)) for m in lengths}
+    missing = [m for m, kept in found.items() if kept is None]
+    for m, made in (_tables(trace, spec, missing, groups, tokens) if missing else {}).items():
+        trace.memo.put(key(m), made)
+        found[m] = made
+    return {m: made for m, made in found.items() if made is not None}
+
+
+def _rows(spec: RouterSpec, m: int, found: tuple[Any, ...]) -> list[dict[str, Any]]:
     rows = []
     for phase, table, prompts in zip(*[iter(found)] * 3, strict=True):
         performance = routing_performance(table.sum(0), "layer")
@@ -140,26 +153,27 @@ def finite(values: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _tables(
-    trace: TraceRows, spec: RouterSpec, m: int, groups: np.ndarray, tokens: TokenFilter
-) -> tuple[Any, ...]:
-    """phase, windows (G, E, m + 1), [prompts with a window, prompts without], and so on for each phase."""
+    trace: TraceRows, spec: RouterSpec, lengths: Sequence[int], groups: np.ndarray, tokens: TokenFilter
+) -> dict[int, tuple[Any, ...]]:
     num_groups = int(groups.max(initial=0)) + 1
 
-    def of_part(batch: EventBatch) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        found = {}
+    def of_part(batch: EventBatch) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+        found, ids = {}, batch.padded()
         for phase, starts, of_phase in by_phase(batch):
             prompt_S = batch.prompt_index[starts[:-1]]
             group_S = np.where(of_phase, groups[prompt_S], -1)
-            table = window_uses_by_group(batch.padded(), spec.num_experts, m, starts, group_S, num_groups)
-            long_enough = prompt_S[of_phase & (np.diff(starts) >= m)]
-            counted = len(np.unique(long_enough))
-            found[phase] = table, np.array([counted, len(np.unique(prompt_S[of_phase])) - counted])
+            everyone = len(np.unique(prompt_S[of_phase]))
+            for m in lengths:
+                table = window_uses_by_group(ids, spec.num_experts, m, starts, group_S, num_groups)
+                counted = len(np.unique(prompt_S[of_phase & (np.diff(starts) >= m)]))
+                found[phase, m] = table, np.array([counted, everyone - counted])
         return found
 
-    sums: dict[int, list[np.ndarray]] = {}
+    sums: dict[tuple[int, int], list[np.ndarray]] = {}
     # A prompt lies in one part, so its windows and it are counted once.
     parts = map_router(trace, of_part, spec.layer, spec.stream, token_columns=PHASE, tokens=tokens)
     for found in parts:
-        for phase, arrays in found.items():
-            sums[phase] = add(sums.get(phase), arrays)
-    return tuple(item for phase in sorted(sums) for item in (phase, *sums[phase]))
+        for place, arrays in found.items():
+            sums[place] = add(sums.get(place), arrays)
+    phases = sorted({phase for phase, _ in sums})
+    return {m: tuple(item for phase in phases for item in (phase, *sums[phase, m])) for m in lengths}
