@@ -11,11 +11,11 @@ from .look import Width, finish
 from .palette import expert_color
 from .theme import LIGHT, Theme
 
-SIDE = 260
+SIDE = 340
 
 
 def patch_overlay(
-    picture: str | None,
+    pixels: Sequence[Sequence[str]] | None,
     grid: tuple[int, int],
     experts: Sequence[int],
     *,
@@ -26,7 +26,7 @@ def patch_overlay(
     """Draw the patches of one image.
 
     Args:
-        picture: a PNG as a data URI that was checked (`text.picture`); None: patches alone.
+        pixels: colours of the picture (`text.picture.pixels_of`), row by row; None: patches alone.
         grid: rows and columns.
         experts: first expert of each patch, row by row; -1 for none.
         names: of the patches, for the card.
@@ -48,12 +48,10 @@ def patch_overlay(
     marks: list[alt.Chart] = []
     size = SIDE if width is None or width == "container" else int(width)
     tall = round(size * rows / columns)
-    if picture is not None:
-        middle = pd.DataFrame({"x": [columns / 2], "y": [rows / 2], "url": [picture]})
-        image = alt.Chart(middle).mark_image(width=size, height=tall, aspect=False, smooth=False)
-        marks.append(image.encode(**place, url="url:N"))
+    if pixels:
+        marks.append(_picture(pixels, grid, across, down))
     cells = alt.Chart(data).mark_rect(
-        fillOpacity=0.45 if picture else 0.85, stroke=theme.background, strokeWidth=1
+        fillOpacity=0.5 if pixels else 0.85, stroke=theme.background, strokeWidth=1
     )
     marks.append(
         cells.encode(
@@ -62,11 +60,29 @@ def patch_overlay(
         )
     )  # fmt: skip
     if rows * columns <= 256:
-        text = alt.Chart(data).mark_text(fontSize=11, fontWeight="bold", stroke="#000000", strokeWidth=0.4)
+        text = alt.Chart(data).mark_text(fontSize=12, fontWeight="bold")
         marks.append(
             text.transform_calculate(cx="datum.x + 0.5", cy="datum.y + 0.5").encode(
                 x=alt.X("cx:Q", scale=across, axis=None), y=alt.Y("cy:Q", scale=down, axis=None), text="expert:Q",
-                color=alt.value("#ffffff" if picture else theme.background),
+                color=alt.value("#ffffff" if pixels else theme.background),
             )
         )  # fmt: skip
     return finish(alt.LayerChart(layer=marks), theme, width=size, height=tall)
+
+
+def _picture(
+    pixels: Sequence[Sequence[str]], grid: tuple[int, int], across: alt.Scale, down: alt.Scale
+) -> alt.Chart:
+    """A rectangle for each pixel, in the coordinates of the patches."""
+    high, wide = grid[0] / len(pixels), grid[1] / len(pixels[0])
+    data = pd.DataFrame(
+        [
+            {"x": x * wide, "x2": (x + 1) * wide, "y": y * high, "y2": (y + 1) * high, "pixel": color}
+            for y, row in enumerate(pixels)
+            for x, color in enumerate(row)
+        ]
+    )
+    return alt.Chart(data).mark_rect(tooltip=None).encode(
+        x=alt.X("x:Q", scale=across, axis=None), x2="x2:Q", y=alt.Y("y:Q", scale=down, axis=None), y2="y2:Q",
+        fill=alt.Fill("pixel:N", scale=None),
+    )  # fmt: skip

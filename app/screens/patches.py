@@ -5,11 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 import streamlit as st
 
-from ..figures.patch_overlay import patch_overlay
+from ..figures.patch_overlay import SIDE, patch_overlay
 from ..shell import messages, show
 from ..shell.page_context import PageContext
 from ..text import words
-from ..text.picture import grid_of, picture_of
+from ..text.picture import grid_of, pixels_of
 from .prompt_list import PromptList
 from .token_view import TokenText
 
@@ -31,11 +31,11 @@ def draw(context: PageContext, prompts: PromptList, prompt: str, layer: int, fir
     found = {each: experts_of(context, each, layer) for each in shown}
     for column, each in zip(show.side_by_side(len(shown), key="patches"), shown, strict=True):
         table = found[each]
-        with column:
+        with column, st.container(width=SIDE):
             st.caption(words.label(each))
             show.chart(
                 lambda theme, each=each, table=table: patch_overlay(
-                    picture_of(tags_of(context, each)), grid, table["first_expert"].to_pylist(),
+                    pixels_of(tags_of(context, each)), grid, table["first_expert"].to_pylist(),
                     names=table["token"].to_pylist(), theme=theme,
                 ),
                 table, name=f"patches-{shown.index(each) + 1}",

@@ -10,7 +10,7 @@ Toy: digits of 8 × 8 pixels drawn by rule, 16 patches of 2 × 2, 6 experts; one
     also has a router for each task).
 Not shown: the paper's benchmarks and its hardware design.
 Look at: the overlay of experts on the image's patches, on the page Tokens: the same image under both tasks.
-Opens: tokens?prompt=image 0, digit
+Opens: tokens?prompt=image 0, digit&layer=1
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, task: int) -> Tensor:
         x = self.attention(x)
         rows = self.norm(x)
-        known = self.task.weight[task].expand_as(rows)
+        known = 3 * self.task.weight[task].expand_as(rows)
         ids, weights, logits = self.gate(torch.cat([rows, known], -1))
         used = F.one_hot(ids, EXPERTS).float().sum(-2).flatten(0, -2).mean(0)
         self.balance = EXPERTS / TOP * (used * logits.softmax(-1).flatten(0, -2).mean(0)).sum()

@@ -87,7 +87,7 @@ def fit(model: Network, kind: str, images: Tensor, digits: Tensor, steps: int) -
         optimiser = optimisers[step % len(turns)]
         model.zero_grad()
         error = F.cross_entropy(model(attacked), digits[pick])
-        (error + 0.05 * sum(layer.balance for layer in model.layers)).backward()  # pyright: ignore
+        (error + 0.2 * sum(layer.balance for layer in model.layers)).backward()  # pyright: ignore
         optimiser.step()
 
 
@@ -100,7 +100,7 @@ def run(out: str | PathLike[str], *, small: bool = False, seed: int = 0) -> Trac
     model = nn.ModuleDict({kind: Network() for kind in KINDS})
     for kind, network in model.items():
         network.load_state_dict(start)
-        fit(network, kind, images, digits, 30 if small else 400)  # pyright: ignore[reportArgumentType]
+        fit(network, kind, images, digits, 30 if small else 600)  # pyright: ignore[reportArgumentType]
     images, digits = drawn_digits(40 if small else 200, rng)
     routers = [
         DeclaredRouter(router=f"{kind}.layers.*.router", num_experts=PATHS, top_k=1, ids=0, weights=1, logits=2,

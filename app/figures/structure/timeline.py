@@ -52,12 +52,17 @@ def timeline_chart(
         x=_axis(data, by),
         color=alt.Color(
             "label:N", title=None, scale=alt.Scale(domain=names, range=colors),
-            legend=alt.Legend(orient="top", columns=0, symbolType="square", symbolOpacity=1),
+            legend=alt.Legend(orient="top", columns=_columns(width), symbolType="square", symbolOpacity=1),
         ),
         tooltip=_hover(by),
     )  # fmt: skip
     marks = _stack(base, data, measure, theme) if stacked else _lines(base, data, measure, theme)
     return finish(alt.LayerChart(layer=marks), theme, width=width, height=HEIGHT)
+
+
+def _columns(width: Width) -> int:
+    """Names of experts beside one another in the legend."""
+    return 6 if width == "container" else max(int(width) // 100, 2)
 
 
 def _axis(data: pd.DataFrame, by: str) -> alt.X:
@@ -96,7 +101,11 @@ def _value(measure: str, **more: Any) -> alt.Y:
 
 def _stack(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
     names = bool(len(data)) and data["axis"].iloc[0] == "order"
-    mark = base.mark_bar() if names or data["at"].nunique() < 2 else base.mark_area(line=False, opacity=1)
+    mark = (
+        base.mark_bar()
+        if names or data["at"].nunique() < 2
+        else base.mark_area(line=False, opacity=1, interpolate="step")
+    )
     encoded = mark.encode(y=_value(measure, stack="zero"), order=alt.Order("rank:Q"))
     return [encoded.encode(stroke=alt.value(theme.background), strokeWidth=alt.value(0.5))]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from moescope.app.figures.palette import expert_color
 from moescope.app.figures.patch_overlay import patch_overlay
 from moescope.app.figures.theme import LIGHT
-from moescope.app.text.picture import PREFIX, grid_of, picture_of
+from moescope.app.text.picture import PREFIX, grid_of, pixels_of
 
 
 def png(size=(3, 2), **more) -> str:
@@ -26,17 +26,11 @@ def test_a_grid_is_rows_and_columns(text, expected):
     assert grid_of({"grid": text}) == expected
 
 
-def test_a_picture_is_encoded_anew():
-    from PIL.PngImagePlugin import PngInfo
-
-    hidden = PngInfo()
-    hidden.add_text("comment", "<script>alert(1)</script>")
-    found = picture_of({"picture": png(pnginfo=hidden)})
-    assert found is not None
-    data = base64.b64decode(found.removeprefix(PREFIX))
-    assert b"script" not in data
-    image = Image.open(io.BytesIO(data))
-    assert (image.size, image.getpixel((0, 0))) == ((3, 2), (10, 200, 30))
+def test_a_picture_is_its_pixels_and_a_large_one_is_made_smaller():
+    assert pixels_of({"picture": png()}) == [["#0ac81e"] * 3] * 2
+    large = pixels_of({"picture": png((256, 128))})
+    assert large is not None
+    assert (len(large), len(large[0])) == (32, 64)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +39,18 @@ def test_a_picture_is_encoded_anew():
      png((4000, 4000)), png()[:-30]],
 )  # fmt: skip
 def test_what_is_no_small_png_is_no_picture(text):
-    assert picture_of({"picture": text}) is None
+    assert pixels_of({"picture": text}) is None
 
 
 def test_the_overlay_has_the_colour_and_number_of_each_patch_in_its_place():
-    chart = patch_overlay(png(), (2, 3), [0, 1, 2, 3, -1, 5]).to_dict()
+    chart = patch_overlay([["#000000", "#ffffff"]], (2, 3), [0, 1, 2, 3, -1, 5]).to_dict()
     rows = next(rows for rows in chart["datasets"].values() if "expert" in rows[0])
     assert [(row["x"], row["y"], row["expert"]) for row in rows] == [
         (0, 0, 0), (1, 0, 1), (2, 0, 2), (0, 1, 3), (1, 1, -1), (2, 1, 5),
     ]  # fmt: skip
     assert [row["color"] for row in rows[:4]] == [expert_color(expert, LIGHT) for expert in range(4)]
     assert rows[4]["color"] == LIGHT.missing
-    assert [layer["mark"]["type"] for layer in chart["layer"]] == ["image", "rect", "text"]
+    assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rect", "rect", "text"]
+    pixels = next(rows for rows in chart["datasets"].values() if "pixel" in rows[0])
+    assert [(row["x"], row["x2"], row["y"], row["y2"]) for row in pixels] == [(0, 1.5, 0, 2), (1.5, 3, 0, 2)]
     assert len(patch_overlay(None, (2, 3), [0] * 6).to_dict()["layer"]) == 2

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,15 @@ def test_the_trace_of_an_example_is_whole_and_says_what_is_toy(made, name):
     assert asked.get("stream", trace.routers[0].stream) in {spec.stream for spec in trace.routers}
     by = asked.get("by", "position")
     assert by == "position" or by in trace.tags()
+
+
+def test_the_page_of_the_docs_is_made_of_the_cards_and_every_card_has_its_pictures():
+    docs = Path(__file__).parents[3] / "docs"
+    made = runpy.run_path(str(docs / "gallery.py"))["page"]()
+    assert (docs / "gallery.md").read_text(encoding="utf-8") == made, "run: python docs/gallery.py"
+    for card in gallery.cards():
+        assert (docs / "img" / "gallery" / f"{card.name}.png").is_file()
+        assert all(path.is_file() for path in card.thumbnails.values())
 
 
 def test_the_command_lists_all_examples_and_their_papers(capsys):
