@@ -43,8 +43,8 @@ Each example is one script of at most 150 lines in `sample_data/gallery/`. It bu
 router that the research has, trains it on a CPU, records its routing with `record_routing` and a `DeclaredRouter`,
 and writes a trace with `save_routing`: the way in which you would record a router of your own
 ([routers.md](routers.md)). The imports among them are written in the neutral format and read by
-`moescope import neutral` ([import.md](import.md)). Nothing is downloaded; all data is made by rule or comes with moescope, the
-digits too.
+`moescope import neutral` ([import.md](import.md)). Nothing is downloaded; all data is made by rule or comes with
+moescope, the digits too.
 
 In the app the cards stand at the foot of the Library: *Run* makes a trace in a process of its own, *Open* goes
 where it is best seen. All numbers are drawn with a seed (`--seed`) and differ a little between processors. A trace
