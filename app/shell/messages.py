@@ -120,7 +120,7 @@ def banners(trace: Trace, url: str) -> None:
     if emergent := next((spec for spec in trace.routers if spec.found_by == "adapter emergent"), None):
         note("plain", f"Emergent experts of a dense model. {emergent.note}")
     if toy := trace.manifest.settings.get("toy"):
-        note("plain", f"Example of the gallery. Toy about it: {toy}")
+        note("plain", f"Example of the gallery. What is toy about it: {toy}")
     if trace.state != "complete":
         _partial(trace, url)
     if trace.problems:

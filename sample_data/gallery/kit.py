@@ -217,6 +217,8 @@ def save(
 ) -> Trace:  # fmt: skip
     """Write the trace of an example: the manifest's settings tell its name, what is toy about it, and what the script
     measured."""
+    if rows and isinstance(rows[0], str):
+        rows = [f" {name}" for name in rows]  # names stand apart where the app shows them as a text
     return save_routing(
         routing,
         out,

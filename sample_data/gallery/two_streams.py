@@ -7,7 +7,8 @@ Systems: 12 T2MIR (arXiv 2506.05426)
 Real: token-wise and task-wise mixture in one layer, a contrastive loss that pulls the task gates of one task together
     and those of different tasks apart, and tasks that are only told by their history of actions and rewards.
 Toy: four bandits with four arms instead of control tasks; the model imitates the best arm, it does not do
-    reinforcement learning. The task gate sees the whole history at once, also for its early steps. The contrastive loss is InfoNCE on the task gates' probabilities, a simplified form.
+    reinforcement learning. The task gate sees the whole history at once, also for its early steps. The contrastive
+    loss is InfoNCE on the task gates' probabilities, a simplified form.
 Not shown: generalisation to unseen tasks, and any return that the paper reports.
 Look at: streams `decoder` (token) and `task`. The task stream's experts tell the task; the token stream's tell action
     and reward. The measured information about the task stands beside its permutation null.
@@ -108,7 +109,7 @@ def run(out: str | PathLike[str], *, small: bool = False, seed: int = 0) -> Trac
         {"id": f"history {n}", "text": f"history {n} of task {t}", "task": f"best arm {t}"}
         for n, t in enumerate(task)
     ]
-    rows = [[f"arm {pair // 2}{' ✓' if pair % 2 else ' ✗'}" for pair in one] for one in history.tolist()]
+    rows = [[f" arm {pair // 2}{' ✓' if pair % 2 else ' ✗'}" for pair in one] for one in history.tolist()]
     measured = {
         "training_loss": round(reached, 3),
         "best_arm_at_the_end": round(float((best == task).float().mean()), 3),

@@ -21,7 +21,7 @@ def reuse_map(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "containe
     base = alt.Chart(data).encode(
         x=alt.X("owner:O", title="layer that owns the expert", axis=alt.Axis(labelAngle=0, format="d")),
         y=alt.Y(
-            "layer:O", sort=layers[::-1], title="layer that chooses: input → output", axis=alt.Axis(format="d")
+            "layer:O", sort=layers[::-1], title="layer that chooses", axis=alt.Axis(format="d")
         ),
         tooltip=[
             alt.Tooltip("layer:O"), alt.Tooltip("owner:O"),
@@ -42,5 +42,5 @@ def reuse_map(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "containe
         ink = alt.condition(f"datum.use > {middle}", alt.value(theme.background), alt.value(theme.text))
         marks.append(base.mark_text(fontSize=11).encode(text=alt.Text("use:Q", format=".0%"), color=ink))
     return finish(
-        alt.LayerChart(layer=marks), theme, width=width, height=min(max(len(layers) * 34, 100), 640)
+        alt.LayerChart(layer=marks), theme, width=width, height=min(max(len(layers) * 46, 140), 640)
     )

@@ -96,7 +96,13 @@ def _hover(by: str) -> list[alt.Tooltip]:
 
 def _value(measure: str, **more: Any) -> alt.Y:
     shown = ".2f" if measure == "weight" else "%"
-    return alt.Y(f"{measure}:Q", title=MEASURES[measure], axis=alt.Axis(format=shown), **more)
+    return alt.Y(
+        f"{measure}:Q",
+        title=MEASURES[measure],
+        axis=alt.Axis(format=shown),
+        scale=alt.Scale(nice=False),
+        **more,
+    )
 
 
 def _stack(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
