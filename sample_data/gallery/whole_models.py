@@ -77,7 +77,7 @@ def keywords_of(question: str) -> list[str]:
 
 def profiles(asked: Sequence[Question]) -> dict[str, dict[str, int]]:
     """+1 for each right answer and −1 for each wrong one, by model and keyword."""
-    found = {name: dict.fromkeys(KEYWORDS, 0) for name in SPECIALISTS}
+    found: dict[str, dict[str, int]] = {name: dict.fromkeys(KEYWORDS, 0) for name in SPECIALISTS}
     for _, question, answer in asked:
         for name, specialist in SPECIALISTS.items():
             for word in keywords_of(question):

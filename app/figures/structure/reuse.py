@@ -16,8 +16,9 @@ def reuse_map(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "containe
     Args:
         table: the view `reuse`.
     """
-    data = pd.DataFrame(table.to_pylist(), columns=pd.Index(table.column_names))
-    layers = sorted({*data["layer"], *data["owner"]})
+    rows = table.to_pylist()
+    data = pd.DataFrame(rows, columns=pd.Index(table.column_names))
+    layers = sorted({row[name] for row in rows for name in ("layer", "owner")})
     base = alt.Chart(data).encode(
         x=alt.X("owner:O", title="layer that owns the expert", axis=alt.Axis(labelAngle=0, format="d")),
         y=alt.Y(
@@ -37,8 +38,8 @@ def reuse_map(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "containe
         )
     )  # fmt: skip
     marks: list[alt.Chart] = [cells]
-    if len(data) <= 200:
-        middle = float(data["use"].max()) / 2
+    if len(rows) <= 200:
+        middle = max(row["use"] for row in rows) / 2
         ink = alt.condition(f"datum.use > {middle}", alt.value(theme.background), alt.value(theme.text))
         marks.append(base.mark_text(fontSize=11).encode(text=alt.Text("use:Q", format=".0%"), color=ink))
     return finish(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -41,22 +41,23 @@ def timeline_chart(
         stacked: areas on top of one another (bars where the axis is of names); else a line for each expert, for
             `share` with its 95 % interval and the chance level.
     """
-    data = pd.DataFrame(table.to_pylist(), columns=pd.Index(table.column_names))
-    data["label"] = [OTHERS if pd.isna(e) else f"expert {int(e)}" for e in data["expert"]]
-    data = data if stacked else data[data["label"] != OTHERS]
-    experts = sorted({int(e) for e in data["expert"].dropna()})
-    names = [f"expert {e}" for e in experts] + ([OTHERS] if (data["label"] == OTHERS).any() else [])
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        row["label"] = OTHERS if row["expert"] is None else f"expert {row['expert']}"
+    rows = rows if stacked else [row for row in rows if row["label"] != OTHERS]
+    experts = sorted({row["expert"] for row in rows} - {None})
+    names = [f"expert {e}" for e in experts] + [OTHERS] * any(row["label"] == OTHERS for row in rows)
     colors = [expert_color(e, theme) for e in experts] + [theme.missing] * (len(names) - len(experts))
-    data["rank"] = data["label"].map({name: at for at, name in enumerate(names)})
-    base = alt.Chart(data).encode(
-        x=_axis(data, by),
+    rows = [row | {"rank": names.index(row["label"])} for row in rows]
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=_axis(rows, by),
         color=alt.Color(
             "label:N", title=None, scale=alt.Scale(domain=names, range=colors),
             legend=alt.Legend(orient="top", columns=_columns(width), symbolType="square", symbolOpacity=1),
         ),
         tooltip=_hover(by),
     )  # fmt: skip
-    marks = _stack(base, data, measure, theme) if stacked else _lines(base, data, measure, theme)
+    marks = _stack(base, rows, measure, theme) if stacked else _lines(base, rows, measure, theme)
     return finish(alt.LayerChart(layer=marks), theme, width=width, height=HEIGHT)
 
 
@@ -65,15 +66,15 @@ def _columns(width: Width) -> int:
     return 6 if width == "container" else max(int(width) // 100, 2)
 
 
-def _axis(data: pd.DataFrame, by: str) -> alt.X:
-    kind = data["axis"].iloc[0] if len(data) else "number"
+def _axis(rows: Sequence[Mapping[str, Any]], by: str) -> alt.X:
+    kind = rows[0]["axis"] if rows else "number"
     title = "position of the token in its prompt" if kind == "position" else by
     if kind == "order":
-        order = data.sort_values("at")["x"].drop_duplicates().tolist()
+        order = list(dict.fromkeys(row["x"] for row in sorted(rows, key=lambda row: row["at"])))
         return alt.X("x:O", title=title, sort=order, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     if kind == "date":
         return alt.X("x:T", title=title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
-    low, high = data["at"].min(), data["at"].max()
+    low, high = (end((row["at"] for row in rows), default=0.0) for end in (min, max))
     if kind == "number" and low > 0 and high / low >= LOG_FROM:
         return alt.X("at:Q", title=f"{title} (logarithmic)", scale=alt.Scale(type="log", nice=False))
     return alt.X("at:Q", title=title, scale=alt.Scale(nice=False, zero=False))
@@ -105,25 +106,21 @@ def _value(measure: str, **more: Any) -> alt.Y:
     )
 
 
-def _stack(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
-    names = bool(len(data)) and data["axis"].iloc[0] == "order"
-    mark = (
-        base.mark_bar()
-        if names or data["at"].nunique() < 2
-        else base.mark_area(line=False, opacity=1, interpolate="step")
-    )
+def _stack(base: alt.Chart, rows: Sequence[Mapping[str, Any]], measure: str, theme: Theme) -> list[alt.Chart]:
+    names = any(row["axis"] == "order" for row in rows) or len({row["at"] for row in rows}) < 2
+    mark = base.mark_bar() if names else base.mark_area(line=False, opacity=1, interpolate="step")
     encoded = mark.encode(y=_value(measure, stack="zero"), order=alt.Order("rank:Q"))
     return [encoded.encode(stroke=alt.value(theme.background), strokeWidth=alt.value(0.5))]
 
 
-def _lines(base: alt.Chart, data: pd.DataFrame, measure: str, theme: Theme) -> list[alt.Chart]:
+def _lines(base: alt.Chart, rows: Sequence[Mapping[str, Any]], measure: str, theme: Theme) -> list[alt.Chart]:
     marks: list[alt.Chart] = []
-    if measure == "share" and data["low"].notna().any():
+    if measure == "share" and any(row["low"] is not None for row in rows):
         band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=MEASURES[measure]), y2="high:Q")
         marks.append(band.transform_filter("isValid(datum.low)"))
     marks.append(base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18)).encode(y=_value(measure)))
-    chance = data["chance"].dropna()
-    if measure == "share" and len(chance):
-        rule = alt.Chart(pd.DataFrame({"chance": [float(chance.iloc[0])]})).mark_rule(strokeDash=[4, 3])
+    chance = next((row["chance"] for row in rows if row["chance"] is not None), None)
+    if measure == "share" and chance is not None:
+        rule = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(strokeDash=[4, 3])
         marks.append(rule.encode(y=alt.Y("chance:Q"), color=alt.value(theme.muted)))
     return marks

@@ -161,11 +161,18 @@ def _rows(
         of = units.x_U == x
         tokens, count_E = int(sums.tokens_X[x]), sums.count_XE[x]
         weight_E = None if sums.weight_XE is None else sums.weight_XE[x]
-        shared = {"layer": spec.layer, "stream": spec.stream, "axis": axis.kind, "x": axis.names[x]}
+        shared: dict[str, Any] = {
+            "layer": spec.layer,
+            "stream": spec.stream,
+            "axis": axis.kind,
+            "x": axis.names[x],
+        }
         shared |= {"at": float(axis.at[x]), "tokens": tokens, "prompts": int(of.sum())}
         ends = _ends(units.count_UM[of], units.tokens_U[of], draws)
         groups: list[tuple[int | None, Any]] = [(int(expert), expert) for expert in chosen_M]
-        for number, (expert, which) in enumerate([*groups, *([(None, rest_E)] if rest_E.any() else [])]):
+        if rest_E.any():
+            groups.append((None, rest_E))
+        for number, (expert, which) in enumerate(groups):
             count = int(count_E[which].sum())
             rows.append(
                 shared
