@@ -19,6 +19,13 @@ def within(row: Mapping[str, Any], name: str) -> str:
     return f"{words.percent(row[name])} ({words.percent(row[f'{name}_low'])} to {words.percent(row[f'{name}_high'])})"
 
 
+def _certainty(overall: Mapping[str, Any]) -> str:
+    over = words.amount(overall["prompts"], "prompt")
+    if overall["flip_rate_low"] is None:
+        return f"{over}: too few for intervals."
+    return f"In brackets: 95 % intervals over {over}."
+
+
 def headline(overall: Mapping[str, Any], name_a: str, name_b: str) -> str:
     """The whole comparison in a sentence, from the row of `agreement-overall`."""
     return (
@@ -26,7 +33,7 @@ def headline(overall: Mapping[str, Any], name_a: str, name_b: str) -> str:
         f"{words.amount(overall['decisions'], 'routing decision')} "
         f"({words.amount(overall['tokens'], 'token')} × {words.amount(overall['layers'], 'layer')}); "
         f"{within(overall, 'tokens_flipped')} of the tokens have another set of experts in at least one layer. "
-        f"In brackets: 95 % intervals over {words.amount(overall['prompts'], 'prompt')}."
+        + _certainty(overall)
     )
 
 

@@ -50,6 +50,16 @@ def test_it_says_in_words_what_changed_and_what_differs(traces, capsys):
     assert "--noise" in out
 
 
+def test_few_prompts_have_no_interval_and_the_sentence_says_so(tmp_path, capsys):
+    plan = Synthetic(prompts=2, tokens_per_prompt=10, languages=2, layers=2, experts=8, top_k=2)
+    few = written(tmp_path / "a", plan), written(tmp_path / "b", plan, flips=0.3)
+    _, out, _ = call(capsys, "compare", *few)
+    assert "2 prompts: too few for intervals." in out
+    assert "In brackets" not in out
+    _, out, _ = call(capsys, "compare", *few, "--json")
+    assert all(row["flip_rate_low"] is None for row in json.loads(out))
+
+
 def test_a_trace_compared_with_itself(traces, capsys):
     code, out, err = call(capsys, "compare", traces[0], traces[0], "--fail-above", 0)
     assert code == 0
