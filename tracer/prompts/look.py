@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def look_at(
         first = next(iter(read_rows(path, kind, mark, code)), None)
         cells = {} if first is None else first[1]
         found = layout_of(cells)
-        look |= {"columns": tuple(cells), "roles": _roles(cells), "layout": found and found.name}
+        look |= {"columns": tuple(cells), "roles": roles_of(cells), "layout": found and found.name}
         prompts = PromptSet.from_file(path, **options)
     except PromptSetError as error:
         return FileLook(**look, notes=tuple(notes), problem=str(error))
@@ -113,7 +114,7 @@ def _encoding(head: bytes) -> str:
     return "utf-8"
 
 
-def _roles(cells: Any) -> dict[str, str]:
+def roles_of(cells: Iterable[str]) -> dict[str, str]:
     """What each column is taken for where the file has no published layout."""
     roles, taken = {}, set()
     names = {alias: wanted for wanted, aliases in ALIASES.items() for alias in aliases}

@@ -29,10 +29,17 @@ _OTHER_ENCODINGS = (
 
 
 def read_rows(
-    path: Path, format: str | None = None, delimiter: str | None = None, encoding: str = "utf-8"
+    path: Path,
+    format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    *,
+    index: str | None = None,
 ) -> Iterator[Row]:
     """Yields the rows of a prompt file in order.
 
+    Args:
+        index: name for a table's first column where it has none; such a table is refused where None.
     Raises:
         PromptSetError: the file is missing, of an unknown kind, not UTF-8, or malformed.
     """
@@ -57,7 +64,7 @@ def read_rows(
     if kind == "jsonl":
         return _jsonl_rows(text, path.name)
     assert delimiter is not None
-    return _table_rows(text, path.name, delimiter)
+    return _table_rows(text, path.name, delimiter, index)
 
 
 def cells_of_objects(objects: Iterable[Any], name: str) -> Iterator[Row]:
@@ -179,12 +186,14 @@ def _jsonl_rows(text: str, name: str) -> Iterator[Row]:
         yield f"line {number}", _cells(_parse_json(line, where), where)
 
 
-def _table_rows(text: str, name: str, delimiter: str) -> Iterator[Row]:
+def _table_rows(text: str, name: str, delimiter: str, index: str | None) -> Iterator[Row]:
     rows = _records(text, name, delimiter)
     try:
         header = [column.strip() for column in next(rows)[1]]
     except StopIteration:
         raise PromptSetError(f"{name}: the file is empty") from None
+    if index is not None and header[0] == "" and index not in header:
+        header[0] = index
     _check_header(header, name)
     hint = delimiter_hint(text, delimiter)
     if hint and len(header) == 1:

@@ -40,8 +40,17 @@ def _panel(was_running: bool) -> None:
 
 def _running(job: Job, status: Status) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"job-{job.out.name}"):
-        st.progress(min(status.share, 1.0), text=words.label(f"{job.out.name}: {progress_words(status)}"))
+        told = f"{job.out.name}: {progress_words(status)}{_size(job, status)}"
+        st.progress(min(status.share, 1.0), text=words.label(told))
         st.button("Cancel", key=f"cancel-{job.out.name}", on_click=job.cancel)
+
+
+def _size(job: Job, status: Status) -> str:
+    """How large the trace will be, by its parts so far; empty before the first."""
+    summary = sources.summaries().get(job.out.name)
+    if summary is None or not summary.tokens or not status.total_tokens:
+        return ""
+    return f", about {words.size(summary.bytes / summary.tokens * status.total_tokens)} in the end"
 
 
 def progress_words(status: Status) -> str:
@@ -59,43 +68,40 @@ def progress_words(status: Status) -> str:
 
 
 def _ended(job: Job, status: Status) -> None:
+    """One line: what came of it, its log, and what can be done."""
     name = job.out.name
-    with st.container(border=True, key=f"job-{name}"):
-        if status.state == "complete":
-            _complete(job, status)
-        elif status.state == "cancelled":
-            kept = words.amount(status.prompts, "prompt")
-            messages.say(f"{name}: cancelled. What was traced by then is kept ({kept}).")
+    with st.container(horizontal=True, vertical_alignment="center", key=f"job-{name}"):
+        if status.state in ("complete", "cancelled"):
+            messages.say(ended_words(job, status))
         else:
-            meaning = "No trace was finished; what was committed before stays readable."
-            messages.card(
-                f"{name}: tracing failed", status.error or "no reason was given", todo=meaning, kind="error"
-            )
+            messages.note("error", ended_words(job, status))
         if status.log_tail and status.state != "complete":
-            with st.expander("Log"):
+            with st.popover("Log", type="tertiary", key=f"log-{name}"):
                 st.code(status.log_tail, language=None, wrap_lines=True)
-        with st.container(horizontal=True):
-            if status.state != "failed" and name in sources.summaries():
-                st.button(
-                    "Open",
-                    type="primary",
-                    key=f"open-{name}",
-                    on_click=travel.to,
-                    args=("heatmap",),
-                    kwargs={"trace": name},
-                )
-            if status.state != "complete":
-                resumable = name in sources.summaries()
-                st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=messages.retry_job,
-                          args=(job,), help="With the same model, prompts and settings.")  # fmt: skip
-            st.button("Dismiss", key=f"dismiss-{name}", on_click=job.forget)
+        if status.state != "failed" and name in sources.summaries():
+            st.button("Open", type="primary", key=f"open-{name}", on_click=travel.to, args=("heatmap",),
+                      kwargs={"trace": name})  # fmt: skip
+        if status.state != "complete":
+            resumable = name in sources.summaries()
+            st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=messages.retry_job,
+                      args=(job,), help="With the same model, prompts and settings.")  # fmt: skip
+        st.button("Dismiss", key=f"dismiss-{name}", on_click=job.forget)
 
 
-def _complete(job: Job, status: Status) -> None:
+def ended_words(job: Job, status: Status) -> str:
+    """What came of a job, in one line."""
+    name = job.out.name
+    if status.state == "cancelled":
+        return (
+            f"{name}: cancelled. What was traced by then is kept ({words.amount(status.prompts, 'prompt')})."
+        )
+    if status.state != "complete":
+        why = status.error or "no reason was given"
+        return f"{name}: tracing failed: {why.rstrip('.')}. What was committed before stays readable."
     summary = status.summary
     parts = [words.amount(summary.get("prompts", status.prompts), "prompt")]
     if tokens := summary.get("tokens", status.tokens):
         parts.append(words.amount(tokens, "token"))
     if seconds := summary.get("seconds"):
         parts.append(f"in {words.duration(seconds)}")
-    messages.say(f"{job.out.name} is traced: {', '.join(parts)}.")
+    return f"{name} is traced: {', '.join(parts)}."

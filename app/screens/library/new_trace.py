@@ -13,15 +13,14 @@ import streamlit as st
 from ....store import sample_dir
 from ....tracer.jobs.jobs import start_trace
 from ....tracer.models.looks_dense import looks_dense
-from ....tracer.prompts.prompt import PromptSetError
-from ....tracer.prompts.prompt_set import PromptSet
 from ...shell import messages as states
-from ...text import words
-from ...text.literal import excerpt, safe_name
+from ...text.literal import safe_name
 from . import loading as load_form
-from . import prompt_template
+from . import prompt_reading, prompt_template
 
 UPLOADS = ".uploads"
+READ = ".prompts"
+"""Folder of prompt sets that were read in another way than their names say, in moescope's own form."""
 DIGITS = 16
 """Hexadecimal digits of a content's digest that name its folder."""
 FILE, TEMPLATE = "a prompt set", "a template with slots"
@@ -47,8 +46,18 @@ def draw(library: Path) -> None:
         help="A folder with config.json and safetensors, a GGUF file, or a name that transformers can load.",
     )  # fmt: skip
     groups = _emergent(model.strip())
-    prompts = _prompt_file(library)
-    checked = _check(prompts) if prompts else None
+    given = _prompt_file(library)
+    read = prompt_reading.draw(given, library / READ) if given else None
+    if (
+        given
+        and read is None
+        and st.session_state.get("new-upload") is not None
+        and not prompt_reading.has_columns(given)
+    ):
+        given.unlink(
+            missing_ok=True
+        )  # what no menu makes readable is not kept; no other content lies under its name
+    prompts, checked = read or (None, None)
     left, right = st.columns(2)
     capture = left.selectbox("Record", list(CAPTURES), index=1, key="new-capture")
     tokens = right.number_input("Tokens to generate", 0, 4096, 0, key="new-tokens")
@@ -148,34 +157,6 @@ def _kept(library: Path) -> dict[str, Path]:
     return {
         f"{path.name} ({path.parent.name[:6]})" if path.name in several else path.name: path for path in files
     }
-
-
-def _check(path: Path) -> PromptSet | None:
-    try:
-        prompts = _read(str(path), path.stat().st_mtime_ns)
-    except PromptSetError as error:
-        states.card(
-            "This prompt set can't be used", str(error), kind="error",
-            todo="Nothing was started. Correct the row named above and choose the file again.",
-        )  # fmt: skip
-        if st.session_state.get("new-upload") is not None:
-            path.unlink(missing_ok=True)  # what is refused is not kept; no other content lies under its name
-        return None
-    languages = prompts.languages
-    spoken = (
-        f" in {words.amount(len(languages), 'language')} ({words.listing(languages, most=8)})"
-        if languages
-        else ""
-    )
-    tags = f", tags {words.listing(prompts.tag_names)}" if prompts.tag_names else ""
-    first = f" The first: “{excerpt(prompts[0].text, 60)}”" if len(prompts) else ""
-    states.say(f"{words.amount(len(prompts), 'prompt')}{spoken}{tags}.{first}")
-    return prompts
-
-
-@st.cache_data(max_entries=4, show_spinner=False)
-def _read(path: str, stamp: int) -> PromptSet:
-    return PromptSet.from_file(path)
 
 
 def _free_name(library: Path, prompts: Path | None) -> str:

@@ -14,7 +14,7 @@ from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from ...text import words
-from . import evaluations_table, gallery, jobs_panel, manage, model_card, new_trace
+from . import evaluations_table, gallery, import_form, jobs_panel, manage, model_card, new_trace
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
@@ -53,6 +53,7 @@ def page(context: PageContext | None) -> None:
         new_trace.draw(sources.library())
     with right:
         _open_elsewhere()
+        import_form.draw(sources.library())
     gallery.draw(known)
 
 

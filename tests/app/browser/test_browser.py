@@ -164,7 +164,7 @@ def test_a_wrong_prompt_set_is_refused_by_row_and_column(
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("id,text\na,one\na,two\n")
     page.goto("/?trace=hand")
-    page.locator("input[type=file]").set_input_files(wrong)
+    page.locator(".st-key-new-upload input[type=file]").set_input_files(wrong)
     say(page, "This prompt set can't be used")
     said = page.locator(".ms-card.ms-error").inner_text()
     assert "row 2" in said
@@ -181,8 +181,8 @@ def test_an_uploaded_prompt_set_is_traced_to_its_end_and_opened(page, tiny_model
     page.goto("/?trace=hand")
     page.get_by_role("textbox", name="Model").fill(str(tiny_model))
     page.get_by_role("textbox", name="Model").press("Enter")
-    page.locator("input[type=file]").set_input_files(prompts)
-    say(page, "3 prompts in 3 languages")
+    page.locator(".st-key-new-upload input[type=file]").set_input_files(prompts)
+    say(page, "3 prompts; 3 languages: ")
     page.get_by_role("button", name="Start tracing").click()
     say(page, "greetings is traced: 3 prompts")
     page.locator(".st-key-open-greetings button").click()
@@ -196,7 +196,7 @@ def test_a_model_that_cannot_be_loaded_says_so_with_the_log_behind_a_fold(page, 
     page.goto("/?trace=hand")
     page.get_by_role("textbox", name="Model").fill(str(tmp_path / "no-model"))
     page.get_by_role("textbox", name="Model").press("Enter")
-    page.locator("input[type=file]").set_input_files(prompts)
+    page.locator(".st-key-new-upload input[type=file]").set_input_files(prompts)
     # Until the upload is read, the button would start the prompt set that is offered.
     say(page, "1 prompt. The first")
     page.get_by_role("button", name="Start tracing").click()
