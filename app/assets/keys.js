@@ -105,7 +105,7 @@ function press(figure, event) {
     show(figure, figure.querySelector(":scope > .ms-ring") ? next(marks, at, STEPS[event.key]) : at);
   } else if (event.key === "Enter" || event.key === " ") {
     send(marks[at].mark, ["pointerdown", "mousedown", "pointerup", "mouseup", "click"]);
-  } else if (event.key === "Escape") {
+  } else if (event.key === "Escape" && figure.querySelector(":scope > .ms-ring")) {
     hide(figure);
   } else return;
   event.preventDefault();
@@ -129,6 +129,12 @@ function chooseRow(event) {
   event.target.dispatchEvent(new KeyboardEvent("keydown", about));
 }
 
+// Escape closes the expert that is open, wherever the focus is but in a box or an open menu.
+function closeExpert(event) {
+  if (event.key !== "Escape" || event.defaultPrevented || event.target.closest?.('input, textarea, [data-baseweb="popover"]')) return;
+  document.querySelector(".st-key-close-drawer button")?.click();
+}
+
 // A figure that came into the page gets its place in the order of Tab.
 function enable(figure) {
   if (figure.tabIndex !== 0) figure.tabIndex = 0;
@@ -146,6 +152,15 @@ function enable(figure) {
   figure.setAttribute("aria-description", HINT);
 }
 
+// Components keep what they draw in shadow trees of their own.
+function figures() {
+  const kinds = `${FIGURE}, [data-testid="stBidiComponentIsolated"], [data-testid="stDataFrame"] canvas`;
+  return [...document.querySelectorAll(`.stMain :is(${kinds})`)].flatMap((one) =>
+    one.shadowRoot || one.matches('[data-testid="stBidiComponentIsolated"]')
+      ? [...(one.shadowRoot?.querySelectorAll("[data-ms-figure], canvas[tabindex]") ?? [])] : [one],
+  );
+}
+
 // The first thing that Tab reaches: past navigation and controls to the first figure, map or text.
 function skipLink() {
   if (document.getElementById("ms-skip")) return;
@@ -153,7 +168,7 @@ function skipLink() {
   Object.assign(link, { id: "ms-skip", href: "#", textContent: "Skip to the figure" });
   link.onclick = (event) => {
     event.preventDefault();
-    const first = document.querySelector(`.stMain :is(${FIGURE}, [data-ms-figure], [data-testid="stDataFrame"] canvas)`);
+    const first = figures().find((one) => one.offsetParent);
     (first ?? document.querySelector(".stMain"))?.focus({ focusVisible: true });
     first?.scrollIntoView({ block: "nearest" });
   };
@@ -163,11 +178,14 @@ function skipLink() {
 export default function () {
   const look = () => document.querySelectorAll(FIGURE).forEach(enable);
   skipLink();
+  speak("");
   look();
   document.addEventListener("keydown", chooseRow, true);
+  document.addEventListener("keydown", closeExpert);
   const timer = setInterval(look, 500);
   return () => {
     clearInterval(timer);
     document.removeEventListener("keydown", chooseRow, true);
+    document.removeEventListener("keydown", closeExpert);
   };
 }

@@ -13,6 +13,7 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
+from ..text.graphemes import characters
 from ..text.literal import visible
 from .look import Width, depth_title, finish
 from .theme import LIGHT, Theme
@@ -43,7 +44,7 @@ def steering_strip(
     prompt = strip["phase"].to_pylist().count("prompt")
     first = max(prompt - MOST_PROMPT, 0)
     data = strip.to_pandas().iloc[first:]
-    data["token"] = [visible(token) for token in data["token"]]
+    data["token"] = [visible(text) for text in characters(list(data["token"]))]
     data["place"] = data["phase"] + " token " + data["position"].astype(str)
     cells = grid.select(["column", "stream", "layer", "changed"]).to_pandas()
     cells = cells[cells["column"] >= first]

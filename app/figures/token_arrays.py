@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ..text.graphemes import characters
 from ..text.literal import cut, visible
 
 MOST_CHARACTERS = 60
@@ -28,6 +29,11 @@ class TokenArrays:
     """int32, -1 where a token used fewer experts than K, or did not pass the layer."""
     weights_LTK: np.ndarray | None
     entropy_LT: np.ndarray | None
+
+    @property
+    def special(self) -> list[bool]:
+        """(T,) whether a token is none of the text."""
+        return ["special" in flag for flag in self.flags]
 
     def window(self, start: int, end: int) -> TokenArrays:
         """Tokens start to end of it."""
@@ -94,6 +100,6 @@ def _padded(column: pa.ChunkedArray, row_N: tuple, shape: tuple[int, int], fill:
 
 
 def shown_tokens(arrays: TokenArrays) -> list[str]:
-    """Tokens with controls and line breaks made visible, and cut: a figure with a token of 100,000 characters takes
-    minutes to draw."""
-    return [cut(visible(token), MOST_CHARACTERS) for token in arrays.tokens]
+    """The characters that each token is (a part) of, with controls and line breaks made visible, and cut: a figure with
+    a token of 100,000 characters takes minutes to draw."""
+    return [cut(visible(text), MOST_CHARACTERS) for text in characters(arrays.tokens, apart=arrays.special)]

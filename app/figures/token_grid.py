@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from ..text.graphemes import lone_bytes
 from .look import Width, depth_title, finish
 from .palette import expert_color
 from .routing_map import cell_selection, outline
@@ -51,6 +52,7 @@ def token_grid(
             strokeWidth=alt.value(0.5),
             tooltip=[
                 alt.Tooltip("token:N"),
+                *[alt.Tooltip("bytes:N", title="bytes")] * any(data["bytes"]),
                 alt.Tooltip("position:Q"),
                 alt.Tooltip("layer:Q"),
                 alt.Tooltip("expert:Q", title="first expert"),
@@ -86,6 +88,7 @@ def _cells(arrays: TokenArrays, stream: str, theme: Theme) -> pd.DataFrame:
         "position_x": token_C,
         "position": np.array(arrays.positions)[token_C],
         "token": np.array(shown, dtype=object)[token_C],
+        "bytes": np.array([lone_bytes(token) for token in arrays.tokens], dtype=object)[token_C],
         "experts": np.array([_slots(arrays, int(r), int(t)) for r, t in zip(row_C, token_C, strict=True)]),
         "color": np.array([colors.get(expert, theme.missing) for expert in first_C]),
         "x": token_C - 0.5,

@@ -22,6 +22,8 @@ from ..text.literal import context_html, visible_token
 from . import expert_contrast, expert_note, expert_weights
 
 CONTEXTS = 12
+COVERED = 0.6
+"""Part of a map's experts that stays in sight beside the drawer at the right."""
 
 
 def chosen() -> Cell | None:
@@ -51,10 +53,11 @@ def close() -> None:
     remember("cell", None)
 
 
-def draw(context: PageContext, cell: Cell) -> None:
-    """Draw the drawer of a cell."""
+def draw(context: PageContext, cell: Cell, *, over_map: bool = False) -> None:
+    """Draw the drawer of a cell over the page; `over_map`: at the left where it would hide the cell of a map."""
     spec = next((r for r in context.trace.routers if r.key == cell.router), None)
-    with st.container(key="drawer"):
+    far = spec is not None and cell.expert > COVERED * spec.num_experts
+    with st.container(key="drawer-left" if far and over_map else "drawer"):
         title = f"Layer {cell.layer}, expert {cell.expert}"
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.subheader(title, anchor=False)

@@ -69,7 +69,7 @@ def page(context: PageContext) -> None:
     else:
         _one(context, measure, look)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(context, cell)
+        expert_drawer.draw(context, cell, over_map=True)
 
 
 def _one(context: PageContext, measure: str, look: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from .. import ASSETS
 from ..figures.palette import expert_color
 from ..figures.theme import LIGHT, Theme
 from ..figures.token_arrays import TokenArrays, shown_tokens
+from ..text.graphemes import Run, lone_bytes, runs
 from ..text.literal import direction, visible
 
 COLORS = 36
@@ -74,8 +75,9 @@ def _payload(text: TokenText) -> dict[str, Any]:
         "title": text.title,
         "dir": direction(text.language),
         "lang": text.language or "",
-        "tokens": [_flowing(token) for token in arrays.tokens],
+        "runs": [[_flowing(run.text), run.first, run.end, run.num_bytes] for run in _runs(arrays)],
         "shown": shown_tokens(arrays),
+        "bytes": [lone_bytes(token) for token in arrays.tokens],
         "token_ids": arrays.token_ids,
         "positions": arrays.positions,
         "flags": arrays.flags,
@@ -84,6 +86,10 @@ def _payload(text: TokenText) -> dict[str, Any]:
         "weights": _packed(arrays.weights_LTK),
         "entropy": _packed(arrays.entropy_LT),
     }
+
+
+def _runs(arrays: TokenArrays) -> list[Run]:
+    return runs(arrays.tokens, apart=arrays.special)
 
 
 def _flowing(token: str) -> str:
@@ -107,7 +113,7 @@ def standalone(texts: list[TokenText], *, layer: int, title: str) -> bytes:
         number = text.arrays.layers.index(layer)
         first = text.arrays.ids_LTK[number, :, 0] if text.arrays.ids_LTK.shape[2] else []
         spans = "".join(
-            _span(token, int(expert)) for token, expert in zip(text.arrays.tokens, first, strict=True)
+            _span(run, [int(expert) for expert in first[run.first : run.end]]) for run in _runs(text.arrays)
         )
         parts.append(f'<h2>{html.escape(text.title)}</h2><p dir="{direction(text.language)}">{spans}</p>')
     style = (
@@ -122,9 +128,16 @@ def standalone(texts: list[TokenText], *, layer: int, title: str) -> bytes:
     ).encode()
 
 
-def _span(token: str, expert: int) -> str:
-    color = expert_color(expert, LIGHT) if expert >= 0 else "transparent"
-    name = f"expert {expert}" if expert >= 0 else "no expert"
-    return (
-        f'<span title="{name}" style="border-bottom:3px solid {color}">{html.escape(_flowing(token))}</span>'
+def _span(run: Run, experts: list[int]) -> str:
+    """The text of a run over a stripe with a piece a token, as wide as its share of the bytes."""
+    name = ", ".join(f"expert {expert}" if expert >= 0 else "no expert" for expert in experts) or "no expert"
+    stops, at, total = [], 0, sum(run.num_bytes) or 1
+    for expert, size in zip(experts, run.num_bytes, strict=False):
+        color = expert_color(expert, LIGHT) if expert >= 0 else "transparent"
+        stops.append(f"{color} {at / total:.1%} {(at + size) / total:.1%}")
+        at += size
+    stops = stops * 2 if len(stops) == 1 else stops or ["transparent"] * 2
+    style = (
+        f"background:linear-gradient(to right,{','.join(stops)}) 0 100%/100% 3px no-repeat;padding-bottom:4px"
     )
+    return f'<span title="{name}" style="{style}">{html.escape(_flowing(run.text))}</span>'

@@ -8,11 +8,12 @@ import pyarrow as pa
 import streamlit as st
 
 from ...kernels.counting.locality import repeated_assignment, repeated_assignment_chance
-from ..figures.token_arrays import token_arrays
+from ..figures.token_arrays import TokenArrays, token_arrays
 from ..figures.token_grid import token_grid
 from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext, asked, remember
 from ..text import words
+from ..text.graphemes import runs
 from . import expert_drawer, patches
 from .prompt_list import PromptList, prompt_list
 from .token_view import TokenText, standalone, token_view
@@ -43,7 +44,7 @@ def page(context: PageContext) -> None:
         messages.empty("No events", "The chosen prompt has no routing events in the layer window.")
         return
     start = _window(texts)
-    texts = [replace(text, arrays=text.arrays.window(start, start + WINDOW)) for text in texts]
+    texts = [replace(text, arrays=text.arrays.window(*_whole(text.arrays, start))) for text in texts]
     numbers = pa.concat_tables(tables.values())
     layer = _words(context, texts, numbers)
     if start == 0:
@@ -126,6 +127,16 @@ def _window(texts: list[TokenText]) -> int:
     start = st.slider("from token", 0, longest - 1, 0, step=WINDOW // 2, key="from", bind="query-params")
     messages.say(f"The longest prompt has {words.count(longest)} tokens; {WINDOW} are shown at a time.")
     return start
+
+
+def _whole(arrays: TokenArrays, start: int) -> tuple[int, int]:
+    """The window from a token on, without half a character at its ends."""
+    found = [
+        run
+        for run in runs(arrays.tokens, apart=arrays.special)
+        if run.end > start and run.first < start + WINDOW
+    ]
+    return (found[0].first, found[-1].end) if found else (start, start + WINDOW)
 
 
 def _sentence(context: PageContext, text: TokenText, layer: int) -> str:

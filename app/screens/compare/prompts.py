@@ -11,6 +11,7 @@ from ...figures import agreement as figures
 from ...shell import messages, show
 from ...shell.page_context import PageContext, asked, remember
 from ...text import words
+from ...text.graphemes import runs
 from ...text.literal import visible
 from .choice import Choice
 
@@ -77,15 +78,23 @@ def _flipped(table: pa.Table) -> dict[int, list[int]]:
     return found
 
 
+def _flip(position: int, layers: list[int]) -> str:
+    where = f"another set in {words.amount(len(layers), 'layer')}: {words.listing(map(str, layers), most=8)}"
+    return f"position {position}, {where}"
+
+
 def _text(table: pa.Table) -> None:
     """The text with flipped tokens marked; everything that comes from the prompt is escaped."""
     flips = _flipped(table)
     pieces = dict(zip(table["position"].to_pylist(), table["token"].to_pylist(), strict=True))
+    positions = sorted(pieces)
     marked = []
-    for position in sorted(pieces):
-        token = html.escape(visible(pieces[position] or "") or "∅")
-        if layers := flips.get(position):
-            where = f"another set in {words.amount(len(layers), 'layer')}: {words.listing(map(str, layers), most=8)}"
-            token = f'<mark title="position {position}; {where}">{token}</mark>'
-        marked.append(token)
+    for run in runs([pieces[position] or "" for position in positions]):
+        text = html.escape(visible(run.text) or "∅")
+        where = [
+            _flip(position, flips[position])
+            for position in positions[run.first : run.end]
+            if position in flips
+        ]
+        marked.append(f'<mark title="{"; ".join(where)}">{text}</mark>' if where else text)
     st.html(f'<p class="ms-compared" dir="auto">{"".join(marked)}</p>')

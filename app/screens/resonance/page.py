@@ -47,7 +47,7 @@ def page(context: PageContext) -> None:
     resonance_top.draw(context, table, contrast, params, limit, boxed)
     second.draw(context, table, contrast, params)
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(context, cell)
+        expert_drawer.draw(context, cell, over_map=True)
 
 
 def _has_answers(context: PageContext) -> bool:

@@ -104,3 +104,49 @@ def test_a_row_of_a_table_is_chosen_by_enter(page):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.locator(".st-key-details").wait_for()
+
+
+def test_arrows_walk_over_a_text_and_enter_opens_the_expert(page):
+    page.goto("/tokens?trace=hand&prompt=en-0")
+    page.locator(".ms-token").nth(3).wait_for()
+    settled(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator(".ms-text:focus").wait_for()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.locator(".ms-token.ms-at").inner_text() == "All"
+    assert page.locator("#ms-live").inner_text().startswith("All, token 1, experts ")
+    expert = page.locator(".ms-token.ms-at").get_attribute("data-first")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name=f"Layer 0, expert {expert}").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("width", "cell"), [(1440, "decoder.1.1"), (1440, "decoder.1.7"), (800, "decoder.1.1")]
+)
+def test_an_opened_expert_is_seen_and_moves_nothing(page, width: int, cell: str):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("/heatmap?trace=hand")
+    figure = page.locator(".st-key-map .stVegaLiteChart")
+    figure.locator("path").first.wait_for()
+    settled(page)
+    before = figure.bounding_box()
+    _, layer, expert = cell.split(".")
+    mark = page.locator(
+        f'.st-key-map path[aria-label*="layer: {layer};"][aria-label*="expert: {expert};"]'
+    ).first
+    mark.click()
+    heading = page.get_by_role("heading", name=f"Layer {layer}, expert {expert}")
+    heading.wait_for()
+    settled(page)
+    assert figure.bounding_box() == before
+    assert heading.evaluate("e => e.getBoundingClientRect().top < innerHeight - 100")
+    if width == 1440:  # the chosen cell stays in sight
+        assert mark.evaluate(
+            """e => { const {x, y, width, height} = e.getBoundingClientRect();
+                      const top = document.elementFromPoint(x + width / 2, y + height / 2);
+                      return !!top.closest('.stVegaLiteChart'); }"""
+        )
+    page.keyboard.press("Escape")
+    heading.wait_for(state="detached")

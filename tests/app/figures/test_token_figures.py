@@ -100,7 +100,7 @@ def test_line_breaks_break_the_line_and_are_seen():
 def test_the_component_gets_strings_only(trace):
     arrays = token_arrays(trace.view("prompt-tokens", prompt_id="evil-0"))
     payload = _payload(TokenText(title="t", language="en", arrays=arrays))
-    assert payload["tokens"][1] == "<script>window.hacked=1</script>"
+    assert payload["runs"][1][0] == "<script>window.hacked=1</script>"
     json.dumps(payload, allow_nan=False)
 
 
