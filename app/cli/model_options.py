@@ -11,7 +11,12 @@ from .output import Lines
 from .ranks import refuse_ranks
 
 MODEL_OPTIONS = (
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:1, mps, or disk (layers come one at a time).",
+    ),
     click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."),
     click.option("--gguf-file", metavar="NAME", help="A GGUF file inside the model's folder or repository."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from .by_layer import in_memory, is_elsewhere
 from .layout import layout_of
 
 if TYPE_CHECKING:
@@ -79,13 +80,28 @@ def active_parameters(model: nn.Module, routers: list[RouterSpec]) -> int | None
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 over names, shapes and sampled values of all parameters and persistent buffers."""
     digest = hashlib.sha256()
+    on_disk = _sampled_on_disk(model)
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, Tensor):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        if tensor.device.type != "meta" and tensor.numel():
+        if name in on_disk:
+            digest.update(on_disk[name])
+        elif tensor.device.type != "meta" and tensor.numel():
             digest.update(_sampled(tensor).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sampled_on_disk(model: nn.Module) -> dict[str, bytes]:
+    """Sampled values of weights that come into memory only when they are used, layer by layer."""
+    found: dict[str, bytes] = {}
+    for path, module in model.named_modules():
+        if is_elsewhere(module):
+            with in_memory(module):
+                for name, tensor in module.state_dict(prefix=f"{path}." if path else "").items():
+                    if isinstance(tensor, Tensor) and tensor.device.type != "meta" and tensor.numel():
+                        found[name] = _sampled(tensor).numpy().tobytes()
+    return found
 
 
 def _sampled(tensor: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from .complete import missing_weights, refuse_adapter
 from .gguf import gguf_ready, read_once
@@ -21,6 +23,8 @@ from .load_errors import ModelError, first_line, hub_answers, in_one_line
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+DISK = "disk"
+"""A device: layers stay on disk and come one at a time."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -55,7 +59,8 @@ def load_model(
 
     Args:
         name_or_path: a folder with config.json and *.safetensors, a hub name, or the path of a *.gguf file.
-        device: `auto` (all CUDA devices, else MPS, else CPU), or a torch device such as `cpu` or `cuda:1`.
+        device: `auto` (all CUDA devices, else MPS, else CPU), a torch device such as `cpu` or `cuda:1`, or `disk`:
+            layers come into memory one at a time (`models.by_layer`).
         dtype: `auto` (as the checkpoint is stored), `float32`, `bfloat16` or `float16`.
         trust_remote_code: run Python code that comes with the model. Off unless the user asks.
         gguf_file: name of a GGUF file inside the folder or hub repository.
@@ -137,6 +142,8 @@ def _placement(device: str) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`, or the device to move to afterwards as `to`."""
     import torch
 
+    if device == DISK:
+        return {"device_map": DISK}
     if device == "auto":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count > 1 and importlib.util.find_spec("accelerate") is not None:
@@ -179,6 +186,13 @@ def _load_weights(
         auto_class = _auto_class(source, config)
     where = dict(placement)
     target = where.pop("to", None)
+    offloaded = TemporaryDirectory(prefix="moescope-layers-") if where.get("device_map") == DISK else None
+    if offloaded is not None:
+        from .by_layer import disk_map
+
+        if "gguf_file" in options:
+            raise ModelError(f"--device disk: {options['gguf_file']} is no safetensors file")
+        where = {"device_map": disk_map(auto_class, config), "offload_folder": offloaded.name}
     if target not in (None, "cpu") and importlib.util.find_spec("accelerate") is not None:
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
@@ -194,6 +208,8 @@ def _load_weights(
     )
     if target is not None and not getattr(model, "hf_device_map", None):
         model = model.to(torch.device(target))
+    if offloaded is not None:
+        finalize(model, offloaded.cleanup)  # the layers lie there as long as the model lives
     return model.eval().requires_grad_(False), info | {"model": type(model).__name__}
 
 

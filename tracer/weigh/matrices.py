@@ -5,7 +5,7 @@ Shapes: E experts; a matrix is (outputs, inputs), as `nn.Linear` has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,17 +71,28 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
 
 
 @contextmanager
-def rounded_experts(matrices: list[Matrix], bits: int, group: int) -> Iterator[None]:
-    """All experts of a layer rounded while the context is open; their own bits afterwards, whatever happens."""
+def rounded_experts(matrices: list[Matrix], bits: int | Sequence[int], group: int) -> Iterator[None]:
+    """The experts of a layer rounded while the context is open; their own bits afterwards, whatever happens.
+
+    Args:
+        bits: of all experts, or of each.
+    """
     kept = [(parameter, parameter.data) for matrix in matrices for parameter in matrix.parameters]
     try:
         for matrix in matrices:
-            for parameter in matrix.parameters:
+            for at, parameter in enumerate(matrix.parameters):
                 stored = parameter.data
                 turned = stored.transpose(-1, -2) if matrix.transposed else stored
-                new = rounded(turned, bits, group)
+                stacked = len(matrix.parameters) == 1
+                new = _rounded(turned, bits if isinstance(bits, int) or stacked else bits[at], group)
                 parameter.data = new.transpose(-1, -2).contiguous() if matrix.transposed else new
         yield
     finally:
         for parameter, data in kept:
             parameter.data = data
+
+
+def _rounded(weight: Tensor, bits: int | Sequence[int], group: int) -> Tensor:
+    if isinstance(bits, int):
+        return rounded(weight, bits, group)
+    return torch.stack([rounded(one, width, group) for one, width in zip(weight, bits, strict=True)])

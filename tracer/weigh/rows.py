@@ -12,19 +12,20 @@ from torch import Tensor
 from ...kernels.bits import outlier_score
 from ...kernels.likeness import energy_at_rank, row_cosine
 from ..hooks.outputs import PAIRS_AT_ONCE
-from ..routers.site import Site
+from ..routers.site import Site, logits_weight
+from .activations import active_shares
 from .matrices import Matrix, matrices_of, rounded_experts
 from .watch import Seen
 
 
 @torch.inference_mode()
 def rows_of(
-    site: Site, seen: Sequence[Seen], what: Collection[str], bits: Sequence[int], group: int, probe: int
+    site: Site, seen: Seen | None, what: Collection[str], bits: Sequence[int], group: int, probe: int
 ) -> list[dict[str, Any]]:
     """One dict of `store.expert_sheet.EXPERT_SHEET` for each expert.
 
     Args:
-        seen: calls of the layer's experts; empty where no outputs are wanted.
+        seen: the call of the layer's experts; None where no outputs are wanted.
         probe: tokens on which every expert runs, chosen for it or not.
     """
     spec = site.spec
@@ -37,8 +38,11 @@ def rows_of(
     _add(rows, _router(site, what))
     if "spectrum" in what:
         _add(rows, _spectrum(matrices, spec.num_experts))
-    if seen:
-        _add(rows, _usage(site, seen))
+    if seen is None:
+        return rows
+    _add(rows, _usage(site, seen))
+    if "outputs" in what:
+        _add(rows, {"active_share": active_shares(site, seen, matrices, spec.num_experts)})
     if "quantisation" in what:
         errors = _rounding_errors(site, seen, matrices, bits, group)
         _add(rows, {"bits": [list(bits)] * len(rows), "rtn_error": errors.tolist()})
@@ -70,6 +74,8 @@ def _weights(matrices: Sequence[Matrix], expert: int, what: Collection[str]) -> 
 
 def _router(site: Site, what: Collection[str]) -> dict[str, Any]:
     weight, experts = site.weight, site.spec.num_experts
+    if weight is not None and weight.device.type == "meta":
+        weight = logits_weight(site.router)  # the site was found while its weights lay on disk
     if weight is None or weight.shape[0] < experts or "norms" not in what:
         return {}
     rows_EH = weight.detach()[:experts].float().cpu().numpy()
@@ -98,17 +104,16 @@ def _alone(site: Site, one: Seen, rows_N: Tensor, ids_N: Tensor) -> Tensor:
     return torch.cat([site.passage.alone(one.call, rows, ids).float() for rows, ids in parts])
 
 
-def _usage(site: Site, seen: Sequence[Seen]) -> dict[str, Any]:
+def _usage(site: Site, seen: Seen) -> dict[str, Any]:
     experts = site.spec.num_experts
     tokens, gate_sum, reap, easy = (torch.zeros(experts, dtype=torch.float64) for _ in range(4))
-    for one in seen:
-        rows_N, ids_N = _pairs(one)
-        gate_N = one.gates_TK.reshape(-1)[one.ids_TK.reshape(-1) >= 0]
-        part_N = gate_N * _alone(site, one, rows_N, ids_N).norm(dim=-1)
-        change_N = one.change_T[rows_N].clamp_min(0)
-        for sums, values in ((tokens, torch.ones_like(gate_N)), (gate_sum, gate_N), (reap, part_N),
-                             (easy, part_N * change_N)):  # fmt: skip
-            sums.index_add_(0, ids_N.cpu().long(), values.double().cpu())
+    rows_N, ids_N = _pairs(seen)
+    gate_N = seen.gates_TK.reshape(-1)[seen.ids_TK.reshape(-1) >= 0]
+    part_N = gate_N * _alone(site, seen, rows_N, ids_N).norm(dim=-1)
+    change_N = seen.change_T[rows_N].clamp_min(0)
+    for sums, values in ((tokens, torch.ones_like(gate_N)), (gate_sum, gate_N), (reap, part_N),
+                         (easy, part_N * change_N)):  # fmt: skip
+        sums.index_add_(0, ids_N.cpu().long(), values.double().cpu())
     return {
         "tokens": tokens.long().tolist(),
         "frequency": (tokens / tokens.sum().clamp_min(1)).tolist(),
@@ -119,37 +124,26 @@ def _usage(site: Site, seen: Sequence[Seen]) -> dict[str, Any]:
 
 
 def _rounding_errors(
-    site: Site, seen: Sequence[Seen], matrices: list[Matrix], bits: Sequence[int], group: int
+    site: Site, seen: Seen, matrices: list[Matrix], bits: Sequence[int], group: int
 ) -> np.ndarray:
     """(E, B) root mean square over an expert's tokens of ‖output − output with rounded weights‖; 0 without tokens."""
-    experts = site.spec.num_experts
-    pairs = [_pairs(one) for one in seen]
-    exact = [_alone(site, one, *pair) for one, pair in zip(seen, pairs, strict=True)]
-    ids = torch.cat([ids_N for _, ids_N in pairs]).cpu().long()
+    experts, (rows_N, ids_N) = site.spec.num_experts, _pairs(seen)
+    exact_NH, ids = _alone(site, seen, rows_N, ids_N), ids_N.cpu().long()
     tokens_E = torch.bincount(ids, minlength=experts)
     errors = []
     for width in bits:
         with rounded_experts(matrices, width, group):
-            off = [
-                (_alone(site, one, *pair) - right).pow(2).sum(-1)
-                for one, pair, right in zip(seen, pairs, exact, strict=True)
-            ]
-        squares_E = torch.zeros(experts, dtype=torch.float64).index_add_(
-            0, ids, torch.cat(off).double().cpu()
-        )
+            off_N = (_alone(site, seen, rows_N, ids_N) - exact_NH).pow(2).sum(-1)
+        squares_E = torch.zeros(experts, dtype=torch.float64).index_add_(0, ids, off_N.double().cpu())
         errors.append((squares_E / tokens_E.clamp_min(1)).sqrt().numpy())
     return np.stack(errors, 1)
 
 
-def _similarity(site: Site, seen: Sequence[Seen], probe: int) -> np.ndarray:
+def _similarity(site: Site, seen: Seen, probe: int) -> np.ndarray:
     """(E, E) mean cosine of the outputs of all experts on the same first tokens."""
-    experts, total, used = site.spec.num_experts, 0.0, 0
-    for one in seen:
-        rows = min(len(one.ids_TK), probe - used)
-        if rows <= 0:
-            break
-        rows_N = torch.arange(rows, device=one.ids_TK.device).repeat(experts)
-        ids_N = torch.arange(experts, device=one.ids_TK.device).repeat_interleave(rows)
-        unit = torch.nn.functional.normalize(_alone(site, one, rows_N, ids_N), dim=-1).reshape(experts, -1)
-        total, used = total + (unit @ unit.T).double().cpu().numpy(), used + rows
-    return np.asarray(total) / max(1, used)
+    experts = site.spec.num_experts
+    first_R = seen.real_T.nonzero().flatten()[:probe]
+    rows_N = first_R.repeat(experts)
+    ids_N = torch.arange(experts, device=rows_N.device).repeat_interleave(len(first_R))
+    unit = torch.nn.functional.normalize(_alone(site, seen, rows_N, ids_N), dim=-1).reshape(experts, -1)
+    return (unit @ unit.T).double().cpu().numpy() / max(1, len(first_R))

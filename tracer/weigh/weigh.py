@@ -1,15 +1,15 @@
 """Weighs the experts of a model on the tokens of a trace, router by router, into the trace's expert sheet.
 
 1. The trace must be of this model: the fingerprints of the weights are compared.
-2. Some of the trace's own prompts, by their recorded token ids, run through the model; each experts call is kept.
-3. Router by router the rows are computed and committed: what is interrupted goes on after its last router.
-
-The model is held in memory as a whole.
+2. Some of the trace's own prompts, by their recorded token ids, run through the model as one batch.
+3. As soon as a layer has run, while it is in memory, the rows of its router are computed and committed: what is
+   interrupted goes on after its last router. With `--device disk` no more than a layer is held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from ...store.expert_sheet import read_sheet_list, write_router_rows
 from ...store.files.folder import open_folder
 from ...store.trace import Trace
 from ..errors import TracerError
+from ..models.by_layer import in_memory
 from ..models.card import weights_fingerprint
 from ..routers.find import find_sites
+from ..routers.site import Site
 from .rows import rows_of
-from .watch import calls_of
+from .watch import Seen, run_through
 
 WHAT = ("norms", "outliers", "spectrum", "outputs", "quantisation", "similarity")
 _NEED_OUTPUTS = {"outputs", "quantisation", "similarity"}
@@ -75,13 +77,41 @@ def weigh(
     ]
     if not sites:
         return 0
-    seen = calls_of(model, sites, _prompts(trace, tokens, seed)) if _NEED_OUTPUTS & set(what) else {}
-    for at, site in enumerate(sites):
-        rows = rows_of(site, seen.pop(site.spec.router, []), what, bits, group, probe)
+    found: dict[str, list[dict[str, Any]]] = {}
+    written: list[str] = []
+
+    def commit(site: Site, change: float | None = None) -> None:
+        rows = [row | {"block_change": change} for row in found.pop(site.spec.router)]
         write_router_rows(folder, number[site.spec.layer, site.spec.stream], rows, settings)
+        written.append(site.spec.router)
         if progress is not None:
-            progress(at + 1, len(sites))
-    return len(sites)
+            progress(len(written), len(sites))
+
+    def ran(site: Site, seen: Seen) -> None:
+        with _weights_of(site):
+            found[site.spec.router] = rows_of(site, seen, what, bits, group, probe)
+
+    if _NEED_OUTPUTS & set(what):
+        run_through(model, sites, _prompts(trace, tokens, seed), ran, commit)
+        for site in sites:
+            if site.spec.router in found:  # its layer does not say what entered it
+                commit(site)
+        return len(written)
+    for site in sites:
+        with _weights_of(site):
+            found[site.spec.router] = rows_of(site, None, what, bits, group, probe)
+        commit(site)
+    return len(written)
+
+
+@contextmanager
+def _weights_of(site: Site) -> Iterator[None]:
+    """The weights of a router and its experts in memory, where they lie on disk."""
+    with ExitStack() as stack:
+        for module in (site.experts, site.router):
+            for part in module.modules() if module is not None else ():
+                stack.enter_context(in_memory(part))
+        yield
 
 
 def _same_model(model: Any, trace: Trace) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,15 @@ import torch
 from tiny import character_tokenizer, family, tiny_olmoe
 
 from moescope.kernels.bits import round_to_nearest
-from moescope.kernels.importance import easy_ep_score, outlier_score, reap_score
+from moescope.kernels.importance import block_importance, easy_ep_score, outlier_score, reap_score
 from moescope.kernels.likeness import output_similarity
 from moescope.store import Trace, open_trace
 from moescope.store.expert_sheet import expert_sheet
-from moescope.tracer import PromptSet, trace_prompts
+from moescope.tracer import PromptSet, load_model, trace_prompts
 from moescope.tracer.errors import TracerError
 from moescope.tracer.weigh import weigh
 from moescope.tracer.weigh.matrices import rounded
+from moescope.tracer.weigh.rows import rows_of
 
 ROWS = [
     {"id": f"p{n}", "text": text}
@@ -125,6 +128,64 @@ def test_similarity_by_hand(model: torch.nn.Module, weighed: Trace) -> None:
         _expert(experts.gate_up_proj[e].detach(), experts.down_proj[e].detach(), x).numpy() for e in range(8)
     ]
     np.testing.assert_allclose(found, output_similarity(np.stack(outputs)), atol=1e-4)
+
+
+def test_shares_of_activations_and_the_change_of_a_layer_by_hand(
+    model: torch.nn.Module, weighed: Trace
+) -> None:
+    layer, seen = model.model.layers[1], {"before": [], "after": []}
+
+    def keep(module: torch.nn.Module, args: tuple, out: object) -> None:
+        seen["before"].append(args[0])
+        seen["after"].append(out[0] if isinstance(out, tuple) else out)
+
+    hook = layer.register_forward_hook(keep)
+    inputs = torch.cat([_inputs(model, weighed, 1, row["id"]) for row in ROWS])
+    hook.remove()
+    before, after = (torch.cat([x.reshape(-1, x.shape[-1]) for x in seen[n]]) for n in ("before", "after"))
+    rows = _sheet(weighed, 1)
+    change = block_importance(before.detach().numpy(), after.detach().numpy())
+    assert [row["block_change"] for row in rows] == pytest.approx([change] * 8, rel=1e-3)
+    ids = np.array(weighed.events(layer=1)["experts"].to_pylist())
+    positions = [e["prompt_id"] for e in weighed.events(layer=1).to_pylist()]
+    order = np.concatenate([np.flatnonzero(np.array(positions) == row["id"]) for row in ROWS])
+    for expert, row in enumerate(rows):
+        x = inputs[(ids[order] == expert).any(1)]
+        if not len(x):
+            assert row["active_share"] is None
+            continue
+        gate, value = (x @ layer.mlp.experts.gate_up_proj[expert].T).chunk(2, -1)
+        inner = torch.nn.functional.silu(gate) * value
+        assert row["active_share"] == pytest.approx(float((inner.abs() > 1e-3).float().mean()), abs=2e-3)
+
+
+def test_a_model_that_stays_on_disk_gives_the_same_sheet_a_layer_at_a_time(
+    model: torch.nn.Module, weighed: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path / "m")
+    character_tokenizer().save_pretrained(tmp_path / "m")
+    loaded = load_model(tmp_path / "m", device="disk").model
+    layers, present = loaded.model.layers, []
+
+    def counted(*args: object) -> list[dict]:
+        present.append(sum(any(p.device.type != "meta" for p in one.parameters()) for one in layers))
+        return rows_of(*args)
+
+    assert all(p.device.type == "meta" for p in layers.parameters())
+    monkeypatch.setattr(sys.modules[weigh.__module__], "rows_of", counted)
+    shutil.copytree(weighed.url, tmp_path / "t", ignore=shutil.ignore_patterns("experts"))
+    trace = open_trace(tmp_path / "t")
+    done: list[int] = []
+    assert weigh(loaded, trace, bits=(2, 4), tokens=10_000, probe=9, group=8,
+                 progress=lambda at, of: done.append(at)) == 3  # fmt: skip
+    assert (set(present), done) == ({1}, [1, 2, 3])
+    for own, other in zip(expert_sheet(trace).to_pylist(), expert_sheet(weighed).to_pylist(), strict=True):
+        for name, value in own.items():
+            if isinstance(value, float) or (isinstance(value, list) and isinstance(value[0], float)):
+                np.testing.assert_allclose(value, other[name], rtol=1e-3, atol=1e-5, err_msg=name)
+            else:
+                assert value == other[name], name
+    assert weigh(loaded, trace, what=("norms",)) == 3
 
 
 def test_a_sheet_is_not_made_twice_and_other_settings_make_it_anew(
