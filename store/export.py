@@ -8,9 +8,11 @@ written appears under its name when it is whole; a large trace streams through, 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +32,9 @@ FORMATS = ("duckdb", "parquet", "csv", "jsonl")
 CSV_TABLES = ("prompts", "tokens", "selections")
 TABLES = ("prompts", "tokens", "events", "rollups")
 Progress = Callable[[int, int], None]
+EXPORTING = ".exporting-"
+LEFT_SECONDS = 3600
+"""An export that was not written to for so long was killed."""
 
 
 def export_trace(
@@ -58,10 +63,11 @@ def export_trace(
     target = Path(out)
     if target.exists():
         raise StoreError(f"{target} is there already: choose another name")
-    temporary = target.with_name(f".{target.name}.exporting-{uuid.uuid4().hex[:8]}")
+    temporary = target.with_name(f".{target.name}{EXPORTING}{uuid.uuid4().hex[:8]}")
     try:
         with plain_os_errors(f"{target}: can't be written"):
             target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target)
             if format == "duckdb":
                 _duckdb(trace, temporary, where, progress)
             else:
@@ -72,6 +78,17 @@ def export_trace(
         _remove(temporary)
         raise
     return target
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What killed exports to this name left: they had no time to do it themselves."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}{EXPORTING}*"):
+        if path.suffix in (".wal", ".tmp"):  # DuckDB's, which go with the file
+            continue
+        written = [path, path.with_name(f"{path.name}.wal"), *(path.iterdir() if path.is_dir() else ())]
+        with contextlib.suppress(OSError):  # another process may be removing it too
+            if max(file.stat().st_mtime for file in written if file.exists()) < time.time() - LEFT_SECONDS:
+                _remove(path)
 
 
 def _remove(temporary: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import duckdb
@@ -143,6 +144,29 @@ def test_exports_never_overwrite_and_leave_nothing_when_they_fail(
     with pytest.raises(StoreError, match="the disk is full"):
         export_trace(varied, tmp_path / "x", "parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there", "varied"]
+
+
+def test_what_killed_exports_left_goes_with_the_next_one(varied: Trace, tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".out.exporting-dead", tmp_path / ".out.exporting-alive"
+    file = tmp_path / ".out.exporting-file"
+    others = tmp_path / ".other.exporting-dead"
+    for folder in (dead, alive, others):
+        folder.mkdir()
+        (folder / "prompts.csv").touch()
+    file.touch()
+    file.with_name(file.name + ".wal").touch()
+    for path in (
+        dead / "prompts.csv",
+        dead,
+        file,
+        file.with_name(file.name + ".wal"),
+        others / "prompts.csv",
+        others,
+    ):
+        os.utime(path, (0, 0))
+    os.utime(alive, (0, 0))  # its table is still being written
+    export_trace(varied, tmp_path / "out", "csv")
+    assert {path.name for path in tmp_path.iterdir()} == {alive.name, others.name, "out", "varied"}
 
 
 def test_an_empty_trace_exports_its_columns(tmp_path: Path) -> None:
