@@ -21,6 +21,7 @@ from moescope.app import export
 from moescope.app.figures.look import finish
 from moescope.app.figures.patch_overlay import patch_overlay
 from moescope.app.figures.routing_map import routing_map
+from moescope.app.figures.structure.gate_histogram import gate_histogram
 from moescope.app.figures.structure.reuse import reuse_map
 from moescope.app.figures.structure.timeline import timeline_chart
 from moescope.app.figures.theme import DARK, LIGHT, Theme
@@ -92,6 +93,12 @@ def reused(trace: Trace, theme: Theme, width: int) -> Any:
     return reuse_map(trace.view("reuse"), theme=theme, width=width)
 
 
+def gates(trace: Trace, theme: Theme, width: int) -> Any:
+    """The histogram of the gate by writer."""
+    table = trace.view("gate-weights", layer=0, expert=1, by="writer")
+    return gate_histogram(table, by="writer", expert=1, theme=theme, width=width)
+
+
 def pairs(trace: Trace, theme: Theme, width: int) -> Any:
     """The 96 × 96 experts of one head as rows and columns."""
     counts = np.array(trace.view("load", stream="head0", layer=1)["count"].to_pylist())
@@ -116,7 +123,7 @@ PICTURES: Mapping[str, Draw] = {
     "actor": along("position", "weight", stream="mixture"),
     "patches": overlay,
     "switch_encoder": along("dataset", stream="encoder", layer=1),
-    "global_local": along("writer", "weight"),
+    "global_local": gates,
     "null_experts": along("null_logit", "share", stream="null", layer=3),
     "whole_models": along("kind", stream="models"),
     "series": along("day", "weight", stream="stocks"),

@@ -100,7 +100,7 @@ def run(name: str, out: str | PathLike[str], *, small: bool = False, seed: int =
         StoreError: something lies at `out` already.
     """
     from moescope.store import open_trace
-    from moescope.store.write.writer import check_target
+    from moescope.store.write.target import check_target
 
     card(name)
     check_target(out)

@@ -9,8 +9,8 @@ Real: a frozen global expert, a local expert and a gate that are trained afterwa
 Toy: digits of 8 × 8 pixels drawn by rule; the writer `negative` writes light on dark. Feed-forward networks
     instead of speech or handwriting models.
 Not shown: how little memory or data the method needs on a device.
-Look at: weight of the local expert by writer: near 1 for the distorted writer, near 0 for the others. The histogram of
-    the gate by writer is in the settings under `gate_histogram`.
+Look at: weight of the local expert by writer, and beneath it the histogram of the gate: near 1 for the distorted
+    writer, near 0 for the others.
 Opens: structure?question=Timeline&by=writer
 """
 

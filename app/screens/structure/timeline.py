@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.arrow import pc
+from ...figures.structure.gate_histogram import gate_histogram
 from ...figures.structure.timeline import MEASURES, timeline_chart
 from ...sentences import timeline as sentences
 from ...shell import link_check, messages, show
@@ -17,6 +18,8 @@ from .parts import nothing, told
 
 POSITION = "position"
 STACKED, LINES = "stacked", "lines"
+MOST_VALUES = 24
+"""Values of a tag up to which each has a histogram of gate weights."""
 
 
 def draw(context: PageContext) -> None:
@@ -47,6 +50,27 @@ def draw(context: PageContext) -> None:
         lambda theme: timeline_chart(table, by=words.label(by), measure=measure, stacked=kind == STACKED, theme=theme),
         table, name="timeline", title=f"Experts of layer {layer} ({context.stream}) along {by}",
         say=told(sentences.timeline(table, by, measure), table), python=context.snippet("timeline", **ask),
+    )  # fmt: skip
+    if by != POSITION and _weighted(table) and len(context.trace.tags()[by]) <= MOST_VALUES:
+        _weights(context, by, layer, sorted({e for e in table["expert"].to_pylist() if e is not None}))
+
+
+def _weights(context: PageContext, by: str, layer: int, experts: list[int]) -> None:
+    """The histogram of one expert's gate weights, by the values of the axis."""
+    st.subheader("How large are the gate weights?", anchor=False)
+    expert = st.selectbox(
+        "Expert", experts, index=len(experts) - 1, key=f"weights of {context.stream} {layer}", width=110
+    )
+    ask: dict[str, Any] = {"layer": layer, "expert": expert, "by": by}
+    with messages.loading(height=200):
+        table = context.view("gate-weights", **ask)
+    if nothing(table):
+        return
+    column = next(name for name in table.column_names if name in (by, f"by:{by}"))
+    show.chart(
+        lambda theme: gate_histogram(table, by=column, expert=expert, theme=theme), table, name="gate-weights",
+        title=f"Gate weights of expert {expert} of layer {layer} ({context.stream}), by {by}",
+        say=told(sentences.gate_weights(table, column, expert), table), python=context.snippet("gate-weights", **ask),
     )  # fmt: skip
 
 

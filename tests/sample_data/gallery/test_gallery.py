@@ -76,6 +76,15 @@ def test_the_command_makes_a_trace_and_says_what_to_look_at(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["prompts"] > 0
 
 
+def test_open_starts_the_explorer_on_the_new_trace(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        "moescope.app.cli.app._run", lambda command, environment, folder: started.append(environment) or 0
+    )
+    assert command(["example", "whole_models", "--out", str(tmp_path / "t"), "--open"]) == 0
+    assert [environment["MOESCOPE_TRACE"] for environment in started] == [str(tmp_path / "t")]
+
+
 @pytest.mark.parametrize("words", [["nothing", "--out", "x"], ["series"], ["--open"]])
 def test_the_command_refuses_what_is_no_example(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -22,4 +22,7 @@ def test_the_local_expert_weighs_more_for_its_own_writer(made):
     assert list(weight) == list(WRITERS)
     assert weight[WRITERS[-1]] > max(weight[writer] for writer in WRITERS[:-1])
     histogram = trace.manifest.settings["measured"]["gate_histogram"]
+    rows = trace.view("gate-weights", layer=0, expert=1, by="writer").to_pylist()
+    for writer in WRITERS:
+        assert [row["count"] for row in rows if row["writer"] == writer] == histogram[writer]
     assert {writer: sum(counts) for writer, counts in histogram.items()} == dict.fromkeys(WRITERS, 30)
