@@ -138,9 +138,7 @@ def _pairs(labels: ArrayLike, experts: ArrayLike, groups: ArrayLike | None) -> _
         expert_T, label_T = expert_T[kept], label_T[kept]
     experts_there = int(expert_T.max(initial=-1)) + 1
     key_N, cell_T, count_N = _counted(label_T.astype(np.int64) * experts_there + expert_T)
-    row_N, column_N = (
-        np.unique(part, return_inverse=True)[1] for part in np.divmod(key_N, max(experts_there, 1))
-    )
+    row_N, column_N = (_counted(part)[1] for part in np.divmod(key_N, max(experts_there, 1)))
     count_GN = np.zeros((0, len(key_N)), np.int64)
     if group_T is not None and len(key_N):
         num_groups = int(group_T.max()) + 1

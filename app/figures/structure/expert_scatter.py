@@ -41,6 +41,21 @@ def _colors(table: pa.Table, colour: Colour, column: str, theme: Theme) -> list[
     return [_scale(0.18 + 0.82 * p, theme) for p in place]
 
 
+MOST_NAMED = 24
+"""Values that a legend names; of more, the cards tell."""
+
+
+def _named(table: pa.Table, colour: Colour, column: str, theme: Theme) -> dict[str, str]:
+    """Names and colours of the legend; empty where it would name no value, or too many."""
+    values = sorted(set(table["most"].to_pylist())) if colour == "tag" else []
+    if len(values) > MOST_NAMED:
+        return {}
+    return {
+        words.value_name(column, value): _value_color(column, value, i, theme)
+        for i, value in enumerate(values)
+    }
+
+
 def _scale(place: float, theme: Theme) -> str:
     """A colour of the sequential scale, without its end that is the background."""
     stops = theme.sequential
@@ -76,7 +91,15 @@ def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme:
         customdata=cells,
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    made = go.Figure(points, plotly_layout(theme, height=HEIGHT))
+    named = _named(table, colour, by, theme)
+    keys = [
+        go.Scattergl(
+            x=[None], y=[None], mode="markers", name=html.escape(name), marker={"color": color, "size": 9}
+        )
+        for name, color in named.items()
+    ]
+    points.showlegend = False
+    made = go.Figure([points, *keys], plotly_layout(theme, height=HEIGHT))
     axis = {
         "showgrid": False,
         "zeroline": False,
@@ -86,7 +109,15 @@ def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme:
     }
     made.update_xaxes(title={"text": "first axis", "font": {"color": theme.muted, "size": 12}}, **axis)
     made.update_yaxes(title={"text": "second axis", "font": {"color": theme.muted, "size": 12}}, **axis)
-    made.update_layout(dragmode="select", margin={"l": 36, "r": 8, "t": 8, "b": 36}, showlegend=False)
+    legend = {
+        "itemclick": False,
+        "itemdoubleclick": False,
+        "font": {"color": theme.text, "size": 11},
+        "y": 0.95,
+    }
+    made.update_layout(
+        dragmode="select", margin={"l": 36, "r": 8, "t": 8, "b": 36}, showlegend=bool(named), legend=legend
+    )
     return made
 
 
@@ -105,6 +136,7 @@ def expert_scatter_still(
     """The same points for exports."""
     columns = ["layer", "expert", "x", "y", "share", "load", "most", "most_share", "lift"]
     data = pd.DataFrame({name: table[name].to_pylist() for name in columns})
+    named = _named(table, colour, by, theme)
     data["color"] = _colors(table, colour, by, theme)
     data["most"] = [words.value_name(by, value) for value in data["most"]]
     axis = alt.Axis(labels=False, ticks=False, grid=False)
@@ -114,7 +146,7 @@ def expert_scatter_still(
         .encode(
             x=alt.X("x:Q", title="first axis", axis=axis),
             y=alt.Y("y:Q", title="second axis", axis=axis),
-            color=alt.Color("color:N", scale=None),
+            color=_still_color(named),
             tooltip=[
                 alt.Tooltip("layer:Q"),
                 alt.Tooltip("expert:Q"),
@@ -124,3 +156,10 @@ def expert_scatter_still(
         )
     )
     return finish(chart, theme, width=width, height=HEIGHT)
+
+
+def _still_color(named: dict[str, str]) -> alt.Color:
+    if not named:
+        return alt.Color("color:N", scale=None)
+    scale = alt.Scale(domain=list(named), range=list(named.values()))
+    return alt.Color("most:N", scale=scale, title="most for", legend=alt.Legend(columns=1, symbolOpacity=1))

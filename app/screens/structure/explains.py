@@ -18,7 +18,7 @@ from .parts import nothing, told, window_text
 
 FOLLOWING = {"input": "the token itself", "next": "the token that follows"}
 TITLE = "Share of the first expert that a label explains, by layer"
-WORKING = "95 % intervals over prompts"
+POINTS, WORKING = "Layer by layer", "95 % intervals over prompts"
 STEPS = 12
 """Times that the bar moves while intervals are worked out."""
 
@@ -33,8 +33,12 @@ def draw(context: PageContext) -> None:
         _lines(context, ask, place)
         _vocabulary(context)
         return
-    with place.container(), messages.loading(height=300):
-        points = context.view("explained", intervals=False, **ask)
+    with place.container():
+        bar = st.progress(0.0, text=POINTS)
+        with messages.loading(height=300):
+            _prepare(context, ask, bar, POINTS)
+            points = context.view("explained", intervals=False, **ask)
+    place.empty()
     if nothing(points):
         return
     with place.container():
@@ -43,18 +47,19 @@ def draw(context: PageContext) -> None:
         messages.say(sentences.explained(points))
         bar = st.progress(0.0, text=WORKING)
     _vocabulary(context)
-    _prepare(context, ask, bar)
+    _prepare(context, ask, bar, WORKING)
     st.session_state["explained"] = what
     _lines(context, ask, place)
 
 
-def _prepare(context: PageContext, ask: dict[str, Any], bar: DeltaGenerator) -> None:
-    """Work out the intervals, a few layers at a time; the trace remembers those of the layers before."""
+def _prepare(context: PageContext, ask: dict[str, Any], bar: DeltaGenerator, what: str) -> None:
+    """Work out points or intervals, a few layers at a time; the trace remembers those of the layers before."""
     numbers = [router.layer for router in context.routers()]
     for done in range(1, STEPS):
         if upto := len(numbers) * done // STEPS:
-            context.view("explained", by=ask["by"], layers=f"{numbers[0]}:{numbers[upto - 1]}")
-            bar.progress(upto / len(numbers), text=WORKING)
+            window = f"{numbers[0]}:{numbers[upto - 1]}"
+            context.view("explained", by=ask["by"], layers=window, intervals=what == WORKING)
+            bar.progress(upto / len(numbers), text=what)
 
 
 def _lines(context: PageContext, ask: dict[str, Any], place: DeltaGenerator) -> None:

@@ -91,9 +91,9 @@ def expert_map(
     what = f"the {len(names)} most frequent tokens" if by == TOKEN else f"{len(names)} values of {by}"
     first, second = axes.explained
     ours = (
-        f"Places are principal axes of log rates over {what}, by a method without chance. The two axes carry "
-        f"{first:.0%} and {second:.0%} of the differences. Rates are mixed with {PRIOR:.0f} tokens of the expert's "
-        "mean rate."
+        f"Placed by PCA of log rates over {what}; it has no random start, so the places are the same each time. The "
+        f"two axes carry {first:.0%} and {second:.0%} of the differences. Rates are mixed with {PRIOR:.0f} tokens of "
+        "the expert's mean rate."
     )
     return with_notes(shown, [ours, tokens.note()])
 

@@ -50,7 +50,7 @@ def explained_view(
     Args:
         by: also a tag of the prompts, such as language.
         layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        intervals: without them low and high are null, in about a third of the time.
+        intervals: without them low and high are null, in less time.
     Returns:
         layer, stream, label (token, next token, position, layer before, or the tag), share = (information − expected) /
         (entropy − expected): 0 for a label that says nothing, 1 for one that decides; low, high (95 %, jackknife over
@@ -171,9 +171,9 @@ def _of_label(
     if not counted.any():
         return None
     values = {
-        "values": len(np.unique(label_N[counted])),
+        "values": len(_different(label_N[counted])),
         "tokens": int(counted.sum()),
-        "prompts": len(np.unique(now.prompt[counted])),
+        "prompts": len(_different(now.prompt[counted])),
     }
     if not intervals:
         return explained(label_N, now.first)._asdict() | values
@@ -188,11 +188,13 @@ def _of_tag(layer: _Layer, by: str) -> dict[str, Any] | None:
     groups, now, num_experts = layer.trace.groups(by), layer.tokens, layer.spec.num_experts
     tag_P = np.where([groups.names[g] is None for g in groups.group_P], -1, groups.group_P)
     counted = now.first >= 0
-    prompts, row_N = np.unique(now.prompt[counted], return_inverse=True)
+    prompts = _different(now.prompt[counted])
+    row_P = np.zeros(layer.trace.num_prompts, np.int64)
+    row_P[prompts] = np.arange(len(prompts))
     values = len(np.unique(tag_P[prompts][tag_P[prompts] >= 0]))
     if values < 2:
         return None
-    at = row_N * num_experts + now.first[counted]
+    at = row_P[now.prompt[counted]] * num_experts + now.first[counted]
     count_PE = np.bincount(at, minlength=len(prompts) * num_experts).reshape(len(prompts), -1)
     found = tag_information(count_PE, tag_P[prompts], _PERMUTATIONS)
     left = float(found.entropy - found.chance)
@@ -205,3 +207,10 @@ def _of_tag(layer: _Layer, by: str) -> dict[str, Any] | None:
         "tokens": int(counted.sum()),
         "prompts": int((tag_P[prompts] >= 0).sum()),
     }
+
+
+def _different(values_N: np.ndarray) -> np.ndarray:
+    """The different values of whole numbers from 0 on, rising: np.unique, by counting where none is huge."""
+    if int(values_N.max(initial=0)) > 1 << 24:
+        return np.unique(values_N)
+    return np.flatnonzero(np.bincount(values_N))
