@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,11 @@ from pathlib import Path
 from .errors import NotATrace, StoreError
 from .files.manifest import MANIFEST_NAME
 from .trace import Trace, open_trace
+
+SAMPLE = "sample"
+"""What the bundled trace is called."""
+LIBRARY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a trace or file of the library may be called by others than the app: no path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,17 @@ def list_traces(library: str | os.PathLike[str] | None = None) -> list[TraceSumm
     return found
 
 
+def trace_named(name: str) -> str | None:
+    """The folder of a trace of the default library by its plain name (`sample` for the bundled one); None where there
+    is none. A path is no name, so nothing outside the library is found."""
+    if not LIBRARY_NAME.fullmatch(name):
+        return None
+    folder = default_library() / name
+    if not (folder / MANIFEST_NAME).is_file() and name == SAMPLE:
+        folder = sample_dir() / "trace"
+    return str(folder) if (folder / MANIFEST_NAME).is_file() else None
+
+
 def _traces_in(folder: Path) -> list[Path]:
     try:
         # What begins with a dot is a copy that an import or an export had not ended.
@@ -85,7 +102,7 @@ def _traces_in(folder: Path) -> list[Path]:
 
 def summarise(url: str | os.PathLike[str], *, sample: bool = False) -> TraceSummary:
     """One trace, whether it opens or not."""
-    name = Path(url).name if not sample else "sample"
+    name = Path(url).name if not sample else SAMPLE
     try:
         trace = open_trace(url)
     except StoreError as error:

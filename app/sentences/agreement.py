@@ -153,7 +153,14 @@ def noise(floor: list[Variation], flip_rate: float | None) -> str:
 def attribution(table: pa.Table) -> str:
     """How much of the difference the choice of experts carries; from `Attribution.table`."""
     rows = {row["which"]: row for row in table.to_pylist()}
-    b, replayed = rows["B"], rows["A with B's routing"]
+    replayed = rows["A with B's routing"]
+    if "B" not in rows:
+        return (
+            f"Over {words.amount(replayed['tokens'], 'token')}, A's next-token distributions move by "
+            f"{replayed['kl']:.3g} nats (KL) when B's routing is replayed in A. Perplexity: A "
+            f"{rows['A']['perplexity']:.4g}, A with B's routing {replayed['perplexity']:.4g}."
+        )
+    b = rows["B"]
     if not b["kl"]:
         return "A and B give the same next-token distributions: there is nothing to attribute."
     return (

@@ -37,13 +37,15 @@ class Source:
     """Declared routers, as text."""
     allow_missing: bool = False
     """Load a checkpoint that lacks weights."""
+    dtype: str | None = None
+    """Precision; None: as the checkpoint is stored."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Options of `moescope serve`."""
         asked = {"experts": self.experts, "experts_used": self.used if self.experts else None}
         asked |= {"gguf_file": only_gguf(self.model), "router": list(self.routers)}
-        asked |= {"allow_missing": self.allow_missing}
+        asked |= {"allow_missing": self.allow_missing, "dtype": self.dtype}
         return {name: value for name, value in asked.items() if value}
 
 

@@ -2,24 +2,17 @@
 
 1. Every batch of texts runs through A, through B, and through A with the routing of B's trace replayed.
 2. Per prompt: KL of A's next-token distributions to those of the other two, and everyone's log-likelihood.
-3. The share that routing carries is KL(A || A with B's routing) over KL(A || B), summed over prompts, with intervals
-   over prompts.
-
-It is no decomposition: effects of routing and of weights add up only to first order, and the share may exceed 1.
+3. `attribution.Attribution` makes the table of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from ...kernels.statistics.bootstrap import bootstrap_interval
 from ...store import Trace
-from ...store.notes import with_notes
 from ..generate.batch import pad_token_id
 from ..generate.live_model import LiveModel
 from ..models.forward import max_length
@@ -27,63 +20,11 @@ from ..prompts.prompt_set import PromptSet
 from ..steering.profile import Steering
 from ..tokens.batches import plan_batches
 from ..tokens.encode import Encoder
+from .attribution import WHICH, Attribution, prompts_of
 from .forced_passes import ForcedPasses, Work, divergence, make_work
 from .run import batch_cells
 
-Which = Literal["A", "B", "A with B's routing"]
-WHICH: tuple[Which, ...] = ("A", "B", "A with B's routing")
-_SCHEMA = pa.schema(
-    [("which", pa.string()), ("prompts", pa.int64()), ("tokens", pa.int64())]
-    + [
-        (name, pa.float64())
-        for name in ("perplexity", "kl", "kl_low", "kl_high", "share", "share_low", "share_high")
-    ]
-)
-_NOTE = (
-    "The share is KL(A || A with B's routing) over KL(A || B). It is no decomposition: effects of routing and of "
-    "weights add up only to first order, and the share may exceed 1."
-)
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Sums of each prompt; P prompts, by the names of `WHICH`."""
-
-    prompt_ids: list[str]
-    tokens_P: np.ndarray
-    """Scored tokens."""
-    nll: dict[str, np.ndarray]
-    """Negative log-likelihood, nats, (P,)."""
-    kl: dict[str, np.ndarray]
-    """KL(A || this), nats, (P,)."""
-
-    def table(self, *, resamples: int = 1000, seed: int = 0) -> pa.Table:
-        """A row for A, B, and A with B's routing: prompts, tokens, perplexity, kl (mean over tokens, nats) and
-        share (of B's kl), with 95 % intervals over prompts; null where there is nothing to divide by."""
-        total, rows = self.tokens_P.sum(), []
-        for which in WHICH:
-            kl_P = self.kl[which]
-            row: dict[str, Any] = {"which": which, "prompts": len(kl_P), "tokens": int(total)}
-            row["perplexity"] = float(np.exp(self.nll[which].sum() / total))
-            if which != "A":
-                row |= _ends("kl", kl_P, self.tokens_P, resamples, seed)
-            if which == WHICH[2] and self.kl["B"].sum() > 0:
-                row |= _ends("share", kl_P, self.kl["B"], resamples, seed)
-            rows.append(row)
-        return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [_NOTE])
-
-
-def _ends(
-    name: str, top_P: np.ndarray, bottom_P: np.ndarray, resamples: int, seed: int
-) -> dict[str, float | None]:
-    """The ratio of two sums and its interval."""
-    means_P = np.divide(top_P, bottom_P, out=np.zeros(len(top_P)), where=bottom_P > 0)
-    found = bootstrap_interval(means_P, weights=bottom_P, resamples=resamples, seed=seed)
-    values = (found.point, found.low, found.high)
-    return {
-        f"{name}{end}": None if np.isnan(value) else float(value)
-        for end, value in zip(("", "_low", "_high"), values, strict=True)
-    }
+__all__ = ["Attribution", "attribute_routing", "prompts_of"]
 
 
 def attribute_routing(
@@ -148,14 +89,3 @@ def _one_batch(
         kl_N = divergence(base.logprobs_NV, found.logprobs_NV.to(base.logprobs_NV.device))
         tally.kl[which][numbers] = np.bincount(work.sequence_N, kl_N, len(numbers))
         tally.nll[which][numbers] = np.bincount(work.sequence_N, -found.result.logprob_N, len(numbers))
-
-
-def prompts_of(trace: Trace) -> PromptSet:
-    """The prompts that a trace was made of, as a prompt set: texts and completions."""
-    columns = ("prompt_id", "text", "language", "group", "parallel_id", "completion")
-    rows = trace.prompts().select(list(columns)).to_pylist()
-    named = [
-        {"id" if key == "prompt_id" else key: value for key, value in row.items() if value is not None}
-        for row in rows
-    ]
-    return PromptSet.from_rows(named)

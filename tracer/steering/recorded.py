@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ...store import StoreError, Trace, open_trace
 from ...store.compare.pairs import read_side
 from ...store.compare.token_rows import UNKNOWN, TokenRows, key_of, token_rows
+from ...store.library import trace_named
 from ...store.schema import RouterKey, RouterSpec
 from ..errors import SteeringError
 
@@ -201,7 +203,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def recorded(source: Any) -> Recorded:
-    """What can be replayed of a trace, the address of one, or a `record_routing` object.
+    """What can be replayed of a trace, the address of one (or its name in the library), or a `record_routing` object.
 
     Raises:
         SteeringError: there is no such trace, or nothing that could be replayed.
@@ -212,8 +214,8 @@ def recorded(source: Any) -> Recorded:
         if isinstance(source, Trace):
             return TraceRecorded(source)
         if isinstance(source, str):
-            trace = open_trace(source)
-            return _of_trace(source, trace.manifest.updated)
+            url = source if Path(source).exists() else trace_named(source) or source
+            return _of_trace(url, open_trace(url).manifest.updated)
     except StoreError as error:
         raise SteeringError(f"replay: {error}") from None
     if hasattr(source, "called"):

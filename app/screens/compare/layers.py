@@ -51,7 +51,8 @@ def draw(context: PageContext, choice: Choice) -> None:
 def _margins(context: PageContext, choice: Choice) -> None:
     st.subheader("Were the choices close?", anchor=False)
     numbers = [router.layer for router in context.routers()]
-    layer = link_check.selectbox("Layer of the margins", numbers, key="margin", what="the layer", width=150)  # pyright: ignore[reportArgumentType]
+    layer = link_check.selectbox("Layer of the margins", numbers, key="margin", what="the layer", width=150,  # pyright: ignore[reportArgumentType]
+                                 index=choice.most_flipped(context, numbers))  # fmt: skip
     try:
         table = choice.view(context, "agreement-margin", layers=str(layer))
     except UnknownColumn as error:

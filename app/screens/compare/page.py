@@ -12,7 +12,7 @@ from ...shell import link_check, messages, show, sources, travel
 from ...shell.comparing import pairs_of, view_of
 from ...shell.page_context import PageContext
 from ...text import words
-from . import layers, prompts, routers
+from . import layers, prompts, replay, routers
 from .choice import Choice
 
 PAIR_BY = {"prompt_id": "prompt id", "parallel_id": "parallel id"}
@@ -34,8 +34,10 @@ def page(context: PageContext) -> None:
         return
     _headline(context, pairs, overall.to_pylist()[0])
     layers.draw(context, choice)
-    prompts.draw(context, choice)
+    prompt = prompts.draw(context, choice)
     routers.draw(context, choice)
+    with messages.guarded("Replay could not be offered"):
+        replay.draw(context, pairs, prompt)
     _explain(context, pairs)
 
 
@@ -106,7 +108,3 @@ def _explain(context: PageContext, pairs: Pairs) -> None:
     if floor:
         show.table(noise_table(floor), name="compare-noise",
                    say="The noise floor: what the arithmetic alone changes, by cause.")  # fmt: skip
-    st.caption(
-        "How much of the difference the choice of experts carries: `moescope compare A B --attribute MODEL` replays "
-        "the routing of B in A."
-    )

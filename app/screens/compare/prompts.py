@@ -19,12 +19,12 @@ LISTED = 200
 MOST_TOKENS = 400
 
 
-def draw(context: PageContext, choice: Choice) -> None:
-    """Draw the list of prompts and the chosen one."""
+def draw(context: PageContext, choice: Choice) -> str | None:
+    """Draw the list of prompts and the chosen one; returns its id, None where no prompt is paired."""
     st.subheader("Prompts, most changed first", anchor=False)
     table = choice.view(context, "agreement-prompts")
     if not table.num_rows:
-        return
+        return None
     listed = table.slice(0, LISTED)
     rows = show.table(
         listed, name="compare-prompts", select="single-row", height=240,
@@ -44,6 +44,7 @@ def draw(context: PageContext, choice: Choice) -> None:
     remember("prompt", prompt if prompt != ids[0] else None)
     with messages.guarded("The prompt could not be shown"):
         _one(context, choice, str(prompt))
+    return str(prompt)
 
 
 def _one(context: PageContext, choice: Choice, prompt: str) -> None:

@@ -21,7 +21,8 @@ def draw(context: PageContext, choice: Choice) -> None:
     """Draw the exchange matrix of a layer beside its largest entries, then the two maps."""
     st.subheader("Which expert gave way to which", anchor=False)
     numbers = [router.layer for router in context.routers()]
-    layer = link_check.selectbox("Layer", numbers, key="layer", what="the layer", width=120)  # pyright: ignore[reportArgumentType]
+    layer = link_check.selectbox("Layer", numbers, key="layer", what="the layer", width=120,  # pyright: ignore[reportArgumentType]
+                                 index=choice.most_flipped(context, numbers))  # fmt: skip
     link_check.tell("layer", "margin")
     with messages.guarded("The exchange of experts could not be shown"):
         _exchange(context, choice, layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,25 @@ class Served:
 
 def choose(context: PageContext) -> Served:
     """The line that names the model and its state, with the choice of another behind it."""
-    source = st.session_state.get(f"steer-source {context.url}") or servers.source_of(context.trace)
-    served = _attached() or _own(source)
+    served = _attached() or _own(_source(context))
     _status(served)
     with st.popover("Model", icon=":material/memory:", type="tertiary", key="steer-model"):
         _menu(context, served)
     return served
+
+
+def in_precision(context: PageContext, dtype: str | None) -> Served:
+    """The model that Steer asks for this trace where it answers in that precision, else a process of its own that does,
+    as far as it runs; starts nothing."""
+    source = _source(context)
+    served = _attached() or _own(source, by_itself=False)
+    if served.attached or dtype is None or served.about.get("dtype") == dtype:
+        return served
+    return _own(replace(source, dtype=dtype), by_itself=False)
+
+
+def _source(context: PageContext) -> servers.Source:
+    return st.session_state.get(f"steer-source {context.url}") or servers.source_of(context.trace)
 
 
 def problems(served: Served) -> None:
@@ -77,10 +90,10 @@ def problems(served: Served) -> None:
             st.code(live.process.log_tail or "no message", language=None, wrap_lines=True)
 
 
-def _own(source: servers.Source) -> Served:
+def _own(source: servers.Source, *, by_itself: bool = True) -> Served:
     model, live = source.model, servers.find(source)
     stopped = st.session_state.get("steer stopped") == source
-    if live is None and model and model == servers.sample_model() and not stopped:
+    if by_itself and live is None and model and model == servers.sample_model() and not stopped:
         # It is small, and someone who opens this page wants it.
         live = servers.start(source)
     if live is None or live.state != "running":
@@ -131,7 +144,7 @@ def _status(served: Served) -> None:
     elif live is None:
         _line(served.model, "idle", "not running")
     elif live.state == "starting":
-        _watch(live.source)
+        watch(live.source)
     else:
         _line(served.model, live.state, {"crashed": "ended"}.get(live.state, ""))
 
@@ -239,7 +252,7 @@ def _offer(served: Served) -> None:
 
 
 @st.fragment(run_every=0.4)
-def _watch(source: servers.Source) -> None:
+def watch(source: servers.Source) -> None:
     """Look again until the process has started or ended."""
     live = servers.find(source)
     if live is None or live.state != "starting":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from moescope.app.screens.steer import server
 from moescope.app.sentences import agreement as sentences
+from moescope.app.steering import profiles
+from moescope.app.steering.replay import replay_rules
 from moescope.store import TraceWriter, open_trace
 from moescope.store.compare import pair_traces, view
 from moescope.store.noise import Variation
 from moescope.store.write.synthetic import Synthetic, synthetic_parts
+from moescope.tracer.evaluate.effects import Evaluation
+from moescope.tracer.evaluate.outcome import Outcome
 
 PLAN = Synthetic(prompts=12, tokens_per_prompt=12, languages=3, experts=8, top_k=2, layers=3)
 EVIL = "<script>window.hacked=1</script>**b**"
@@ -123,3 +129,71 @@ def test_the_noise_floor_stands_beside_the_result():
     assert sentences.noise(floor, 0.01).endswith("no larger than that by another number of prompts a batch.")
     assert "no larger" not in sentences.noise(floor, 0.05)
     assert sentences.noise([], 0.1) == ""
+
+
+def test_replay_goes_to_steer_as_a_rule_with_the_prompt(library, monkeypatch):
+    app = run(library, monkeypatch)
+    app.button(key="replay-steer").click().run()
+    page, params = app.session_state["travel"]
+    (rule,) = profiles.from_address(params["profile"])["rules"]
+    assert page == "steer"
+    assert rule == {"rule": "replay", "trace": "b", "weights": "live", "span": "prompt"}
+    texts = open_trace(library / "a").prompts()["text"].to_pylist()
+    assert params["ask"] in texts
+
+
+def test_a_trace_that_lies_elsewhere_is_not_offered_by_name(library, monkeypatch, tmp_path):
+    written(tmp_path / "elsewhere", 0.2)
+    shown = text_of(run(library, monkeypatch, second=str(tmp_path / "elsewhere")))
+    assert "lies elsewhere" in shown
+
+
+def test_replay_names_the_layers_that_both_traces_have():
+    routers = [*PLAN.routers(), replace(PLAN.routers()[0], layer=9)]
+    shared = [spec.key for spec in PLAN.routers()]
+    assert replay_rules("b", shared, PLAN.routers()) == [
+        {"rule": "replay", "trace": "b", "weights": "live", "span": "all"}
+    ]
+    assert replay_rules("b", shared, routers)[0]["layers"] == [0, 1, 2]
+
+
+class Live:
+    """A server that is played: it keeps what it is asked, and has an evaluation ready."""
+
+    def __init__(self) -> None:
+        self.asked: dict = {}
+
+    def evaluate(self, prompts, steering, **options):
+        self.asked = {"prompts": len(prompts), "steering": steering, **options}
+        return self
+
+    def status(self):
+        base, replayed = Outcome.empty(2, 3), Outcome.empty(2, 3)
+        base.positions_P[:] = base.tokens_P[:] = 10
+        base.nll_P[:] = 10 * np.log(8)
+        replayed.nll_P[:], replayed.kl_P[:] = 10 * np.log(16), [1.0, 3.0]
+        found = Evaluation(prompt_ids=["p", "q"], groups={}, routers=[], base=base, kinds={}, profiles={}, notes=[],
+                           variants={"A with B's routing": replayed})  # fmt: skip
+        return {"state": "complete", "result": {"evaluation": found.to_json()}, "progress": {}}
+
+
+def test_a_live_model_is_asked_for_a_with_bs_routing(library, monkeypatch):
+    live = Live()
+    served = server.Served(model="m", client=live, about={"dtype": "0.0"})  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(server, "in_precision", lambda context, dtype: served)
+    app = run(library, monkeypatch)
+    app.button(key="attribute-run").click().run()
+    assert live.asked["variants"] == {
+        "A with B's routing": {"rules": [{"rule": "replay", "trace": "b", "weights": "live", "span": "all"}]}
+    }
+    assert (live.asked["prompts"], live.asked["steering"], live.asked["controls"]) == (12, None, 0)
+    app.run()
+    shown = text_of(app)
+    assert "move by 0.2 nats" in shown  # (1 + 3) / 20
+    assert "routing 16." in shown  # the perplexity
+
+
+def test_a_live_model_of_another_precision_is_not_a(library, monkeypatch):
+    served = server.Served(model="m", client=Live(), about={"dtype": "bfloat16"}, attached=True)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(server, "in_precision", lambda context, dtype: served)
+    assert "its choices are not A" in text_of(run(library, monkeypatch))

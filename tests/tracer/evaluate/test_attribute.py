@@ -13,6 +13,10 @@ from moescope.app.sentences.agreement import attribution
 from moescope.store import open_trace
 from moescope.tracer import Steering, trace_prompts
 from moescope.tracer.evaluate.attribute import attribute_routing, prompts_of
+from moescope.tracer.evaluate.attribution import Attribution
+from moescope.tracer.evaluate.effects import Evaluation
+from moescope.tracer.evaluate.run import evaluate_steps, run_to_end
+from moescope.tracer.generate.live_model import LiveModel
 from moescope.tracer.prompts.prompt_set import PromptSet
 
 TEXTS = PromptSet.from_rows(["one two three", "a longer text than that", "three", "four words are here"])
@@ -77,3 +81,25 @@ def test_nothing_differs(tokenizer, tmp_path):
     rows = rows_of(attribute_routing(model, model, tokenizer, trace, prompts_of(trace)))
     assert rows["B"]["kl"] == 0
     assert rows["A with B's routing"]["kl"] < 1e-8
+
+
+def test_an_evaluation_on_a_live_model_gives_the_same_attribution(tokenizer, tmp_path):
+    """The Compare page asks a server for an evaluation; the command runs the models itself."""
+    model = tiny_olmoe()
+    steering = Steering([{"rule": "off", "experts": [1, 2]}])
+    trace = traced(model, tokenizer, tmp_path / "b", steering=steering)
+    variants = {"A with B's routing": ("dose", Steering.replay(trace)), "B": ("dose", steering)}
+    with LiveModel(model.eval()) as live:
+        evaluation = run_to_end(evaluate_steps(live, tokenizer, TEXTS, variants))
+    found = Attribution.of_evaluation(Evaluation.from_json(evaluation.to_json()))
+    wanted = attribute_routing(model, model, tokenizer, trace, TEXTS, steering_b=steering)
+    for row, other in zip(*(one.table(resamples=50).to_pylist() for one in (found, wanted)), strict=True):
+        assert row.pop("which") == other.pop("which")
+        assert {key for key in row if row[key] is None} == {key for key in other if other[key] is None}
+        for key in [key for key in row if row[key] is not None]:
+            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-6), key
+    del evaluation.variants["B"]
+    alone = Attribution.of_evaluation(evaluation).table(resamples=50)
+    assert alone["which"].to_pylist() == ["A", "A with B's routing"]
+    assert alone["share"].null_count == 2
+    assert "when B's routing is replayed in A" in attribution(alone)

@@ -196,6 +196,16 @@ def test_what_cannot_be_replayed_is_said_before_anything_runs(model, trace, tmp_
         Steering([{"rule": "replay"}])
 
 
+def test_a_profile_may_name_a_trace_of_the_library(model, trace, monkeypatch):
+    from pathlib import Path
+
+    path = Path(trace.url.removeprefix("file://"))
+    rule = Steering([{"rule": "replay", "trace": path.name}])
+    assert rule.validate(model)
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(path.parent))
+    assert not rule.validate(model)
+
+
 def test_a_server_takes_names_of_its_library_only(model, tokenizer, trace, tmp_path, monkeypatch):
     from pathlib import Path
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from ....store.files.manifest import MANIFEST_NAME
-from ....store.library import default_library
+from ....store.library import LIBRARY_NAME, default_library, trace_named
 from ...errors import SteeringError
 from ...prompts.prompt import PromptSetError
 from ...prompts.prompt_set import PromptSet
@@ -16,9 +14,6 @@ from ...steering.rules import KINDS
 from ..engine.served import Served
 from ..errors import ApiError
 from ..limits import Limits
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a trace or file of the library may be called in a request."""
 
 
 def read_steering(profile: Any, served: Served, limits: Limits, field: str = "steering") -> Steering | None:
@@ -59,14 +54,20 @@ _LIBRARY = {"routing": "trace", "file": "file", "mask": "file"}
 
 
 def _in_library(rule: str, name: Any, what: str, field: str) -> str:
-    path = default_library() / str(name)
-    there = (path / MANIFEST_NAME if what == "trace" else path).is_file()
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not there:
+    found = None
+    if isinstance(name, str):
+        found = trace_named(name) if what == "trace" else _file_named(name)
+    if found is None:
         raise ApiError(
             422, f"{field}: {rule} takes the name of a {what} in the server's library, and there is no {name!r:.120}",
             field=field,
         )  # fmt: skip
-    return str(path)
+    return found
+
+
+def _file_named(name: str) -> str | None:
+    path = default_library() / name
+    return str(path) if LIBRARY_NAME.fullmatch(name) and path.is_file() else None
 
 
 def _check_number(rules: Any, limits: Limits, field: str) -> None:
