@@ -40,6 +40,7 @@ import streamlit as st
 
 from ...store import RouterSpec, Trace
 from ...store.arrow import pc
+from ...store.slices import Slice
 from ..figures.theme import DARK, LIGHT, Theme
 from ..text import words
 from . import sources
@@ -72,6 +73,8 @@ class PageContext:
     """First and last layer of the window, both inside."""
     stream: str = "decoder"
     theme: Theme = LIGHT
+    slice: Slice | None = None
+    """The saved selection that `where` and `tokens` come from, in part or in whole."""
 
     def view(self, name: str, *, second: bool = False, **params: Any) -> pa.Table:
         """A named view of the trace (or the `second` one), filtered by the bar; `params` go first."""
@@ -111,7 +114,8 @@ class PageContext:
         """The choice in words, for sentences and exports."""
         kinds = {"all": "", "text only": "without special tokens", "prompt": "prompt tokens"}
         kinds |= {"generated": "generated tokens", "completion": "completion tokens"}
-        return ", ".join(filter(None, [words.selection(self.where), kinds[self.tokens]]))
+        named = f"slice “{self.slice.name}”" if self.slice else ""
+        return ", ".join(filter(None, [named, words.selection(self.where), kinds[self.tokens]]))
 
     def source(self) -> str:
         """The line that an exported picture carries."""

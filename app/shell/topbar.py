@@ -9,8 +9,9 @@ import streamlit as st
 
 from ...store import Trace
 from ...store.library import TraceSummary
+from ...store.slices import Slice
 from ..text import words
-from . import address, link_check, messages, sources
+from . import address, link_check, messages, slice_menu, sources
 from .page_context import TOKEN_KINDS, PageContext, current_theme
 
 FIXED = ("language", "group")
@@ -52,10 +53,10 @@ def draw(*, compares: bool = True) -> PageContext | None:
         else:
             link_check.look("vs", others, what="the trace")
         trace = sources.get(known[name].url)
-        where, tokens = _filter(trace)
+        where, tokens, sliced = _filter(trace)
         layers, stream = _layers(trace)
         _facts(trace)
-    link_check.tell("vs", "tokens", "layers", "stream", *FIXED, "tag.")
+    link_check.tell("vs", "slice", "tokens", "layers", "stream", *FIXED, "tag.")
     numbers = sorted({router.layer for router in trace.routers if router.stream == stream})
     narrowed = layers if numbers and layers != (numbers[0], numbers[-1]) else None
     address.complete(
@@ -63,15 +64,21 @@ def draw(*, compares: bool = True) -> PageContext | None:
             "trace": name,
             PRINT: known[name].fingerprint,
             "vs": second,
-            "tokens": tokens if tokens != "all" else None,
+            "tokens": tokens if tokens != "all" and not (sliced and sliced.tokens != "all") else None,
             "layers": narrowed,
-            **{tag_key(column): values for column, values in where.items()},
+            "slice": sliced.name if sliced else None,
+            **{
+                tag_key(column): values
+                for column, values in where.items()
+                if not (sliced and column in sliced.where)
+            },
         }
     )
     second_url = known[second].url if second else None
     return PageContext(
         url=known[name].url, name=name, trace=trace, second_url=second_url, second_name=second,
         second=sources.get(second_url) if second_url else None, where=where, tokens=tokens, layers=layers,
+        slice=sliced,
         stream=stream, theme=current_theme(),
     )  # fmt: skip
 
@@ -112,14 +119,22 @@ def tag_key(column: str) -> str:
     return column if column in FIXED else f"tag.{column}"
 
 
-def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
+def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str, Slice | None]:
+    """Prompts, tokens, and the slice that set some of both."""
     tags = trace.tags()
     active = {column: st.session_state.get(tag_key(column)) or [] for column in tags}
     kind = st.session_state.get("tokens") or "all"
     _look_at_filter(tags)
     with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=200, key="filter"):
-        where = {}
+        sliced = slice_menu.choose(trace)
+        where = {column: list(values) for column, values in sliced.where.items()} if sliced else {}
+        if sliced:
+            messages.say(
+                f"The slice sets {words.selection(sliced.where)}; what else is chosen here narrows it."
+            )
         for column, values in tags.items():
+            if column in where:
+                continue
             chosen = st.multiselect(
                 words.label(column), values,
                 key=tag_key(column), bind="query-params", placeholder="all",
@@ -129,8 +144,15 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str]:
                 where[column] = chosen
         if not tags:
             st.caption("The prompts have no language, group or tags to filter by.")
-        tokens = link_check.selectbox("tokens", list(TOKEN_KINDS), key="tokens")
-    return where, tokens
+        fixed = sliced is not None and sliced.tokens in TOKEN_KINDS and sliced.tokens != "all"
+        tokens = link_check.selectbox("tokens", list(TOKEN_KINDS), key="tokens", disabled=fixed)
+        tokens = sliced.tokens if sliced is not None and fixed else tokens
+        with st.container(horizontal=True, gap="small"):
+            slice_menu.save(trace, where=where, tokens=tokens, key="filter")
+            if sliced is not None:
+                st.button("Delete slice", type="tertiary", key="slice-delete", on_click=slice_menu.delete,
+                          args=(sliced.name,))  # fmt: skip
+    return where, tokens, sliced
 
 
 def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
@@ -144,7 +166,8 @@ def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
 
 
 def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
-    chosen = [value for values in active.values() for value in values]
+    chosen = [name] if (name := slice_menu.chosen_name()) else []
+    chosen += [value for values in active.values() for value in values]
     chosen += [kind] if kind != "all" else []
     return words.label(words.listing(chosen, most=3)) if chosen else "All prompts"
 

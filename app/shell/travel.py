@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 _KEY = "travel"
-_BAR = ("trace", "vs", "language", "group", "tokens", "layers", "stream")
+_BAR = ("trace", "vs", "slice", "language", "group", "tokens", "layers", "stream")
 
 
 def to(page: str, **params: Any) -> None:

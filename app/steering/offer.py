@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from ...store.schema import LayerExpert
-from ..shell import travel
+from ...store.schema import Cell, LayerExpert
+from ..shell import slice_menu, travel
 from ..shell.page_context import PageContext
 from ..text import words
 from . import profiles
@@ -18,7 +18,7 @@ from . import profiles
 def offer(
     context: PageContext, name: str, rule: str, cells: Iterable[LayerExpert], *, key: str, **amounts: Any
 ) -> dict[str, Any]:
-    """Draw the two buttons for a profile of one rule over some cells; returns the profile."""
+    """Draw the buttons for a profile of one rule over some cells, and for a slice of them; returns the profile."""
     chosen = sorted(set(cells))
     rules = profiles.rules_by_layer(rule, chosen, stream=context.stream, **amounts)
     made = profiles.profile(name, context.trace.manifest.model.get("name"), rules)
@@ -35,6 +35,8 @@ def offer(
             "Profile as a file", profiles.as_file(made), file_name=f"{stem}.json", mime="application/json",
             on_click="ignore", disabled=not chosen, icon=":material/download:", key=f"{key}-profile",
         )  # fmt: skip
+        experts = [Cell(context.stream, *cell) for cell in chosen]
+        slice_menu.save(context.trace, experts=experts, key=f"{key}-experts")
     return made
 
 

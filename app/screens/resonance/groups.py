@@ -11,7 +11,8 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.arrow import pc
-from ...shell import link_check, messages
+from ....store.slices import Slice
+from ...shell import link_check, messages, slice_menu
 from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
@@ -22,6 +23,7 @@ WAYS = {
     "tag": "a tag",
     "condition": "a condition",
     "picked": "picked prompts",
+    "slice": "slices",
     "class": "what was answered",
 }
 ALL_OTHERS = "all others"
@@ -51,9 +53,8 @@ def choose(context: PageContext) -> Contrast | None:
         format_func=WAYS.__getitem__, on_change=link_check.forget, args=("groups", "target", "rest"),
     )  # fmt: skip
     with messages.guarded("These are not two groups"):
-        chosen = {"condition": _condition, "picked": picks.choose, "class": _class}.get(way or "tag", _tag)(
-            context
-        )
+        choose_by = {"condition": _condition, "picked": picks.choose, "slice": _slices, "class": _class}
+        chosen = choose_by.get(way or "tag", _tag)(context)
         if chosen is None:
             return None
         params, names = chosen
@@ -111,6 +112,29 @@ def _class(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | Non
     link_check.tell("target", "rest")
     params |= {"by": "class", "target": [target]} | ({} if rest is None else {"rest": [rest]})
     return params, (target, rest or ALL_OTHERS)
+
+
+def _slices(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
+    known = {name: one for name, one in slice_menu.fitting(context.trace, experts=False).items() if one.where}
+    if not known:
+        messages.empty(
+            "No slice of prompts",
+            "A slice is a named selection of prompts that is kept with the library.",
+            todo="Save one in the filter of the bar, or under picked prompts here.",
+        )
+        return None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        target, rest = _two(list(known), str, what="the slice")
+    link_check.tell("target", "rest")
+    params: dict[str, Any] = {"by": "prompt_id", "target": _ids(context, known[target])}
+    if rest is not None:
+        params["rest"] = _ids(context, known[rest])
+    return params, (target, rest or ALL_OTHERS)
+
+
+def _ids(context: PageContext, chosen: Slice) -> list[str]:
+    where = {column: list(values) for column, values in chosen.where.items()}
+    return context.trace.prompts(where)["prompt_id"].to_pylist()
 
 
 def _two(values: list[str], name: Callable[[str], str], *, what: str) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from ...shell import messages
+from ...shell import messages, slice_menu
 from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
@@ -49,6 +49,9 @@ def choose(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | Non
             )  # fmt: skip
         st.button("Clear", key="clear picks", disabled=not side_of, type="tertiary", on_click=_move,
                   args=({}, [], None))  # fmt: skip
+        for side, ids in picked.items():
+            where = {"prompt_id": ids} if ids else None
+            slice_menu.save(context.trace, where=where, key=f"picks-{side}", label=f"Save {side} as slice")
     messages.say(
         f"{words.amount(len(picked['A']), 'prompt')} in A, {len(picked['B'])} in B"
         f"{'' if picked['B'] else ' (then B is all others)'}. Mark rows, then say where they go."

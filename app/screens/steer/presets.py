@@ -11,7 +11,7 @@ from ....store import StoreError
 from ....tracer.errors import SteeringError
 from ....tracer.steering.read import read_rules
 from ....tracer.steering.rules import KINDS
-from ...shell import messages
+from ...shell import messages, slice_menu
 from ...shell.page_context import PageContext
 from ...steering import presets
 from ...steering.edit import Rules, made_at
@@ -146,9 +146,23 @@ def _temperature(context: PageContext) -> Callable[[], Made] | None:
     return lambda: (f"temperature {tau:g}", read_rules([{"rule": "temperature", "amount": tau}]))
 
 
+def _slice(context: PageContext) -> Callable[[], Made] | None:
+    known = slice_menu.fitting(context.trace, experts=True)
+    if not known:
+        messages.say(
+            "No slice of experts of this model is saved. Save one where experts are sent to Steer, as on Resonance."
+        )
+        return None
+    chosen = known[st.selectbox("Slice", list(known), key="steer-preset-slice") or next(iter(known))]
+    messages.say(f"{words.amount(len(chosen.experts), 'expert')}.")
+    rule, amount = _rule_of("slice")
+    return lambda: (f"{rule}: slice {chosen.name}", presets.on_cells(rule, list(chosen.experts), amount))
+
+
 _KINDS: dict[str, Callable[[PageContext], Callable[[], Made] | None]] = {
     "top N of a contrast": _top_of_contrast,
     "specialised experts": _specialised,
+    "a slice of experts": _slice,
     "random control": _control,
     "keep only the busiest": _keep,
     "fewer experts a token": _fewer,
