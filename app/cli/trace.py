@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +16,7 @@ from .model_options import fitting, load, model_options, profile_in, sampling_op
 from .output import open_with_warnings
 from .progress import Meter
 from .ranks import expert_parallel, refuse_ranks, take_ranks
+from .ray_options import ray_options, take_ray
 
 if TYPE_CHECKING:
     from ...tracer.prompts.prompt_set import PromptSet
@@ -48,6 +49,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @model_options
 @engine_options
 @expert_parallel
+@ray_options
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),
@@ -97,7 +99,10 @@ def trace_command(
     from ...tracer.prompts.prompt_set import PromptSet
 
     engine = take_engine(options)
-    ranks = take_ranks(options) if engine is None else _inside(engine, options)
+    ray = take_ray(options)
+    if ray is not None and engine is not None:
+        raise click.UsageError("--ray runs transformers in its workers, not --engine vllm")
+    ranks = _layout(options, engine, ray)
     _reproducible(options)
     prompt_set = PromptSet.from_file(prompts)
     for note in prompt_set.notes:
@@ -111,11 +116,12 @@ def trace_command(
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
         click.echo(f"{of}{amount(len(prompt_set), 'prompt')} from {prompts}; loading {model}", err=True)
-    summary = (
-        _trace_here(model, prompt_set, out, profile, steer, options, ranks)
-        if engine is None
-        else _trace_in_vllm(model, prompt_set, out, profile, options, engine)
-    )
+    if ray is not None:
+        summary = _trace_on_ray(model, prompt_set, out, profile, options, ray)
+    elif engine is not None:
+        summary = _trace_in_vllm(model, prompt_set, out, profile, options, engine)
+    else:
+        summary = _trace_here(model, prompt_set, out, profile, steer, options, ranks)
     if summary.nan_tokens:
         open_with_warnings(out)  # says where
     if as_json:
@@ -141,6 +147,29 @@ def _trace_here(
             loaded.model, loaded.tokenizer, prompts, out, card=loaded.card, steering=steering,
             progress=meter.tell, noise=None if floor is None else floor.to_json(), **options,
         )  # fmt: skip
+
+
+def _trace_on_ray(
+    model: str, prompts: PromptSet, out: str, profile: Any, options: dict[str, Any], ray: dict[str, Any]
+) -> TraceSummary:
+    from ...tracer.engines.ray.trace import trace_with_ray
+    from ...tracer.prepared import OPTIONS
+
+    given = {name: options.pop(name) for name in OPTIONS}
+    # Ray writes to stdout, which is for the command's own answer.
+    with redirect_stdout(sys.stderr), Meter() as meter, _resumable(out):
+        summary = trace_with_ray(
+            model, prompts, out, load=given, steering=profile, progress=meter.tell, **ray, **options
+        )
+    if summary.deaths:
+        click.echo(f"{amount(summary.deaths, 'worker')} died; others ran what was not committed", err=True)
+    return summary
+
+
+def _layout(options: dict[str, Any], engine: dict[str, Any] | None, ray: Any) -> dict[str, Any]:
+    if ray is not None:
+        return {}
+    return take_ranks(options) if engine is None else _inside(engine, options)
 
 
 def _inside(engine: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
