@@ -49,24 +49,20 @@ def _shown(value: Any, measure: str) -> str:
 
 
 def gate_weights(table: pa.Table, by: str, expert: int) -> str:
-    """Where an expert's gate weights are largest and smallest, by the middle of their bins.
+    """Where an expert's gate weights are largest and smallest on average.
 
     Args:
         table: the view `gate-weights` by a tag.
         by: the column that holds its values.
     """
-    sums: dict[str, tuple[float, int]] = {}
-    for row in table.to_pylist():
-        total, many = sums.get(row[by], (0.0, 0))
-        sums[row[by]] = (total + row["count"] * (row["low"] + row["high"]) / 2, many + row["count"])
-    means = {name: total / many for name, (total, many) in sums.items() if many}
+    means = {row[by]: row["mean"] for row in table.to_pylist() if row["mean"] is not None}
     if not means:
         return f"No token chooses expert {expert}."
     least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     if least == most:
-        return f"Where it is chosen, expert {expert} has a weight of about {means[most]:.2f} on average."
+        return f"Where it is chosen, expert {expert} has a mean weight of {means[most]:.2f}."
     return (
-        f"Where it is chosen, expert {expert} has a weight of about {means[most]:.2f} on average for {most}, and of "
+        f"Where it is chosen, expert {expert} has a mean weight of {means[most]:.2f} for {most}, and of "
         f"{means[least]:.2f} for {least}."
     )
 

@@ -244,4 +244,4 @@ def _title(name: str) -> str:
 
 
 def _told(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {"example": name, "toy": card(name).toy, "measured": dict(measured)}
+    return {"example": name, "toy": card(name).toy.replace("`", ""), "measured": dict(measured)}

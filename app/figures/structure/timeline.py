@@ -109,7 +109,10 @@ def _value(measure: str, **more: Any) -> alt.Y:
 def _stack(base: alt.Chart, rows: Sequence[Mapping[str, Any]], measure: str, theme: Theme) -> list[alt.Chart]:
     names = any(row["axis"] == "order" for row in rows) or len({row["at"] for row in rows}) < 2
     mark = base.mark_bar() if names else base.mark_area(line=False, opacity=1, interpolate="step")
-    encoded = mark.encode(y=_value(measure, stack="zero"), order=alt.Order("rank:Q"))
+    value = _value(measure, stack="zero")
+    if measure == "share":  # the shares of a place sum to the experts that its tokens use
+        value = alt.Y("share:Q", title="experts per token", stack="zero", scale=alt.Scale(nice=False))
+    encoded = mark.encode(y=value, order=alt.Order("rank:Q"))
     return [encoded.encode(stroke=alt.value(theme.background), strokeWidth=alt.value(0.5))]
 
 

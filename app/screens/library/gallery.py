@@ -49,11 +49,16 @@ def _card(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
         )
         st.html(
             f'<p class="ms-gallery-title">{html.escape(card.title)}</p>'
-            f'<p class="ms-gallery-text">{html.escape(card.sentence)}</p>'
-            f'<p class="ms-gallery-text"><b>Toy:</b> {html.escape(card.toy)}</p>'
+            f'<p class="ms-gallery-text">{_plain(card.sentence)}</p>'
+            f'<p class="ms-gallery-text"><b>Toy:</b> {_plain(card.toy)}</p>'
             f'<p class="ms-gallery-papers">{html.escape(_systems(card))}{papers}</p>'
         )
         _button(card, known)
+
+
+def _plain(text: str) -> str:
+    """A sentence of a card as HTML, without the marks of code."""
+    return html.escape(text.replace("`", ""))
 
 
 def _systems(card: gallery.Card) -> str:
@@ -76,7 +81,7 @@ def _button(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
                 ("Not shown", card.not_shown),
                 ("Look at", card.look_at),
             ):
-                st.html(f'<p class="ms-gallery-text"><b>{label}:</b> {html.escape(text)}</p>')
+                st.html(f'<p class="ms-gallery-text"><b>{label}:</b> {_plain(text)}</p>')
             st.code(f"moescope example {card.name} --out my-trace", language=None, wrap_lines=True)
 
 

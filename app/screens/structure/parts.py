@@ -9,7 +9,6 @@ from ....store.arrow import pc
 from ....store.notes import notes_of
 from ...shell import link_check, messages
 from ...shell.page_context import PageContext
-from ...text import words
 
 
 def tag_box(context: PageContext, label: str = "By", *, key: str = "by") -> str | None:
@@ -22,9 +21,7 @@ def tag_box(context: PageContext, label: str = "By", *, key: str = "by") -> str 
             todo="Trace a prompt set with a column language, group or any other.",
         )
         return None
-    chosen = link_check.selectbox(
-        label, columns, key=key, what="the column", width=190, format_func=words.label
-    )
+    chosen = link_check.selectbox(label, columns, key=key, what="the column", width=190, format_func=str)
     link_check.tell(key)
     return chosen
 

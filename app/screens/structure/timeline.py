@@ -13,7 +13,6 @@ from ...figures.structure.timeline import MEASURES, timeline_chart
 from ...sentences import timeline as sentences
 from ...shell import link_check, messages, show
 from ...shell.page_context import PageContext
-from ...text import words
 from .parts import nothing, told
 
 POSITION = "position"
@@ -27,7 +26,7 @@ def draw(context: PageContext) -> None:
     layers = [router.layer for router in context.routers()]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         by = link_check.selectbox("Along", [POSITION, *context.tags()], key="by", what="the column", width=190,
-                                  format_func=words.label)  # fmt: skip
+                                  format_func=str)  # fmt: skip
         layer = (
             st.selectbox("Layer", layers, key="timeline layer", width=110) if len(layers) > 1 else layers[0]
         )
@@ -47,7 +46,7 @@ def draw(context: PageContext) -> None:
         messages.say("This trace has no gate weights.")
         return
     show.chart(
-        lambda theme: timeline_chart(table, by=words.label(by), measure=measure, stacked=kind == STACKED, theme=theme),
+        lambda theme: timeline_chart(table, by=by, measure=measure, stacked=kind == STACKED, theme=theme),
         table, name="timeline", title=f"Experts of layer {layer} ({context.stream}) along {by}",
         say=told(sentences.timeline(table, by, measure), table), python=context.snippet("timeline", **ask),
     )  # fmt: skip
@@ -75,8 +74,11 @@ def _weights(context: PageContext, by: str, layer: int, experts: list[int]) -> N
 
 
 def _first(context: PageContext, layer: int) -> str:
-    """What is shown first: the weight where a router uses all of its experts, so that every share is 1."""
+    """What is shown first: the weight where a router uses all of its experts, so that every share is 1; the shares
+    where k varies, whose sum is the number of experts that a token uses."""
     spec = context.trace.router(layer, context.stream)
+    if spec.top_k is None:
+        return "share"
     return (
         "weight" if spec.top_k == spec.num_experts and "weights" in context.trace.manifest.capture else "use"
     )

@@ -18,7 +18,7 @@ from .contexts import check_expert
 
 _OWN = [
     *[("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64()), ("share", pa.float64())],
-    *[("chosen", pa.int64()), ("tokens", pa.int64())],
+    *[("chosen", pa.int64()), ("tokens", pa.int64()), ("mean", pa.float64())],
 ]
 
 
@@ -41,7 +41,7 @@ def gate_weights(
     Returns:
         [by], low, high (of the bin; the last one holds its upper end too), count (tokens that choose the expert with
         such a weight), share = count / tokens, chosen (tokens of the value that choose the expert), tokens (of the
-        value).
+        value), mean (weight over the tokens that choose it; null where none does).
     Raises:
         StoreError: the trace has no gate weights.
     """
@@ -60,6 +60,7 @@ def gate_weights(
             continue
         mine = weight_N[group_N == number]
         about: dict[str, Any] = {"chosen": len(mine), "tokens": int(tokens_G[number])}
+        about["mean"] = float(mine.mean()) if len(mine) else None
         about |= {} if shown is None else {shown: name}
         for low, high, count in zip(edges[:-1], edges[1:], np.histogram(mine, edges)[0], strict=True):
             share = float(count) / about["tokens"]

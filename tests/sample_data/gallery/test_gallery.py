@@ -38,7 +38,7 @@ def test_the_trace_of_an_example_is_whole_and_says_what_is_toy(made, name):
     assert trace.state == "complete"
     assert not trace.problems
     settings = trace.manifest.settings
-    assert (settings["example"], settings["toy"]) == (name, gallery.card(name).toy)
+    assert (settings["example"], settings["toy"]) == (name, gallery.card(name).toy.replace("`", ""))
     page, _, query = gallery.card(name).opens.partition("?")
     asked = dict(pair.split("=") for pair in query.split("&"))
     assert page in ("structure", "heatmap", "tokens")

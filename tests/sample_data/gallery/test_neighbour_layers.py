@@ -1,5 +1,7 @@
 """ReXMoE: which layer owns an expert, the schedule, and that own experts alone are the ordinary model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,8 @@ def test_with_its_own_experts_alone_a_layer_is_the_ordinary_mixture_bit_for_bit(
         return out + torch.einsum("...e,...ed->...d", dense, experts.each(x))
 
     x = model.embed(ids) + model.place.weight[:12]
-    for layer, gate in zip(model.layers, gates, strict=True):
+    layers: list[Any] = list(model.layers)
+    for layer, gate in zip(layers, gates, strict=True):
         x = layer["attention"](x)
         experts = layer["moe"].own
         assert isinstance(experts, Experts)

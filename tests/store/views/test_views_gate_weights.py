@@ -33,6 +33,7 @@ def test_every_count_is_that_of_the_events(shared_trace):
         assert [row["share"] for row in rows] == pytest.approx([count / tokens for count in counts])
         assert {(row["chosen"], row["tokens"]) for row in rows} == {(len(weights), tokens)}
         assert [rows[0]["low"], rows[-1]["high"]] == [0, 1]
+        assert [row["mean"] for row in rows] == pytest.approx([np.mean(weights)] * len(rows))
 
 
 def test_without_a_tag_there_is_one_histogram_of_all(shared_trace):
