@@ -171,7 +171,7 @@ class TraceRecorded(Recorded):
         if same == len(self._texts[near]):
             raise SteeringError(
                 f"nothing to replay: prompt {prompt!r} of the trace ends before position {same} (layer {layer}); the "
-                'span "prompt" leaves generated tokens to the model'
+                'span "prompt" leaves what follows a prompt (choices, generated tokens) to the model'
             )
         raise SteeringError(
             f"the tokens are not those of the trace: the nearest prompt, {prompt!r}, has token id "
