@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -130,3 +131,54 @@ def squares(
         tooltip=["a:N", "b:N", alt.Tooltip(f"{value}:Q", title=label, format=value_format)],
     )  # fmt: skip
     return finish(chart, theme, width=max(180, side * len(names)), height=max(120, side * len(names)))
+
+
+def tree(
+    table: pa.Table, clusters: int, *, theme: Theme = LIGHT, width: Width = "container"
+) -> alt.LayerChart:
+    """A dendrogram of one layer: experts at the bottom, joined at the height where they are 1 − similarity apart.
+
+    Args:
+        table: the view `merge-tree`, of one layer.
+        clusters: joints above the cut into so many clusters are drawn paler.
+    """
+    lines, order = _joints(table.to_pylist())
+    kept = len(order) - clusters
+    data = pd.DataFrame(lines)
+    data["color"] = [theme.primary if step < kept else theme.mark for step in data["step"]]
+    names = {str(at): str(expert) for at, expert in enumerate(order)}
+    across = alt.X(
+        "x:Q", title="expert", scale=alt.Scale(domain=[-0.5, len(order) - 0.5], nice=False),
+        axis=alt.Axis(values=list(range(len(order))), labelExpr=f"{names}[datum.value]", grid=False, ticks=False,
+                      domain=False, labelOverlap=False, labelFontSize=9 if len(order) > 24 else 11),
+    )  # fmt: skip
+    up = alt.Y(
+        "y:Q", title="1 − similarity", scale=alt.Scale(zero=True), axis=alt.Axis(format="~g", tickCount=5)
+    )
+    marks = (
+        alt.Chart(data)
+        .mark_line(strokeWidth=1.6, strokeJoin="miter")
+        .encode(
+            x=across, y=up, detail="step:N", order="at:Q", color=alt.Color("color:N", scale=None),
+            tooltip=[alt.Tooltip("similarity:Q", title="similarity", format=".3f"),
+                     alt.Tooltip("experts:Q", title="experts together")],
+        )
+    )  # fmt: skip
+    return finish(alt.LayerChart(layer=[marks]), theme, width=width, height=240)
+
+
+def _joints(steps: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Four points a joint, and the experts from left to right, so that no lines cross."""
+    experts = len(steps) + 1
+    members: dict[int, list[int]] = {expert: [expert] for expert in range(experts)}
+    for row in steps:
+        members[experts + row["step"]] = members[row["a"]] + members[row["b"]]
+    order = members[experts + steps[-1]["step"]] if steps else [0]
+    place = {expert: (float(at), 0.0) for at, expert in enumerate(order)}
+    lines: list[dict[str, Any]] = []
+    for row in steps:
+        (xa, ya), (xb, yb), top = place[row["a"]], place[row["b"]], 1 - row["similarity"]
+        place[experts + row["step"]] = ((xa + xb) / 2, top)
+        for at, (x, y) in enumerate(((xa, ya), (xa, top), (xb, top), (xb, yb))):
+            lines.append({"x": x, "y": y, "at": at, **{n: row[n] for n in ("step", "similarity", "experts")}})
+    return lines, order

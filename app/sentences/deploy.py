@@ -135,6 +135,30 @@ def pruning_answer(
     return said
 
 
+def preview_answer(table: pa.Table, score: str) -> str:
+    """What pruning costs a live model.
+
+    Args:
+        table: `prune_preview.table_of`.
+    """
+    rows = table.to_pylist()
+    row = rows[0]
+    told = (
+        f"{words.amount(row['tokens'], 'held-out token')}: perplexity {row['all experts']:.4g} with all experts, "
+        f"{row[score]:.4g} with those that {score} keeps, {row['random']:.4g} with random ones "
+        f"({row['random least']:.4g} to {row['random most']:.4g} in three draws)."
+    )
+    if score != "frequency":
+        told += f" Frequency: {row['frequency']:.4g}."
+    worst = max(rows[1:], key=lambda one: one[score] / one["all experts"], default=None)
+    if worst is not None and len(rows) > 2:
+        told += (
+            f" It costs most in {worst['language']}: {worst['all experts']:.4g} → {worst[score]:.4g}. "
+            "Few prompts a language: a hint, no finding; moescope prune measures more."
+        )
+    return told
+
+
 def likeness_answer(rows: pa.Table) -> str:
     """How alike the experts of clusters are, beside random clusters.
 

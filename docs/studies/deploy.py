@@ -1,11 +1,12 @@
 """The study of decisions on the sample: `python docs/studies/deploy.py` prints the tables of deploy.md.
 
 Everything is fitted on a random half of the texts (translations stay together) and reported on the other half, for
-five ways to split them. About two minutes on one core.
+five ways to split them (about two minutes on one core). Then `deploy_models` makes the model smaller.
 """
 
 from __future__ import annotations
 
+import deploy_models
 import numpy as np
 
 from moescope.store import Trace, open_trace
@@ -119,3 +120,4 @@ if __name__ == "__main__":
     caches(sample)
     calibration(sample)
     domains(sample)
+    deploy_models.main()

@@ -34,6 +34,7 @@ from moescope.tracer.weigh.matrices import matrices_of, rounded_experts
 
 LANGUAGES = ("en", "de", "fr", "ru", "zh", "ja")
 TEXTS, DRAWS, RESAMPLES, SEED, BATCH = 60, 5, 2000, 0, 16
+KEEPS, CHOOSERS, WIDTHS, BUDGETS = (0.75, 0.5), ("en", "ru", "ja"), (2, 3, 4), (2.5, 3.0)
 Kept = dict[int, list[int]]
 
 
@@ -140,7 +141,7 @@ def range_row(held: Held, name: str, costs: list[np.ndarray]) -> list[str]:
 
 def pruning(held: Held, trace: Trace, fit_P: np.ndarray) -> None:
     found = scores(trace, fit_P)
-    for keep in (0.75, 0.5):
+    for keep in KEEPS:
         print(f"### {keep:.0%} of the experts stay\n")
         rows = [by_language(held, name, held.kept(choice(score, keep))) for name, score in found.items()]
         rng = np.random.default_rng(SEED)
@@ -156,7 +157,7 @@ def calibration(held: Held, trace: Trace, fit_P: np.ndarray) -> None:
     print("### Half of the experts stay, chosen by the texts of one language\n")
     language_P = np.array(trace.prompts()["language"].to_pylist())
     rows = []
-    for language in ("en", "ru", "ja"):
+    for language in CHOOSERS:
         for name, score in scores(trace, fit_P & (language_P == language)).items():
             if name != "weight norm":
                 cost = held.kept(choice(score, 0.5))
@@ -178,7 +179,7 @@ def merging(held: Held, trace: Trace, fit_P: np.ndarray) -> None:
             return held.cost(lambda: mean_loss(held.model, held.ids, batch=BATCH))
 
     rows = []
-    for keep in (0.75, 0.5):
+    for keep in KEEPS:
         clusters = {
             layer: expert_clusters(np.array(values), round(keep * len(values))).tolist()
             for layer, values in near.items()
@@ -215,9 +216,9 @@ def bits(held: Held, trace: Trace, fit_P: np.ndarray) -> None:
 
     rows = [
         by_language(held, f"{width} bits for all", cost({layer: [width] * n for layer, n in sizes.items()}))
-        for width in (2, 3, 4)
+        for width in WIDTHS
     ]
-    for budget in (2.5, 3.0):
+    for budget in BUDGETS:
         allocated: dict[int, list[int]] = {layer: [0] * n for layer, n in sizes.items()}
         for one in allocation(trace, budget, texts):
             allocated[one.layer][one.expert] = one.bits

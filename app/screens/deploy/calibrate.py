@@ -36,6 +36,20 @@ def _merge(context: PageContext) -> None:
     rows = table.filter(pc.equal(table["layer"], layer))
     messages.say(likeness_answer(rows))
     matrix = _matrix(rows)
+    joined = context.view("merge-tree", layers=ask["layers"])
+    steps = joined.filter(pc.equal(joined["layer"], layer))
+    clusters = len(set(rows["cluster"].to_pylist()))
+    if steps.num_rows:
+        show.chart(
+            lambda theme: figures.tree(steps, clusters, theme=theme),
+            steps, name=f"merge-tree-{layer}", title=f"Which experts of layer {layer} join first",
+            say="Joints in the page's colour are those of the tree's own cut into as many clusters; what is merged is "
+            "improved by single moves after it.",
+            python=context.snippet("merge-tree", layers=ask["layers"]),
+        )  # fmt: skip
+    st.caption("For a checkpoint in which these experts are one, its loss beside pruning to as many:")
+    model = context.trace.manifest.model.get("name") or "MODEL"
+    st.code(f"moescope merge {model} --trace {context.url} --keep {keep:g} --out merged", language="bash")
     show.chart(
         lambda theme: figures.squares(
             matrix, "similarity", label="mean cosine", value_format=".2f", side=14, theme=theme

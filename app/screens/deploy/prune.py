@@ -15,6 +15,7 @@ from ...sentences.deploy import pruning_answer
 from ...shell import messages, show
 from ...shell.page_context import PageContext
 from ...steering.offer import offer
+from . import preview
 from .parts import decided, notes, window_text
 
 LABELS = {
@@ -43,6 +44,7 @@ def draw(context: PageContext) -> None:
     )
     messages.say(pruning_answer(table, score, kept, agreement))
     offer(context, f"keep {keep:.0%} by {score}", "keep_only", kept, key="prune")
+    preview.draw(context, keep, score, layers)
     st.caption("For a checkpoint without the other experts, which plain transformers load:")
     model = context.trace.manifest.model.get("name") or "MODEL"
     st.code(

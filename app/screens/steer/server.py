@@ -69,6 +69,12 @@ def _source(context: PageContext) -> servers.Source:
     return st.session_state.get(f"steer-source {context.url}") or servers.source_of(context.trace)
 
 
+def running(context: PageContext) -> Served | None:
+    """The model that answers for this trace at this moment; starts nothing."""
+    served = _attached() or _own(_source(context), by_itself=False)
+    return None if served.client is None else served
+
+
 def problems(served: Served) -> None:
     """What stands between the reader and an answer: no model, or one that died. One that starts is said in the line
     of `choose`: a card here would push the board away under the reader's hand as it comes and goes."""

@@ -110,3 +110,48 @@ def test_the_files_of_the_page_hold_what_the_commands_write(library: Path) -> No
     )
     assert sum(row["bits"] for row in recipe["experts"]) <= 2.5 * LAYERS * EXPERTS
     assert len(calibrate._lines(context, 5, "0:2").splitlines()) == 5
+
+
+def test_a_live_model_measures_what_pruning_costs(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moescope.app.screens.deploy import preview
+    from moescope.app.screens.steer.server import Served
+
+    asked: list[object] = []
+
+    class Model:
+        def score(self, prompts, *, steering=None):
+            asked.append(steering)
+            kept = 8 if steering is None else len(steering["rules"][0]["experts"])
+            row = {"tokens": 10, "logprob": -10.0 * (1 + (8 - kept) / 8)}
+            return {"prompts": [{"base" if steering is None else "steered": row} for _ in prompts]}
+
+    monkeypatch.setattr(preview, "running", lambda context: None)
+    assert "model on the Steer page: perplexity by language" in text_of(
+        run(library, monkeypatch, "plain", decide="Prune")
+    )
+    monkeypatch.setattr(preview, "running", lambda context: Served(model="m", client=Model()))  # pyright: ignore[reportArgumentType]
+    app = run(library, monkeypatch, "plain", decide="Prune", keep=0.5)
+    app.button(key="prune-measure").click().run()
+    assert not app.exception
+    assert "perplexity 2.718 with all experts, 4.482 with those that gate keeps" in text_of(app)
+    assert asked[0] is None
+    assert len(asked) == 6  # gate, frequency, three random choices
+    assert {tuple(r["layers"]) for r in asked[1]["rules"]} == {(0,), (1,), (2,)}  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_preview_chooses_by_one_half_and_asks_prompts_of_the_other(library: Path) -> None:
+    from moescope.store import open_trace
+    from moescope.store.read.token_filter import ALL_TOKENS
+    from moescope.store.views.deploy.halves import halves
+    from moescope.store.views.deploy.preview import prune_plan
+    from moescope.store.views.deploy.scores import scores_of
+
+    trace = open_trace(str(library / "plain"))
+    plan = prune_plan(trace, keep=0.5, score="gate", layers=None, stream="decoder", tokens=ALL_TOKENS)
+    parts = halves(trace, ALL_TOKENS, None, 0)
+    ids = np.array(trace.prompts()["prompt_id"].to_pylist())
+    assert {row["id"] for row in plan.prompts} == set(ids[parts.report_P])
+    gate = scores_of(trace, 1, "decoder", ALL_TOKENS, parts.fit_P)["gate"]
+    kept = {cell.expert for cell in plan.kept["gate"] if cell.layer == 1}
+    assert kept == set(np.argsort(-gate)[:4].tolist())
+    assert all(len(cells) == 4 * LAYERS for cells in plan.kept.values())

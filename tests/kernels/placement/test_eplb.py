@@ -1,5 +1,8 @@
 """EPLB: the example that its authors publish, and the algorithm written out as plain loops."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,25 @@ def test_the_published_example():
         [5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
         [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1],
     ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "digest"),
+    [
+        ((64, 1, 1, 8), "5323e55eb19ee96e"),
+        ((80, 1, 1, 8), "a12e69443eae6aeb"),
+        ((96, 8, 2, 16), "df5a23edc440a8b9"),
+        ((96, 8, 4, 32), "abcd1b237cdbd945"),
+        ((72, 3, 2, 8), "ad7ef9680a12ecb4"),
+    ],
+)
+def test_devices_hold_what_the_released_code_gives_them(sizes, digest):
+    """Digests of the device sets that `rebalance_experts` of deepseek-ai/EPLB returned for this matrix; loads are
+    distinct, as its sort is not stable."""
+    load = np.random.default_rng(7).permutation(10_000)[:256].reshape(4, 64).astype(float) ** 2
+    places = np.asarray(replicate_and_pack(load, *sizes).physical_to_logical)
+    devices = [[sorted(one) for one in row.reshape(sizes[3], -1).tolist()] for row in places]
+    assert hashlib.sha256(json.dumps(devices).encode()).hexdigest()[:16] == digest
 
 
 def _pack(load, packs):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from events_by_hand import rows_of
 
-from moescope.store import StoreError, Trace
+from moescope.store import StoreError, Trace, open_trace
 from moescope.store.deliver.placement_files import placement_file
 from moescope.store.errors import DecisionRefused
+from moescope.store.expert_sheet import write_router_rows
+from moescope.store.files.folder import open_folder
 from moescope.store.notes import notes_of
 from moescope.store.read.token_filter import ALL_TOKENS
 from moescope.store.views.deploy.decide import decide_placement
 from moescope.store.views.deploy.halves import halves
 from moescope.store.views.deploy.paths import paths
 from moescope.store.views.deploy.placements import Cluster
+from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 
 def test_halves_keep_translations_together_and_leave_nobody_out(shared_trace: Trace) -> None:
@@ -184,3 +188,18 @@ def test_counts_only_traces_are_placed_by_load(make_trace: Callable[..., Trace],
     notes = " ".join(notes_of(made.table))
     assert "one sequence" in notes
     assert "what goes from layer to layer is unknown" in notes
+
+
+def test_the_tree_of_like_experts_by_hand(tmp_path: Path) -> None:
+    write_synthetic(
+        str(tmp_path / "t"), Synthetic(prompts=2, tokens_per_prompt=4, experts=3, top_k=1, layers=1)
+    )
+    near = [[1.0, 0.9, 0.1], [0.9, 1.0, 0.3], [0.1, 0.3, 1.0]]
+    rows = [{"layer": 0, "stream": "decoder", "expert": e, "output_similarity": near[e]} for e in range(3)]
+    write_router_rows(open_folder(tmp_path / "t"), 0, rows, {})
+    first, second = open_trace(tmp_path / "t").view("merge-tree").to_pylist()
+    assert (first["a"], first["b"], first["experts"]) == (0, 1, 2)
+    assert first["similarity"] == pytest.approx(0.9)
+    # Average linkage: the third expert is as near as the mean of .1 and .3.
+    assert ({second["a"], second["b"]}, second["experts"]) == ({2, 3}, 3)
+    assert second["similarity"] == pytest.approx(0.2)
