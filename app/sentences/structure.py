@@ -28,7 +28,10 @@ def explained(table: pa.Table) -> str:
     """
     rows = [row for row in table.to_pylist() if row["label"] == "token"]
     if not rows:
-        return "The trace has no token ids, so there is nothing to explain routing with."
+        last = [row for row in table.to_pylist() if row["layer"] == max(table["layer"].to_pylist())]
+        beside = [f"{row['label']} {_with_interval(row)}" for row in last]
+        tail = f" In layer {last[0]['layer']}: {words.listing(beside, most=6)}." if beside else ""
+        return f"The trace has no token ids, so what they explain is unknown.{tail}"
     most, least = max(rows, key=lambda r: r["share"]), min(rows, key=lambda r: r["share"])
     first = f"The token id alone explains {_with_interval(most)} of the first expert in layer {most['layer']}"
     if most["layer"] != least["layer"]:
@@ -67,6 +70,8 @@ def spread(table: pa.Table, by: str) -> str:
     rows = table.to_pylist()
     if not rows:
         return f"No prompt of the selection has a {by}."
+    if len({row["most"] for row in rows} | {row["least"] for row in rows}) < 2:
+        return f"Fewer than two values of {by} are selected: there is nothing to tell apart."
     best = max(rows, key=lambda row: row["spread"])
     chance = f"; even routing would give {words.percent(best['chance'])}" if best["chance"] else ""
     return (
@@ -189,7 +194,7 @@ def caches(table: pa.Table, top_k: int | None, policy: str = "lru") -> str:
     sizes = [size for size in sizes if (policy, size) in rate]
     if not sizes:
         return "No expert was accessed."
-    told = [f"{words.percent(rate[policy, size])} with {size} experts" for size in sizes]
+    told = [f"{words.percent(rate[policy, size])} with {words.amount(size, 'expert')}" for size in sizes]
     beside = [
         f"{name} {words.percent(rate[key, sizes[-1]])}"
         for key, name in (
@@ -200,7 +205,7 @@ def caches(table: pa.Table, top_k: int | None, policy: str = "lru") -> str:
         if (key, sizes[-1]) in rate
     ]
     first = f"An {policy.upper()} cache in each layer would serve, of all accesses, {words.listing(told)}."
-    return f"{first} At {sizes[-1]} experts: {words.listing(beside)}." if beside else first
+    return f"{first} At {words.amount(sizes[-1], 'expert')}: {words.listing(beside)}." if beside else first
 
 
 def expert_map(table: pa.Table, by: str) -> str:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from ....store.notes import notes_of
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show, sources
@@ -91,7 +92,9 @@ def _vocabulary(context: PageContext) -> None:
     with messages.loading(height=260):
         table = context.view("vocabulary", **ask)
     if not table.num_rows:
-        messages.say(f"No token id occurs {least} times in the selection.")
+        why = (*notes_of(table), "")[0]
+        rare = f"No token id occurs {least} times in the selection."
+        messages.say(why if why.startswith("The tokens have no ids") else rare)
         return
     beaten = sum(table["beats_luck"].to_pylist())
     chosen = token_table(

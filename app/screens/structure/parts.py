@@ -7,7 +7,7 @@ import streamlit as st
 
 from ....store.arrow import pc
 from ....store.notes import notes_of
-from ...shell import link_check, messages
+from ...shell import link_check, messages, page_context
 from ...shell.page_context import PageContext
 
 
@@ -36,10 +36,15 @@ def nothing(table: pa.Table) -> bool:
     """Whether a table has no rows; says why."""
     if table.num_rows:
         return False
+    notes = notes_of(table)
+    # The first note says why; where the view could tell no reason of its own, one of its others does.
+    why = next((note for note in notes if note.startswith(("No ", "Only ", "There is no"))), (*notes, "")[0])
+    here = page_context.current()
+    chosen = here is None or bool(here.where) or here.tokens != "all"
     messages.empty(
         "Nothing to show",
-        " ".join(notes_of(table)) or "No token passes the filter.",
-        todo="Widen the filter in the bar above.",
+        why or "No token passes the filter.",
+        todo="Widen the filter in the bar above." if chosen else "",
     )
     return True
 

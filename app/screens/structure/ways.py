@@ -125,6 +125,9 @@ def _pairs(context: PageContext) -> None:
     counted = table.rename_columns(
         ["tokens" if column == "pairs" else column for column in table.column_names]
     )
+    if not any(counted["tokens"].to_pylist()):
+        messages.say("No token of the selection uses two experts of these layers.")
+        return
     show.chart(
         lambda theme: pair_map(counted, a, b, label_a=f"expert of layer {layer}",
                                label_b=f"expert of layer {following}", theme=theme),

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from ....kernels.structure import principal_axes
-from ...errors import StoreError
 from ...notes import with_notes
 from ...read.batches import EventBatch
 from ...read.passes import map_router
@@ -24,6 +23,8 @@ TOKEN = "token"
 FREQUENT = 200
 PRIOR = 50.0
 """Tokens with the layer's mean rate that every rate is mixed with: a rate of few tokens says little."""
+FEWEST = 3
+"""Values: two place all experts on a line."""
 
 _SCHEMA = pa.schema(
     [
@@ -57,6 +58,8 @@ def expert_map(
         names, found = _by_token(trace, stream, tokens)
     else:
         names, found = _by_tag(trace, by, stream, tokens)
+    if len(names) < FEWEST:
+        return with_notes(_SCHEMA.empty_table(), [_too_few(by, len(names)), tokens.note()])
     places, columns = [], []
     for spec, tokens_G, share_GE, total, count_E in found:
         used = np.flatnonzero(count_E > 0)
@@ -98,6 +101,13 @@ def expert_map(
     return with_notes(shown, [ours, tokens.note()])
 
 
+def _too_few(by: str, values: int) -> str:
+    if by == TOKEN and not values:
+        return "There is no map by token: the tokens have no ids."
+    what = "different token ids" if by == TOKEN else f"values of {by}"
+    return f"Only some {what} are selected ({values}): a map needs {FEWEST} or more."
+
+
 _Found = tuple[RouterSpec, np.ndarray, np.ndarray, int, np.ndarray]
 
 
@@ -108,10 +118,6 @@ def _by_tag(trace: TraceRows, by: str, stream: str, tokens: TokenFilter) -> tupl
         for spec in trace.select_routers(None, stream)
     ]
     there_G = np.any([tokens_G > 0 for _, tokens_G, _ in per_layer], axis=0)
-    if there_G.sum() < 3:
-        raise StoreError(
-            f"a map needs three values of {by!r} or more; the selection has {int(there_G.sum())}"
-        )
     found: list[_Found] = []
     for spec, tokens_G, share_GE in per_layer:
         count_E = np.rint(share_GE.T @ tokens_G).astype(np.int64)
@@ -129,8 +135,6 @@ def _by_token(trace: TraceRows, stream: str, tokens: TokenFilter) -> tuple[list[
         if total:
             share_GE = uses_GE / np.maximum(occurrences_G, 1)[:, None]
             found.append((spec, occurrences_G, share_GE, total, count_E))
-    if len(ids) < 3:
-        raise StoreError("a map needs three different tokens or more")
     texts = token_texts(trace, ids).to_pylist()
     return [text or f"id {token}" for text, token in zip(texts, ids.tolist(), strict=True)], found
 
