@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ...store.schema import LayerExpert
 from .look import Width, finish
+from .routing_map import rounded
 from .theme import LIGHT, Theme
 from .thresholds import Threshold
 
@@ -24,10 +25,7 @@ FEW = 2_000
 
 def _data(table: pa.Table) -> pd.DataFrame:
     names = ("layer", "expert", "score", "effect", "p", "q", "stability")
-    data = pd.DataFrame({name: table[name].to_pylist() for name in names})
-    cells = zip(data["layer"], data["expert"], strict=True)
-    data["place"] = [f"layer {layer}, expert {expert}" for layer, expert in cells]
-    return data
+    return pd.DataFrame({name: rounded(table[name].to_numpy(zero_copy_only=False)) for name in names})
 
 
 def _tooltip() -> list[alt.Tooltip]:
@@ -47,6 +45,7 @@ def _toward(data: pd.DataFrame, theme: Theme) -> np.ndarray:
 def _points(data: pd.DataFrame, x: Any, y: Any, **size: Any) -> alt.Chart:
     return (
         alt.Chart(data)
+        .transform_calculate(place="'layer ' + datum.layer + ', expert ' + datum.expert")
         .mark_circle(size=34 if len(data) <= FEW else 14)
         .encode(
             x=x,

@@ -23,6 +23,13 @@ from .routing_layout import RIGHT_SHARE, Layout, PlotFrame, Sort, lay_out, route
 from .theme import LIGHT, Theme
 
 MAX_CELLS_WITH_GAPS = 2_000
+MAX_CELLS_WITH_EVEN_STEPS = 3_000
+"""Up to so many cells the colour runs evenly from the least to the largest value; of thousands the largest would leave
+all others pale, so their colours change at percentiles."""
+DIGITS = 5
+"""Significant digits of numbers that the browser gets: a map of 14,848 cells is a third smaller for it."""
+
+Steps = Literal["even", "percentile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,7 @@ def routing_map(
     reverse: bool = False,
     diverging: bool = False,
     domain: float | None = None,
+    steps: Steps | None = None,
     layer_margin: tuple[str, pa.Table] | None = None,
     selected: dict[str, Any] | None = None,
     width: Width = "container",
@@ -59,6 +67,7 @@ def routing_map(
         value: the column that the colour shows; sequential from 0, or `diverging` around 0.
         label: what the colour means, with its unit, for the legend.
         domain: largest absolute value of the colour scale; the data's own where None.
+        steps: whether colours change evenly or at percentiles of the values; by the number of cells where None.
         layer_margin: title and table (layer, value, optionally stream) of the bars at the right.
         selected: `{"stream", "layer", "expert"}` of the cell that is outlined at first.
         width: pixels, or `container` to stretch with the page.
@@ -69,10 +78,11 @@ def routing_map(
         raise ValueError("a routing map needs at least one cell")
     layout = lay_out(table, value, sort=sort, reverse=reverse)
     frame = PlotFrame(layout=layout, right=layout.num_ranks * RIGHT_SHARE if layer_margin else 0.0)
-    legend = map_legend(label, value_format)
-    color = alt.Color(
-        "value:Q", scale=color_scale(layout, theme, diverging=diverging, domain=domain), legend=legend
-    )
+    # A difference keeps even steps: percentiles would paint its noise as strongly as what stands out.
+    steps = steps or ("even" if diverging else default_steps(table.num_rows))
+    legend = map_legend(label + (", colours by percentile" if steps == "percentile" else ""), value_format)
+    scale = color_scale(layout, theme, diverging=diverging, domain=domain, steps=steps)
+    color = alt.Color("value:Q", scale=scale, legend=legend)
     layers: list[Any] = _cells(table, frame, theme, color, hover, cell_selection(selected))
     layers += _top_margin(frame, theme, value_format, diverging)
     if layer_margin:
@@ -121,10 +131,10 @@ def _cells(
     layout = frame.layout
     streams, layers = zip(*(layout.routers[row] for row in layout.row_C), strict=True)
     data = {
-        "stream": streams, "layer": layers, "expert": layout.expert_C, "value": layout.value_C,
+        "stream": streams, "layer": layers, "expert": layout.expert_C, "value": rounded(layout.value_C),
         "x": layout.rank_C - 0.5, "x2": layout.rank_C + 0.5,
         "y": layout.row_C - 0.5, "y2": layout.row_C + 0.5,
-    } | {line.column: table[line.column].to_numpy(zero_copy_only=False) for line in hover}  # fmt: skip
+    } | {line.column: rounded(table[line.column].to_numpy(zero_copy_only=False)) for line in hover}  # fmt: skip
     gaps = len(layout.value_C) <= MAX_CELLS_WITH_GAPS
     frame_data = pd.DataFrame(data)
     cells = (
@@ -145,13 +155,45 @@ def _cells(
     return [cells, outline(frame_data, frame.x("x"), frame.y("y"), cell, theme)]
 
 
-def color_scale(layout: Layout, theme: Theme, *, diverging: bool, domain: float | None = None) -> alt.Scale:
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Floats to DIGITS significant digits; anything else as it is. Tables and downloads keep every digit."""
+    if values.dtype.kind != "f":
+        return values
+    sizes = np.floor(
+        np.log10(np.abs(values), out=np.zeros(len(values)), where=(values != 0) & np.isfinite(values))
+    )
+    units = 10.0 ** (DIGITS - 1 - sizes)
+    return np.round(values * units) / units
+
+
+def default_steps(cells: int) -> Steps:
+    """How the colours of a map of so many cells change, where nobody chose."""
+    return "even" if cells <= MAX_CELLS_WITH_EVEN_STEPS else "percentile"
+
+
+def color_scale(
+    layout: Layout, theme: Theme, *, diverging: bool, domain: float | None = None, steps: Steps = "even"
+) -> alt.Scale:
     """Sequential from 0 or diverging around 0, up to `domain` or the largest absolute value."""
     known = np.abs(layout.value_C[np.isfinite(layout.value_C)])
     top = domain or (float(known.max()) if len(known) else 0.0) or 1.0
     colours = theme.diverging if diverging else theme.sequential
-    stops = np.linspace(-top if diverging else 0, top, len(colours)).tolist()
-    return alt.Scale(domain=stops, range=list(colours), interpolate="lab", clamp=True)
+    arm = len(colours) // 2 if diverging else len(colours) - 1
+    even = np.linspace(0, top, arm + 1)
+    stops = even if steps == "even" or not len(known) else _percentile_stops(known, even)
+    stops = [*(-stops[:0:-1]), *stops] if diverging else list(stops)
+    return alt.Scale(domain=[float(s) for s in stops], range=list(colours), interpolate="lab", clamp=True)
+
+
+def _percentile_stops(known: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """0, percentiles that part the absolute values into equal shares, and the largest; strictly rising."""
+    inner = np.quantile(known, np.linspace(0, 1, len(even))[1:-1])
+    stops = np.concatenate([[0.0], inner, [even[-1]]])
+    # Where many values are equal, as many zeros, their percentiles are one: a scale needs them apart.
+    least = even[-1] * 1e-4
+    for at in range(1, len(stops) - 1):
+        stops[at] = max(stops[at], stops[at - 1] + least)
+    return np.minimum(stops, np.append(even[-1] * (1 - 1e-4 * np.arange(len(stops) - 1, 0, -1)), even[-1]))
 
 
 def card(hover: Sequence[Hover], *, several_streams: bool) -> list[alt.Tooltip]:

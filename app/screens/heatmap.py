@@ -15,7 +15,7 @@ from ...store.notes import notes_of
 from ...store.views.experts.load_difference import difference, moved, with_measure
 from ..figures.load import HOVER, MEASURES, difference_hover
 from ..figures.multiples import small_maps
-from ..figures.routing_map import Hover, routing_map
+from ..figures.routing_map import Hover, default_steps, routing_map
 from ..sentences import load as sentences
 from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext
@@ -57,11 +57,21 @@ def page(context: PageContext) -> None:
             "Experts", ["id", "load"], default="id", key="sort", bind="query-params", required=True,
             format_func={"id": "by id", "load": "largest first"}.__getitem__,
         ) or "id"  # fmt: skip
+        steps = None
+        if kind == ONE:
+            cells = sum(router.num_experts for router in context.routers())
+            steps = st.segmented_control(
+                "Colours change", ["even", "percentile"], default=default_steps(cells), key="steps",
+                bind="query-params", required=True,
+                format_func={"even": "evenly", "percentile": "by percentile"}.__getitem__,
+                help="By percentile: each step of the colour holds equally many experts, so that one busy expert does "
+                "not leave all others pale.",
+            )  # fmt: skip
         down = st.toggle("input at the top", key="down", bind="query-params")
     link_check.tell("measure")
     if missing:
         messages.say(" ".join(missing.values()))
-    look = {"sort": sort, "reverse": down}
+    look = {"sort": sort, "reverse": down, "steps": steps}
     if kind == DIFFERENCE:
         _difference(context, measure, look)
     elif kind == SIDE_BY_SIDE:

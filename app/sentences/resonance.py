@@ -15,6 +15,12 @@ from ..text import words
 SURE = 0.05
 
 
+def asked(names: tuple[str, str], sizes: tuple[int, int], measure: str, limit: Threshold) -> str:
+    """The contrast in one line: who against whom, by what, and what stands out."""
+    a, b = (f"{name} ({words.amount(size, 'prompt')})" for name, size in zip(names, sizes, strict=True))
+    return f"A, {a}, against B, {b}, by {measure}. An expert stands out at {limit}."
+
+
 def survivors(table: pa.Table, limit: Threshold) -> str:
     """How many experts stand out, to which side, and how sure the threshold leaves one."""
     kept = kept_of(table, limit)

@@ -7,11 +7,12 @@ from typing import Any
 import streamlit as st
 
 from ....store.views.resonance.resonance import SELF_DEFINED, answers_counted
+from ...sentences import resonance as sentences
 from ...shell import messages, token_span
 from ...shell.page_context import PageContext
 from .. import expert_contrast, expert_drawer
+from . import first_look, maps, scan, second
 from . import groups as resonance_groups
-from . import maps, scan, second
 from . import top as resonance_top
 
 RANKINGS = {"absolute": "either way", "target": "towards A", "rest": "towards B"}
@@ -28,17 +29,26 @@ def page(context: PageContext) -> None:
             todo="Trace a prompt set with a column group (or language, or any tag) of two or more values.",
         )
         return
-    contrast = resonance_groups.choose(context)
-    if contrast is None:
-        return
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        params = contrast.params | _controls(context, answers=contrast.params["by"] == "class")
-        limit = scan.threshold(params["measure"])
+    told = st.empty()
+    # Folded to the line above it, so that the figure comes first; open where the groups are still to be named.
+    with st.expander(
+        "Change the groups, the measure or the threshold", expanded=_asks(), key="contrast-controls"
+    ):
+        contrast = resonance_groups.choose(context)
+        if contrast is None:
+            return
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+            params = contrast.params | _controls(context, answers=contrast.params["by"] == "class")
+            limit = scan.threshold(params["measure"])
+    with told:
+        messages.say(
+            sentences.asked(contrast.names, _sizes(contrast), scan.MEASURES[params["measure"]], limit)
+        )
     if answers_counted(context.params("resonance", **params)) and _has_answers(context):
         messages.note("partial", f"{SELF_DEFINED[:1].upper()}{SELF_DEFINED[1:]}")
     table = None
-    with messages.guarded("The groups could not be contrasted"), messages.loading(height=420):
-        table = context.view("resonance", **params)
+    with messages.guarded("The groups could not be contrasted"):
+        table = first_look.then_whole(context, contrast, params)
     if table is None:
         return
     expert_contrast.remember(context, params, contrast.names)
@@ -48,6 +58,16 @@ def page(context: PageContext) -> None:
     second.draw(context, table, contrast, params)
     if cell := expert_drawer.chosen():
         expert_drawer.draw(context, cell, over_map=True)
+
+
+def _asks() -> bool:
+    """Whether the groups come from something that the reader must name first."""
+    way = st.session_state.get("groups") or st.query_params.get("groups")
+    return way not in (None, "tag")
+
+
+def _sizes(contrast: resonance_groups.Contrast) -> tuple[int, int]:
+    return len(contrast.ids("target")), len(contrast.ids("rest"))
 
 
 def _has_answers(context: PageContext) -> bool:

@@ -70,6 +70,7 @@ def draw(
     """Draw the scan and the two figures beneath it; returns the cells in a box that was dragged."""
     measure = params["measure"]
     a, b = contrast.names
+    figure = st.container()
     with st.container(horizontal=True, vertical_alignment="center", gap="large"):
         only = st.toggle("hide the others", key="only", bind="query-params")
         dragging = st.segmented_control(
@@ -79,16 +80,17 @@ def draw(
         ) == BOX  # fmt: skip
         messages.say(sentences_resonance.survivors(table, limit))
     shown = only_survivors(table, limit) if only else table
-    points = show.chart(
-        lambda theme: boxed(routing_map(
-            shown, "score", theme=theme, label=f"score: {MEASURES[measure]}, A − B",
-            value_format="+.0%" if measure == "rate" else "+.2f", diverging=True, hover=HOVER,
-        ), dragging),
-        table, name=f"resonance-{a}", key=f"scan-{BOX if dragging else 'cell'}",
-        select=BOX if dragging else "cell", title=f"Resonance: {a} against {b}",
-        say=sentences_resonance.scan(table, limit, a, b, measure == "rate"),
-        python=context.snippet("resonance", **params),
-    )  # fmt: skip
+    with figure:
+        points = show.chart(
+            lambda theme: boxed(routing_map(
+                shown, "score", theme=theme, label=f"score: {MEASURES[measure]}, A − B",
+                value_format="+.0%" if measure == "rate" else "+.2f", diverging=True, hover=HOVER,
+            ), dragging),
+            table, name=f"resonance-{a}", key=f"scan-{BOX if dragging else 'cell'}",
+            select=BOX if dragging else "cell", title=f"Resonance: {a} against {b}",
+            say=sentences_resonance.scan(table, limit, a, b, measure == "rate"),
+            python=context.snippet("resonance", **params),
+        )  # fmt: skip
     messages.note("plain", " ".join(notes_of(table)))
     _two_more(table, limit, context.snippet("resonance", **params))
     if dragging:

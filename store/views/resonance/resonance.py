@@ -143,6 +143,7 @@ def resonance(
     top: int | None = None,
     among: int = 20,
     ranking: str = "absolute",
+    refine: bool = True,
     seed: int = 0,
 ) -> pa.Table:
     """Contrast the routing maps of two groups of prompts, expert by expert.
@@ -163,6 +164,7 @@ def resonance(
         among: N of the stability, the share of bootstraps in which an expert is in the top N; `top` where
             that is given.
         ranking: absolute, target or rest.
+        refine: draw more relabellings for experts that few of them matched.
         seed: of permutations and bootstraps.
     Returns:
         rank, layer, stream, expert, score (target mean - rest mean), effect (score / pooled standard
@@ -174,7 +176,7 @@ def resonance(
         trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,
         stream=stream, measure=measure, paired=paired, permutations=permutations, stability=stability,
         tokens=tokens,
-        top=among if top is None else top, ranking=ranking, seed=seed,
+        top=among if top is None else top, ranking=ranking, refine=refine, seed=seed,
     )  # fmt: skip
     return with_notes(scan_table(found, top), found.notes)
 

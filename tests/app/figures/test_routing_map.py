@@ -1,5 +1,7 @@
 """The routing map puts every cell where it belongs, whatever the shape of the model."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from moescope.app.figures.multiples import small_maps
 from moescope.app.figures.routing_layout import lay_out
-from moescope.app.figures.routing_map import Hover, routing_map
+from moescope.app.figures.routing_map import Hover, color_scale, rounded, routing_map
 from moescope.app.figures.specialised import kinds_map
 from moescope.app.figures.theme import DARK, LIGHT
 
@@ -184,3 +186,29 @@ def test_the_middle_of_a_difference_has_no_sign():
     spec = routing_map(cells(("decoder", 0, 4)), "value", diverging=True, value_format="+.0%").to_dict()
     label = spec["layer"][0]["encoding"]["color"]["legend"]["labelExpr"]
     assert label == "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
+
+
+def test_at_percentiles_each_colour_step_holds_as_many_cells():
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(size=4_000)
+    for diverging in (False, True):
+        signs = rng.choice([-1, 1], 4_000) if diverging else 1
+        layout = SimpleNamespace(value_C=values * signs)
+        stops = color_scale(layout, LIGHT, diverging=diverging, steps="percentile").to_dict()["domain"]  # pyright: ignore[reportArgumentType]
+        assert stops == sorted(set(stops))
+        upper = [stop for stop in stops if stop >= 0]
+        held = np.histogram(values, upper)[0]
+        assert max(held) - min(held) <= 2
+
+
+def test_equal_values_leave_the_stops_of_a_scale_apart():
+    layout = SimpleNamespace(value_C=np.r_[np.zeros(3_990), np.ones(10)])
+    stops = color_scale(layout, LIGHT, diverging=False, steps="percentile").to_dict()["domain"]  # pyright: ignore[reportArgumentType]
+    assert stops == sorted(set(stops))
+    assert stops[-1] == 1
+
+
+def test_numbers_for_the_browser_keep_five_digits():
+    given = np.array([0.0, np.nan, 1_234_567.8, -0.000123456])
+    assert rounded(given).tolist()[2:] == [1_234_600.0, -0.00012346]
+    assert np.isnan(rounded(given)[1])
