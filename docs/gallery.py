@@ -57,6 +57,8 @@ COST
 """
 COST = """Measured on one core of an AMD EPYC processor: all fourteen take 114 s of CPU time together, the longest 25 s
 (`pathways`), after about 4 s each for loading PyTorch."""
+MEASURED, LONGEST = FOLDER / "img" / "gallery" / "measured.json", 700
+"""What the scripts measured, and the most characters of it that stand on the page."""
 SMALL, LARGE, FRAME = 320, 640, (600, 360)
 """Widths of the charts on cards and in the docs; pixels of a card's picture."""
 Draw = Callable[[Trace, Theme, int], Any]
@@ -134,6 +136,7 @@ PICTURES: Mapping[str, Draw] = {
 def main(work: Path, names: list[str]) -> None:
     """Make what is missing, draw everything, say how long it took."""
     seconds = {}
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     (gallery.FOLDER / "thumbnails").mkdir(exist_ok=True)
     (FOLDER / "img" / "gallery").mkdir(exist_ok=True)
     for name in names or gallery.ORDER:
@@ -143,12 +146,14 @@ def main(work: Path, names: list[str]) -> None:
             seconds[name] = round(time.process_time() - began, 1)
             print(name, seconds[name], "s of CPU", flush=True)
         trace, draw = open_trace(work / name), PICTURES[name]
+        measured[name] = trace.manifest.settings["measured"]
         for theme in (LIGHT, DARK):
             png = picture(draw(trace, theme, SMALL), height=150, scale=1.5, frame=FRAME)
             gallery.card(name).thumbnails[theme.name].write_bytes(png)
         (FOLDER / "img" / "gallery" / f"{name}.png").write_bytes(
             picture(draw(trace, LIGHT, LARGE), height=240, scale=1.5)
         )
+    MEASURED.write_text(json.dumps(measured, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if seconds:
         print(json.dumps({"seconds of CPU": seconds, "together": round(sum(seconds.values()), 1)}))
 
@@ -170,16 +175,25 @@ def picture(chart: Any, *, height: int, scale: float, frame: tuple[int, int] | N
     return file.getvalue()
 
 
+def told_as(name: str, value: Any) -> str:
+    """A measured number in a sentence; long tables stay in the trace."""
+    text = json.dumps(value, ensure_ascii=False).replace('"', "")
+    name = name.replace("_", " ")
+    return f"{name} {text}" if len(text) <= LONGEST else f"{name}: in the settings of the trace"
+
+
 def page() -> str:
     """docs/gallery.md: the head, and a section for each card."""
     parts = [HEAD.replace("COST", COST)]
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     for card in gallery.cards():
         parts.append(
             f"## {card.name}\n\n![{card.title}](img/gallery/{card.name}.png)\n\n**{card.title}.** {card.sentence}\n\n"
         )
         told = {"Systems": card.systems, "Real": card.real, "Toy": card.toy, "Not shown": card.not_shown}
         parts += [f"- {label}: {text}\n" for label, text in (told | {"Look at": card.look_at}).items()]
-        parts.append("\n")
+        found = [told_as(name, value) for name, value in measured[card.name].items()]
+        parts.append(f"- Measured, seed 0: {'; '.join(found)}\n\n" if found else "\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 

@@ -68,8 +68,9 @@ def _systems(card: gallery.Card) -> str:
 
 
 def _button(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
+    made = _made(card, known)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if _made(card, known):
+        if made:
             page, params = address(card)
             st.button("Open", type="primary", key=f"gallery-open-{card.name}", on_click=travel.to, args=(page,),
                       kwargs={"trace": card.name, **params})  # fmt: skip
@@ -82,6 +83,9 @@ def _button(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
                 ("Look at", card.look_at),
             ):
                 st.html(f'<p class="ms-gallery-text"><b>{label}:</b> {_plain(text)}</p>')
+            if made and (measured := sources.get(known[card.name].url).manifest.settings.get("measured")):
+                st.html('<p class="ms-gallery-text"><b>Measured:</b></p>')
+                st.json(measured, expanded=1)
             st.code(f"moescope example {card.name} --out my-trace", language=None, wrap_lines=True)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ....sample_data.gallery import ORDER, card
 from ....tracer.jobs.jobs import Job, Status, list_jobs
 from ...shell import evaluation_line, messages, sources, travel
 from ...text import words
-from . import evaluations_table
+from . import evaluations_table, gallery
 
 TICK_SECONDS = 1.0
 _STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing",
@@ -79,13 +80,20 @@ def _ended(job: Job, status: Status) -> None:
             with st.popover("Log", type="tertiary", key=f"log-{name}"):
                 st.code(status.log_tail, language=None, wrap_lines=True)
         if status.state != "failed" and name in sources.summaries():
-            st.button("Open", type="primary", key=f"open-{name}", on_click=travel.to, args=("heatmap",),
-                      kwargs={"trace": name})  # fmt: skip
+            page, params = _opens(job)
+            st.button("Open", type="primary", key=f"open-{name}", on_click=travel.to, args=(page,),
+                      kwargs={"trace": name, **params})  # fmt: skip
         if status.state != "complete":
             resumable = name in sources.summaries()
             st.button("Resume" if resumable else "Try again", key=f"retry-{name}", on_click=messages.retry_job,
                       args=(job,), help="With the same model, prompts and settings.")  # fmt: skip
         st.button("Dismiss", key=f"dismiss-{name}", on_click=job.forget)
+
+
+def _opens(job: Job) -> tuple[str, dict[str, object]]:
+    """Where what a job made is best seen."""
+    example = job.asked.get("example")
+    return gallery.address(card(example)) if example in ORDER else ("heatmap", {})
 
 
 def ended_words(job: Job, status: Status) -> str:
