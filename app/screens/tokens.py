@@ -14,7 +14,7 @@ from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext, asked, remember
 from ..text import words
 from ..text.graphemes import runs
-from . import expert_drawer, patches
+from . import expert_drawer, patches, try_text
 from .prompt_list import PromptList, prompt_list
 from .token_view import TokenText, standalone, token_view
 
@@ -40,6 +40,9 @@ def page(context: PageContext) -> None:
     with messages.loading(height=300):
         tables = {prompt: _events(context, prompt) for prompt in chosen}
         texts = [_text(prompts, prompt, table) for prompt, table in tables.items() if table.num_rows]
+    tried = try_text.draw(context)
+    if tried is not None and tried.num_rows:
+        texts.append(TokenText(title="Your text", language=None, arrays=token_arrays(tried)))
     if not texts:
         messages.empty("No events", "The chosen prompt has no routing events in the layer window.")
         return
