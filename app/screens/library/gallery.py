@@ -10,7 +10,7 @@ import streamlit as st
 
 from ....sample_data import gallery
 from ....store.library import TraceSummary
-from ....tracer.jobs.jobs import start_example
+from ....tracer.jobs.jobs import SUFFIX, Job, start_example
 from ...shell import messages, sources, travel
 from ...shell.page_context import current_theme
 from ...shell.show import side_by_side
@@ -74,6 +74,9 @@ def _button(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
             page, params = address(card)
             st.button("Open", type="primary", key=f"gallery-open-{card.name}", on_click=travel.to, args=(page,),
                       kwargs={"trace": card.name, **params})  # fmt: skip
+        elif _running(card):
+            st.button("Running", disabled=True, key=f"gallery-busy-{card.name}",
+                      help="How far it is stands at the top of this page.")  # fmt: skip
         else:
             st.button("Run", key=f"gallery-run-{card.name}", on_click=_start, args=(card,))
         with st.popover("More", type="tertiary", key=f"gallery-more-{card.name}"):
@@ -94,6 +97,11 @@ def _made(card: gallery.Card, known: Mapping[str, TraceSummary]) -> bool:
     if summary is None or summary.error:
         return False
     return sources.get(summary.url).manifest.settings.get("example") == card.name
+
+
+def _running(card: gallery.Card) -> bool:
+    job = Job(sources.library() / f"{card.name}{SUFFIX}")
+    return job.folder.is_dir() and not job.status().ended
 
 
 def address(card: gallery.Card) -> tuple[str, dict[str, object]]:

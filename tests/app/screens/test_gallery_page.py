@@ -50,6 +50,16 @@ def test_every_card_says_what_is_toy_and_runs_or_opens(library, monkeypatch):
     assert started == [("series", library / "series")]
 
 
+def test_a_card_whose_example_is_being_made_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(tmp_path))
+    (tmp_path / "actor.job").mkdir()
+    (tmp_path / "actor.job" / "job.json").write_text('{"example": "actor"}', encoding="utf-8")
+    monkeypatch.setattr("moescope.tracer.jobs.jobs.Job._alive", lambda job: True)
+    app = AppTest.from_function(draw_cards, default_timeout=60).run()
+    assert app.button(key="gallery-busy-actor").disabled
+    assert "gallery-run-actor" not in {button.key for button in app.button}
+
+
 def test_the_address_of_a_card_is_that_of_a_page():
     page, params = address(gallery.card("kmeans_gate"))
     assert page == "structure"
