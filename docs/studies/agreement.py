@@ -3,7 +3,7 @@
 1. The bundled model is traced in float32, one prompt a batch, and again with one thing changed each time.
 2. Every trace is compared with the first; where the model or its steering changed, its routing is replayed in the
    first model, to see how much of the difference in KL the choice of experts carries.
-3. Text noise: bits of letters are flipped, and prompts with as many tokens as before are compared by position.
+3. Text noise: bits of letters are flipped, each such that one token changes and all others stay where they are.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from moescope.app.sentences.agreement import within
-from moescope.app.text import words
+from moescope.kernels.statistics.bootstrap import bootstrap_interval
 from moescope.store import Trace, open_trace, sample_dir
 from moescope.store.compare import pair_traces, view
 from moescope.tracer import PromptSet, Steering, load_model, trace_prompts
@@ -111,32 +112,81 @@ def traced(model: Any, tokenizer: Any, prompts: PromptSet, out: Path, **settings
     return open_trace(out)
 
 
-def noisy(prompts: PromptSet, bits: int) -> Iterator[dict[str, str]]:
-    """The English prompts with the lowest bit of so many letters flipped (a becomes b's neighbour: always a sign)."""
+def noisy(prompts: PromptSet, tokenizer: Any) -> list[PromptSet]:
+    """The English prompts with 0, 1, 2, 4, ... flipped bits, each on top of those before; those with room for all."""
+    levels: list[list[dict[str, str]]] = [[] for _ in BITS]
     for number, prompt in enumerate(p for p in prompts if p.language == "en"):
-        letters = [place for place, sign in enumerate(prompt.text) if sign.isascii() and sign.isalpha()]
-        chosen = np.random.default_rng(number).permutation(letters)[:bits]
-        text = [chr(ord(sign) ^ 1) if place in chosen else sign for place, sign in enumerate(prompt.text)]
-        yield {"id": prompt.id, "parallel_id": prompt.id, "text": "".join(text)}
+        texts = with_flipped_bits(prompt.text, tokenizer, np.random.default_rng(number))
+        for level, text in zip(levels, texts or (), strict=bool(texts)):
+            level.append({"id": prompt.id, "parallel_id": prompt.id, "text": text})
+    return [PromptSet.from_rows(rows) for rows in levels]
+
+
+def with_flipped_bits(text: str, tokenizer: Any, random: np.random.Generator) -> list[str] | None:
+    """A text with so many letters' lowest bits flipped, for each of `BITS`; None where there is no room for the most.
+
+    Only flips are taken that change one token each, and leave all others and their positions as they are.
+    """
+    letters = [place for place, sign in enumerate(text) if sign.isascii() and sign.isalpha()]
+    ids, changed, found = tokenizer(text)["input_ids"], set[int](), [text]
+    for place in random.permutation(letters):
+        flipped = chr(ord(text[place]) ^ 1)
+        tried = text[:place] + flipped + text[place + 1 :]
+        new = tokenizer(tried)["input_ids"]
+        moved = {at for at, (old, other) in enumerate(zip(ids, new, strict=False)) if old != other}
+        if not flipped.isalpha() or len(new) != len(ids) or len(moved) != 1 or moved & changed:
+            continue
+        text, ids, changed = tried, new, changed | moved
+        if len(changed) in BITS:
+            found.append(text)
+        if len(changed) == BITS[-1]:
+            return found
+    return None
 
 
 def text_noise(model: Any, tokenizer: Any, prompts: PromptSet, folder: Path) -> None:
-    """Flip rate by flipped bits, where positions correspond; distance of loads for all prompts."""
-    clean = None
-    print(
-        "\n| bits flipped | prompts with as many tokens | decisions flipped | loads apart | of unrelated prompts |"
-    )
-    print("|---|---|---|---|---|")
-    for bits in BITS:
-        rows = PromptSet.from_rows(list(noisy(prompts, bits)))
+    """Flip rate by flipped bits at every position, and at the tokens that are the same; its rise from row to row."""
+    clean, before = None, None
+    heads = [
+        "bits flipped",
+        "prompts",
+        "decisions flipped",
+        "rise, points",
+        "at unchanged tokens",
+        "rise, points",
+    ]
+    print(f"\n| {' | '.join(heads)} |")
+    print("|---|---|---|---|---|---|")
+    for bits, rows in zip(BITS, noisy(prompts, tokenizer), strict=True):
         trace = traced(model, tokenizer, rows, folder / f"bits-{bits}", batch_size=1)
         clean = clean or trace
-        pairs = pair_traces(clean, trace, pair_by="parallel_id")
-        found = view(pairs, "agreement-overall").to_pylist()
-        last = view(pairs, "agreement-sequences").to_pylist()[-1]
-        rate, kept = (within(found[0], "flip_rate"), found[0]["prompts"]) if found else ("–", 0)
-        apart = f"{last['distance']:.3f} | {last['others']:.3f}"
-        print(f"| {bits} | {words.count(kept)} of {len(rows)} | {rate} | {apart} |", flush=True)
+        both = [pair_traces(clean, trace, pair_by="parallel_id"), pair_traces(clean, trace, align="realign")]
+        tables = [view(pairs, "agreement-prompts") for pairs in both]
+        cells = [within(view(pairs, "agreement-overall").to_pylist()[0], "flip_rate") for pairs in both]
+        rises = (
+            [rise(old, new) for old, new in zip(before or tables, tables, strict=True)]
+            if before
+            else ["–", "–"]
+        )
+        before = tables
+        print(f"| {bits} | {len(rows)} | {cells[0]} | {rises[0]} | {cells[1]} | {rises[1]} |", flush=True)
+
+
+def rise(before: pa.Table, after: pa.Table) -> str:
+    """How much the flip rate rose, with its interval over prompts (each with both its rates), in percentage points."""
+    sides = []
+    for table in (before, after):
+        rows = sorted(
+            table.select(["prompt_id", "flips", "decisions"]).to_pylist(), key=lambda row: row["prompt_id"]
+        )
+        sides += [np.array([row[name] for row in rows], float) for name in ("flips", "decisions")]
+    old, of_old, new, of_new = sides
+
+    def difference(chosen: np.ndarray) -> float:
+        return new[chosen].sum() / of_new[chosen].sum() - old[chosen].sum() / of_old[chosen].sum()
+
+    found = bootstrap_interval(np.arange(len(old)), difference)
+    return f"{100 * found.point:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def main() -> None:
@@ -151,7 +201,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)
         variants(loaded.model, loaded.tokenizer, prompts, folder)
-        text_noise(loaded.model, loaded.tokenizer, prompts, folder)
+        every = PromptSet.from_file(sample_dir() / "udhr.csv")
+        text_noise(loaded.model, loaded.tokenizer, every, folder)
 
 
 if __name__ == "__main__":
