@@ -179,3 +179,31 @@ class ProductKeys(Passage):
             raise SteeringError("Doge cannot use more experts per token than it was built for")
         factor_TK = torch.where(before_TK == 0, 0, weights_TK / before_TK)
         call.output = call.output * factor_TK.reshape(*call.output.shape[:-1], 1).to(call.output.dtype)
+
+
+class ProductAxis(Passage):
+    """Monet: a router gives (g1, g2), each (batch, length, heads, keys), zero for what a head did not choose. One axis
+    is a router here, expert h * keys + i, so that a token's events are the few keys of each head, never products."""
+
+    at = "output"
+    no_outputs = "an expert is a pair of keys, and no module runs one alone"
+
+    def __init__(self, axis: int, heads: int, keys: int) -> None:
+        self._axis, self._heads, self._keys = axis, heads, keys
+
+    def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        gate_TE = call.output[self._axis].reshape(-1, self._heads * self._keys)
+        # How many keys a head chooses varies: as many slots as the busiest token needs.
+        width = max(int((gate_TE > 0).sum(-1).max()), 1) if len(gate_TE) else 1
+        weights_TK, ids_TK = gate_TE.topk(width, dim=-1)
+        return ids_TK.masked_fill(weights_TK <= 0, -1), weights_TK
+
+    def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
+        assert weights_TK is not None
+        before = call.output[self._axis]
+        gate_TE = before.new_zeros(len(ids_TK), self._heads * self._keys)
+        # Slots without an expert come as some valid id with weight 0.
+        gate_TE.scatter_add_(-1, ids_TK, weights_TK.to(before.dtype))
+        changed = [*call.output]
+        changed[self._axis] = gate_TE.reshape(before.shape)
+        call.output = tuple(changed)

@@ -21,6 +21,7 @@ from .adapter_passages import (
     EmergentCall,
     GatedMask,
     OneHotCall,
+    ProductAxis,
     ProductKeys,
     SkipExpert,
     SortedByExpert,
@@ -43,7 +44,9 @@ class Block:
 
 
 Fields = dict[str, Any]
-Adapter = Callable[[Block], Fields]
+Adapter = Callable[[Block], "Fields | list[Fields]"]
+"""What changes in the site; a list where one module is several routers, each with its own `router` and `path` under the
+module."""
 
 
 def dbrx(b: Block) -> Fields:
@@ -107,6 +110,25 @@ def longcat(b: Block) -> Fields:
     return {"passage": ExpertsCall(slots=2), "normalises": False, "note": note}
 
 
+def monet(b: Block) -> list[Fields]:
+    heads, keys = b.router.config.moe_heads, b.router.config.moe_experts
+    note = (
+        f"Product keys: of each of {heads} heads, expert h * {keys} + i is {{axis}} i. The head's expert (i, j) has "
+        "the product of both weights. Layers without a router use the decisions of the last one before them."
+    )
+    axes = [("rows", "w1"), ("columns", "w2")]
+    return [
+        {
+            "path": child, "router": getattr(b.router, child), "experts": b.router,
+            "passage": ProductAxis(at, heads, keys), "weight": None,
+            "num_experts": heads * keys, "top_k": None, "scoring": "none", "steerable": False,
+            "stream": stream, "normalises": True, "proportional": False,
+            "note": note.format(axis=stream.removesuffix("s")), "logits": lambda call: call.output,
+        }
+        for at, (stream, child) in enumerate(axes)
+    ]  # fmt: skip
+
+
 def nllb(b: Block) -> Fields:
     # transformers 5 takes the 0/1 mask of the choice for expert ids, and so runs experts 1 and 0 only.
     flawed = "one_hot(router_mask" in inspect.getsource(type(b.experts).forward)
@@ -166,6 +188,7 @@ ALONE: dict[str, Adapter] = {
     r"DogeCDMoE": doge,
     r"JetMoeTopKGating": jetmoe,
     r"Llama4Router": llama4,
+    r"MonetRouter": monet,
     r"VitPoseNaiveMoe": vitpose,
 }
 """The same for modules that hold a decision without such an experts module beside them."""

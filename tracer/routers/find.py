@@ -108,10 +108,10 @@ def _sites(model: nn.Module, modules: dict[str, nn.Module]) -> Iterable[Site]:
         if takes_decision(type(module)):
             name, router = _router_beside(module, modules[parent]) or _unknown(path, module, modules[parent])
             block = Block(f"{parent}.{name}".lstrip("."), modules[parent], router, module, _rows(router))
-            yield _site(model, modules, block, path, adapter_for(type(router), ADAPTERS))
+            yield from _sites_of(model, modules, block, path, adapter_for(type(router), ADAPTERS))
         elif (adapter := adapter_for(type(module), ALONE)) is not None:
             block = Block(path, modules[parent], module, None, _rows(module))
-            yield _site(model, modules, block, None, adapter)
+            yield from _sites_of(model, modules, block, None, adapter)
 
 
 @cache
@@ -144,12 +144,26 @@ def _rows(router: nn.Module) -> int:
     return int(rows)
 
 
-def _site(
+def _sites_of(
     model: nn.Module,
     modules: dict[str, nn.Module],
     block: Block,
     experts: str | None,
     adapter: Adapter | None,
+) -> Iterable[Site]:
+    """The routers of one module: one, but for product keys."""
+    changes = adapter(block) if adapter is not None else {}
+    for each in changes if isinstance(changes, list) else [changes]:
+        told = each if adapter is None else {**each, "found_by": f"adapter {adapter.__name__}"}
+        yield _site(model, modules, block, experts, told)
+
+
+def _site(
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    block: Block,
+    experts: str | None,
+    changes: dict[str, Any],
 ) -> Site:
     layer, stack = layer_and_stack(block.path, modules)
     fields: dict[str, Any] = {
@@ -169,10 +183,10 @@ def _site(
         "stack": stack,
         "normalises": bool(getattr(block.router, "norm_topk_prob", True)),
     }
-    if adapter is not None:
-        changes = adapter(block) | {"found_by": f"adapter {adapter.__name__}"}
-        fields |= {name: value for name, value in changes.items() if name in SPEC_FIELDS}
-        site |= {name: value for name, value in changes.items() if name not in SPEC_FIELDS}
+    if "path" in changes:
+        fields["router"] = f"{block.path}.{changes['path']}"
+    fields |= {name: value for name, value in changes.items() if name in SPEC_FIELDS}
+    site |= {name: value for name, value in changes.items() if name not in (*SPEC_FIELDS, "path")}
     spec = RouterSpec(**fields)
     site.setdefault("logits", partial(first_logits, num_experts=spec.num_experts))
     return Site(spec=spec, **site)

@@ -113,7 +113,7 @@ def _option(name: str, option: Option, value: Any) -> Any:
         raise SteeringError(f"{name} must be true or false, not {said(value)}")
     if option.holds == "number" and not _is_number(value):
         raise SteeringError(f"{name} must be a number up to {LARGEST:g}, not {said(value)}")
-    if option.holds == "number" and option.most is not None and not 0 <= value <= option.most:
+    if option.holds == "number" and option.most is not None and not 0 <= float(value or 0) <= option.most:
         raise SteeringError(f"{name} must be a number from 0 to {option.most:g}, not {said(value)}")
     if option.holds == "file" and not (isinstance(value, str) and value):
         raise SteeringError(f"{name} must be the path of a file, not {said(value)}")

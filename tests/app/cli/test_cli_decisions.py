@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The commands from a trace to a decision on a tiny model: what they write, and what they refuse in one sentence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Rules that read files or tokens (theta on `top_k`, `mask`, `prune_ratio` with `protect`) beside plain loops."""
 
 from __future__ import annotations

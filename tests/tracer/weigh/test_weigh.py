@@ -1,4 +1,4 @@
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportCallIssue=false, reportIndexIssue=false
 """The expert sheet against what the model's own experts do, written out by hand."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import copy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_a_model_that_stays_on_disk_gives_the_same_sheet_a_layer_at_a_time(
     loaded = load_model(tmp_path / "m", device="disk").model
     layers, present = loaded.model.layers, []
 
-    def counted(*args: object) -> list[dict]:
+    def counted(*args: Any) -> list[dict]:
         present.append(sum(any(p.device.type != "meta" for p in one.parameters()) for one in layers))
         return rows_of(*args)
 
