@@ -17,6 +17,8 @@ from .theme import LIGHT, Theme
 
 LEGEND_ROWS = 10
 LEGEND_ACROSS = 5
+LABEL_PIXELS = 13
+"""Height of a name at the end of a line."""
 UNKNOWN = "unknown"
 BRUSH = "window"
 """Name of the interval selection over layers."""
@@ -58,6 +60,12 @@ def by_layer(
     layers = sorted(set(data["layer"]))
     names = data.drop_duplicates("language").sort_values("name")
     color, legend_pick = _color(data, names, theme, colors, scores, classes)
+    named = legend and not legend_beneath and len(names) * LABEL_PIXELS <= height and len(layers) > 1
+    if named:  # a name at the end of its line needs no legend
+        legend_pick = alt.selection_point(
+            name="lifted", fields=["name"], on="pointerover", clear="pointerout"
+        )
+        color = _with_legend(color, None if scores is None and classes is None else {"orient": "top"})
     if legend_beneath:
         color = _with_legend(color, {"orient": "bottom", "columns": LEGEND_ACROSS})
     if not legend:
@@ -78,10 +86,43 @@ def by_layer(
     if brush and len(layers) > 1:
         lines = lines.add_params(alt.selection_interval(name=BRUSH, encodings=["x"]))
     parts: list[Any] = [bands, lines]
+    if named:
+        parts.append(_end_labels(data, value, color, legend_pick, height, domain))
     if chance is not None:
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
         parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
     return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
+
+
+def _end_labels(
+    data: pd.DataFrame, value: str, color: Any, lifted: Any, height: int, domain: tuple[float, float] | None
+) -> alt.Chart:
+    """The name of each line at its right end, moved up or down where names would lie on one another."""
+    ends = data[data["layer"] == data["layer"].max()].dropna(subset=[value]).sort_values(value)
+    low, high = domain or (float(data["low"].min()), float(data["high"].max()))
+    step = LABEL_PIXELS * (high - low) / height
+    ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
+    mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5, tooltip=None)
+    return mark.encode(x="layer:Q", y="at:Q", text="name:N", color=color, opacity=_faded(lifted, 1.0, 0.25))
+
+
+def spread(values: list[float], step: float, low: float, high: float) -> list[float]:
+    """Places for sorted values, at least `step` apart, near them, between `low` and `high` where there is room."""
+    groups: list[tuple[float, int]] = []  # middle and number of places that touch one another
+    for value in values:
+        middle, size = value, 1
+        while groups and groups[-1][0] + groups[-1][1] * step / 2 > middle - size * step / 2:
+            other, count = groups.pop()
+            middle, size = (other * count + middle * size) / (count + size), size + count
+        groups.append((middle, size))
+    places = [middle + (k - (size - 1) / 2) * step for middle, size in groups for k in range(size)]
+    if not places:
+        return []
+    for k in range(len(places)):  # from the bottom up, then from the top down: inside, and still apart
+        places[k] = max(places[k], low if k == 0 else places[k - 1] + step)
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], high if k == len(places) - 1 else places[k + 1] - step)
+    return places
 
 
 def _layer_axis(layers: list[int]) -> alt.X:
