@@ -14,7 +14,7 @@ import streamlit as st
 from ...store import Trace
 from .. import ASSETS
 from ..figures.theme import Theme
-from . import gate, keyboard, link_check, messages, theme_watch, topbar, travel
+from . import gate, keyboard, link_check, messages, theme_watch, topbar, tour, travel, way
 from .page_context import current, current_theme
 
 
@@ -82,6 +82,7 @@ def run() -> None:
         st.session_state["page context"] = topbar.draw(
             compares=any(screen.compares for screen in PAGES if screen.title == chosen.title)
         )
+    tour.draw()
     chosen.run()
     link_check.settle()
 
@@ -118,8 +119,10 @@ def _runner(screen: Screen) -> Callable[[], None]:
             return
         module = importlib.import_module(f"..screens.{screen.name}", __package__)
         known = context and context.trace.problems
+        way.ask(screen.name)
         with messages.guarded(f"{screen.title} could not be drawn"):
             module.page(context)
+        way.lead_on(screen.name)
         # Damage that came to light while the page was drawn: what stands above it is of the whole trace.
         if context is not None and context.trace.problems != known:
             st.rerun()

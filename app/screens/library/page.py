@@ -14,7 +14,7 @@ from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
 from ...text import words
-from . import evaluations_table, gallery, import_form, jobs_panel, manage, model_card, new_trace
+from . import evaluations_table, gallery, import_form, jobs_panel, manage, model_card, new_trace, start
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
@@ -37,6 +37,7 @@ def page(context: PageContext | None) -> None:
     st.title("Library", anchor=False)
     jobs_panel.draw()
     known = sources.summaries()
+    start.draw(known)
     if known:
         _table(known)
     else:

@@ -14,6 +14,8 @@ import moescope.app
 from moescope.app.screens.library.page import WHERE_NARROW
 from moescope.app.shell import theme_watch
 from moescope.app.shell.shell import PAGES
+from moescope.app.shell.tour import STOPS
+from moescope.app.shell.way import WAY
 from moescope.store import list_traces
 from moescope.store.importers import run
 
@@ -397,3 +399,33 @@ def test_a_link_to_a_cell_opens_its_expert(hand_library, monkeypatch):
     app.run()
     app.query_params["cell"] = "decoder.2.5"
     assert "Layer 2, expert 5" in " ".join([well(app.run()), *(head.value for head in app.subheader)])
+
+
+def test_every_page_asks_and_leads_on_to_a_page():
+    names = {screen.name for screen in PAGES}
+    assert set(WAY) == names
+    assert {step.then for step in WAY.values()} <= names
+    assert {stop.page for stop in STOPS} <= names
+    assert len(STOPS) == 6
+
+
+def test_an_empty_library_opens_with_the_sample_and_a_tour_that_can_be_stopped(tmp_path, monkeypatch):
+    app = start(tmp_path, monkeypatch)
+    assert "takes 64.6\u202f% of Hindi tokens" in well(
+        app
+    )  # of the bundled trace; even routing would give 12.5 %
+    app.button(key="door-tour").click().run()
+    assert app.title[0].value == "Heatmap"
+    assert "Tour, stop 1 of 6." in well(app)
+    app.button(key="tour-next").click().run()
+    assert app.title[0].value == "Tokens"
+    app.button(key="tour-end").click().run()
+    assert app.title[0].value == "Tokens"
+    assert "Tour, stop" not in well(app)
+    app.button(key="next-tokens").click().run()
+    assert app.title[0].value == "Structure"
+
+
+def test_a_library_with_traces_of_its_own_opens_with_them(hand_library, monkeypatch):
+    app = start(hand_library, monkeypatch)
+    assert not [button for button in app.button if button.key == "door-tour"]
