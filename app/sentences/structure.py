@@ -164,9 +164,11 @@ def consistency(table: pa.Table, phase: str) -> str:
     mean = float(np.mean([row["srp"] for row in of]))
     alone = float(np.mean([row["independent"] for row in of]))
     short = words.amount(of[0]["short"], "prompt")
+    loads = sorted(row["max_over_mean"] for row in of)
     text = (
         f"At m = {m}, experts fixed for {m} tokens reach an SRP of {words.percent(mean)} (mean of "
-        f"{words.amount(len(of), 'layer')}); load alone would give {words.percent(alone)}. {short} "
+        f"{words.amount(len(of), 'layer')}); load alone would give {words.percent(alone)} (the busiest expert takes "
+        f"{loads[0]:.1f} to {loads[-1]:.1f} times the mean). {short} "
         f"{'is' if of[0]['short'] == 1 else 'are'} shorter than {m} tokens and left out."
     )
     return f"{text} {beside_published(mean)}" if m == 16 else text

@@ -49,6 +49,7 @@ def consistency_lines(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "
         "independent": ("independent tokens, same load", ".3f"),
         "even": ("independent tokens, even load", ".3f"),
         "size_ratio": ("cache size needed, in k", ".2f"),
+        "max_over_mean": ("load: busiest ÷ mean", ".2f"),
         "windows": ("windows", ",d"),
         "short": ("prompts too short", ",d"),
     })  # fmt: skip

@@ -40,9 +40,9 @@ def draw(context: PageContext) -> None:
         whole, name="load-whole-run", height="content" if whole.num_rows < 12 else 300,
         order=["layer", "max_over_mean", "cv", "gini", "entropy_normalised", "dead", "near_dead", "tokens"],
         columns={
-            "max_over_mean": number("busiest ÷ mean", format="%.2f"), "cv": number(format="%.2f"),
+            "max_over_mean": number("busiest ÷ mean", format="%.2f"), "cv": number("CV", format="%.2f"),
             "gini": number("Gini", format="%.2f"), "entropy_normalised": number("entropy ÷ log E", format="%.3f"),
-            "near_dead": "near-dead",
+            "near_dead": "near-dead", "tokens": number(format="localized"),
         },
         say="Near-dead: used less than a tenth of an even share; the dead are among them.",
     )  # fmt: skip

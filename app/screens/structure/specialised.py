@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import streamlit as st
+
 from ...figures.routing_map import Hover, routing_map
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show
 from ...shell.page_context import PageContext
+from ...text import words
 from .. import expert_drawer
 from .parts import nothing, tag_box, told
 
@@ -41,6 +44,7 @@ def draw(context: PageContext) -> None:
         python=context.snippet("specialisation", by=by),
     )  # fmt: skip
     expert_drawer.choose(points, place="specialisation")
+    st.subheader(f"How much does the {words.label(by)} of a prompt say of its experts?", anchor=False)
     if information.num_rows:
         show.chart(
             lambda theme: over_layers.information_lines(information, theme=theme), information,

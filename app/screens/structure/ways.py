@@ -98,6 +98,7 @@ def _paths(context: PageContext, layers: str) -> None:
         table, name="paths", say=told(sentences.paths(table), table), height=260,
         order=["path", "count", "share", "expected", "ratio", "prompts"],
         columns={
+            "count": st.column_config.NumberColumn("tokens", format="localized"),
             "share": st.column_config.NumberColumn(format="percent"),
             "expected": st.column_config.NumberColumn("if independent", format="%.1f"),
             "ratio": st.column_config.NumberColumn("times that", format="%.1f"),
