@@ -237,7 +237,7 @@ function listen(root, board, send) {
     const chosen = board.box ? within(board, board.box) : [hit(board, where(event))].filter(Boolean);
     from = board.box = null;
     refresh();
-    if (chosen.length) send({ cells: cells(chosen), nonce: Date.now() });
+    if (chosen.length) send(cells(chosen));
   };
   board.canvas.onpointercancel = () => { from = board.box = null; refresh(); };
   board.canvas.onpointerleave = () => { if (!from) { board.at = null; refresh(); } };
@@ -251,7 +251,7 @@ function listen(root, board, send) {
       refresh();
       event.preventDefault();
     } else if ((event.key === "Enter" || event.key === " ") && board.at) {
-      send({ cells: cells([board.at]), nonce: Date.now() });
+      send(cells([board.at]));
       event.preventDefault();
     }
   };
@@ -292,9 +292,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
     root.append(element("div", "ms-board-key"), scroll, said);
     parentElement.append(root);
     root.board = { canvas };
-    listen(root, root.board, (edit) => root.send(edit));
+    // A trigger that is sent before the last one was taken replaces it: every message has all edits that Python has not
+    // told to have taken.
+    root.mount = Math.random().toString(36).slice(2);
+    root.edits = [];
+    root.number = 0;
+    listen(root, root.board, (cells) => {
+      root.edits.push({ number: ++root.number, cells });
+      root.send({ mount: root.mount, edits: root.edits });
+    });
   }
   root.send = (edit) => setTriggerValue("edit", edit);
+  const taken = data.taken && data.taken.mount === root.mount ? data.taken.number : 0;
+  root.edits = root.edits.filter((edit) => edit.number > taken);
   const board = root.board;
   if (board.version !== data.version) {
     Object.assign(board, data, {

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from ....store.schema import RouterSpec
+from ....store.schema import Cell, RouterSpec
 from ....store.views.experts.load_difference import with_measure
 from ....tracer.steering.check import problems_with
 from ....tracer.steering.rules import KINDS, Rule
@@ -170,7 +170,12 @@ def load(context: PageContext) -> switchboard.Underlay:
 
 def _edit(context: PageContext) -> None:
     known = {router.key: router.num_experts for router in context.trace.routers}
-    cells = [cell for cell in switchboard.edited(BOARD) if cell.expert < known.get(cell.router, 0)]
+    for edit in switchboard.edits(BOARD):
+        _apply(context, [cell for cell in edit if cell.expert < known.get(cell.router, 0)])
+
+
+def _apply(context: PageContext, cells: list[Cell]) -> None:
+    """One click or box, a step of its own on the way back."""
     if not cells:
         return
     routers, chosen = context.trace.routers, brush()

@@ -49,16 +49,40 @@ def switchboard(
     on_edit: Callable[..., None],
     args: tuple[Any, ...] = (),
 ) -> None:
-    """Draw the board; `on_edit(*args)` runs after a click or a box, whose cells `edited(key)` then tells."""
+    """Draw the board; `on_edit(*args)` runs after clicks and boxes, whose cells `edits(key)` then tells."""
     data = payload(under, states, rules_of_layer, theme)
     data["version"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()
+    mount, number = st.session_state.get(f"{key} taken", ("", 0))
+    data["taken"] = {"mount": mount, "number": number}
     _component()(data=data, key=key, on_edit_change=lambda: on_edit(*args))
 
 
-def edited(key: str) -> list[Cell]:
-    """The cells of the click or box that this run is about."""
+Taken = tuple[str, int]
+"""Which board in a browser, and the number of its last edit that was taken."""
+
+
+def edits(key: str) -> list[list[Cell]]:
+    """The cells of each click or box that this run is about, in their order; each is told once."""
     event = (st.session_state.get(key) or {}).get("edit") or {}
-    return [Cell(str(stream), int(layer), int(expert)) for stream, layer, expert in event.get("cells", [])]
+    found, st.session_state[f"{key} taken"] = new_edits(event, st.session_state.get(f"{key} taken", ("", 0)))
+    return found
+
+
+def new_edits(event: Mapping[str, Any], taken: Taken) -> tuple[list[list[Cell]], Taken]:
+    """The edits of a message that were not taken yet: quick clicks may come in one message, or one of them twice."""
+    mount = str(event.get("mount", ""))
+    last = taken[1] if taken[0] == mount else 0
+    fresh = sorted(
+        (edit for edit in event.get("edits", []) if int(edit["number"]) > last),
+        key=lambda edit: int(edit["number"]),
+    )
+    if not fresh:
+        return [], taken
+    cells = [
+        [Cell(str(stream), int(layer), int(expert)) for stream, layer, expert in edit["cells"]]
+        for edit in fresh
+    ]
+    return cells, (mount, int(fresh[-1]["number"]))
 
 
 @st.cache_resource(show_spinner=False)

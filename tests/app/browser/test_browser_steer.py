@@ -87,6 +87,14 @@ def test_the_board_stands_where_it_stays_while_the_model_is_loaded(page):
     assert board(page).bounding_box() == place
 
 
+def test_quick_clicks_on_different_cells_are_all_kept(page):
+    opened(page, "/steer?trace=sample&ask=Everyone&new=4")
+    places = [at(page, layer, 2) for layer in (1, 2, 3)]
+    for place in places:  # a few milliseconds apart
+        page.mouse.click(*place)
+    states(page, drawn((1, 2), (2, 2), (3, 2)))
+
+
 def test_a_click_switches_off_the_answers_part_and_undo_and_the_link_bring_it_back(page):
     opened(page, "/steer?trace=sample&ask=All+human+beings+are+born+free+and&new=16")
     page.mouse.click(*at(page, 5, 3))

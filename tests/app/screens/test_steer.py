@@ -14,11 +14,13 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import moescope.app
+from moescope.app.screens.steer.switchboard import new_edits
 from moescope.app.sentences.answers import outcome
 from moescope.app.steering import profiles, servers
 from moescope.app.steering.answers import Answers
 from moescope.app.steering.history import Draft
 from moescope.store import RouterSpec, open_trace
+from moescope.store.schema import Cell
 from moescope.tracer.client import ServerError
 from moescope.tracer.serve.token_file import write_token
 from moescope.tracer.steering.read import read_rules
@@ -327,3 +329,16 @@ def test_a_trace_of_emergent_experts_asks_for_the_same_view_of_the_model(hand_li
     source = servers.source_of(SimpleNamespace(routers=found, manifest=trace.manifest))  # type: ignore[arg-type]
     assert source.options == {"experts": EXPERTS, "experts_used": 2}
     assert servers.Source("m", used=2).options == {}
+
+
+def test_an_edit_of_the_board_is_taken_once_whatever_message_it_comes_in():
+    """A message holds all edits that the browser does not know to be taken: it may repeat some."""
+    one, two = ({"number": n, "cells": [["decoder", 0, n]]} for n in (1, 2))
+    found, taken = new_edits({"mount": "a", "edits": [one]}, ("", 0))
+    assert (found, taken) == ([[Cell("decoder", 0, 1)]], ("a", 1))
+    found, taken = new_edits({"mount": "a", "edits": [one, two]}, taken)
+    assert (found, taken) == ([[Cell("decoder", 0, 2)]], ("a", 2))
+    assert new_edits({"mount": "a", "edits": [one, two]}, taken) == ([], ("a", 2))
+    # Another browser tab, or a reload, counts from 1 again.
+    assert new_edits({"mount": "b", "edits": [one]}, taken) == ([[Cell("decoder", 0, 1)]], ("b", 1))
+    assert new_edits({}, taken) == ([], taken)
