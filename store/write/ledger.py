@@ -25,6 +25,7 @@ from ..files.folder import Folder, open_folder
 from ..files.lock import HeartbeatLock, acquire_lock
 from ..files.manifest import TABLES, Manifest, PartEntry, current_versions
 from ..files.runs import run_of, with_parts
+from ..files.threads import far_readers
 from ..schema import DEFAULT_CAPTURE, RouterSpec
 from .plain import ordered_capture, plain
 from .target import check_same, refuse_present, refuse_strangers
@@ -212,13 +213,11 @@ class Ledger:
     def _committed_ids(self) -> set[str]:
         from ..files.tables import read_table
 
-        return {
-            prompt_id
-            for entry in self.manifest.parts
-            for prompt_id in read_table(self._folder, entry, "prompts", ["prompt_id"])[
-                "prompt_id"
-            ].to_pylist()
-        }
+        def ids(entry: PartEntry) -> list[str]:
+            return read_table(self._folder, entry, "prompts", ["prompt_id"])["prompt_id"].to_pylist()
+
+        each = map if self._folder.local_path is not None else far_readers().map
+        return {prompt_id for found in each(ids, self.manifest.parts) for prompt_id in found}
 
     def _remove_leftovers(self) -> None:
         """Files of a part that was never committed: its writer died between writing and listing it."""

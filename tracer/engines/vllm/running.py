@@ -22,6 +22,7 @@ from ....store.schema import RouterSpec
 from ...errors import CaptureError, SteeringError, TracerError
 from ...models.load_errors import ModelError
 from ...steering.profile import Steering
+from .orphans import this_process
 
 WORKER = "moescope.tracer.engines.vllm.worker.RoutingWorker"
 FILE_SECONDS = 300.0
@@ -73,7 +74,7 @@ class VllmEngine:
         Raises:
             EngineError: the model's routing can't be recorded; the message says why.
         """
-        found = await self.call("moescope_begin", folder, list(capture))
+        found = await self.call("moescope_begin", folder, list(capture), this_process())
         if refused := [text for worker in found for text in worker["refused"]]:
             raise EngineError(refused[0])
         self.routers = [RouterSpec.from_json(spec) for spec in found[0]["routers"]]

@@ -27,6 +27,7 @@ from ...errors import SteeringError
 from ...steering.read import read_rules
 from ...steering.rules import Rule
 from .checks import KernelCheck, contradictions, corrected, normalises, refused
+from .orphans import end_with
 from .spool import Order, Spool, StepRows
 from .steer import StepRequest, StepSteering, unsteerable
 from .step_watch import Step, watch
@@ -190,9 +191,14 @@ def _spec(name: str, layer: Any) -> RouterSpec:
 class RoutingWorker:
     """Mixed into vLLM's worker class; every method is called by its name on all workers."""
 
-    def moescope_begin(self, folder: str | None, capture: list[str]) -> dict[str, Any]:
-        """What this worker has; with a folder, rows are kept from now on and go to files there."""
+    def moescope_begin(self, folder: str | None, capture: list[str], driver: list[Any]) -> dict[str, Any]:
+        """What this worker has; with a folder, rows are kept from now on and go to files there.
+
+        Args:
+            driver: the process that asks, as `orphans.this_process` tells it.
+        """
         routing: Routing = self._moescope  # type: ignore[attr-defined]
+        end_with(*driver)
         parallel = routing.config.parallel_config
         from vllm.distributed.parallel_state import get_tp_group
 
