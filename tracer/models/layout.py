@@ -77,7 +77,7 @@ def split_over(ranks: int, *, experts_whole: bool = False) -> dict[str, Any]:
         LayoutError: this transformers release can't be traced so.
     """
     _check_split()
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     if experts_whole:
         _check_expert_parallel()

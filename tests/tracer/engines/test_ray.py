@@ -90,8 +90,9 @@ def check(made: Path, out: Path, summary: dict[str, Any]) -> Trace:
     return found
 
 
-def test_where_a_worker_is_killed_its_prompts_run_elsewhere(made: Path, tmp_path: Path) -> None:
-    done = on_ray(made, tmp_path / "t", "worker")
+@pytest.mark.parametrize("accident", ["worker", "node"])
+def test_what_is_killed_had_prompts_that_run_elsewhere(made: Path, tmp_path: Path, accident: str) -> None:
+    done = on_ray(made, tmp_path / "t", accident)
     assert done.returncode == 0, done.stderr[-3000:]
     summary = told(done)
     assert summary["deaths"] == len(summary["killed"]) > 0

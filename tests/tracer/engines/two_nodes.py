@@ -6,7 +6,7 @@ summary, and who was killed.
 """
 
 # Ray is not there where the types are checked.
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import json
 import os
@@ -39,15 +39,16 @@ def watch(progress: Progress) -> None:
             process.kill()
     elif accident == "node":
         killed.append(0)
-        cluster.remove_node(second, allow_graceful=False)
+        here = ray.get_runtime_context().get_node_id()
+        cluster.remove_node(next(one for one in nodes if one.node_id != here), allow_graceful=False)
     elif accident == "driver":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 ray_trace.LOOK_SECONDS = 0.05
 node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-second = cluster.add_node(**node)
+cluster = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0, "include_dashboard": False})
+nodes = [cluster.add_node(**node) for _ in range(2)]
 try:
     summary = ray_trace.trace_with_ray(
         model, prompts, out, address=cluster.address, workers=2, load={"device": "cpu", "dtype": "float32"},

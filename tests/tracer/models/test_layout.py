@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """A model laid over two processes (gloo, CPU): one trace, and the same as that of one process."""
 
 from __future__ import annotations

@@ -7,11 +7,12 @@
 """
 
 # Ray is not there where the types are checked.
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from .worker import Job, Worker, asked
 DEATHS_A_WORKER = 3
 """A run ends where more workers have died than this many times their number: the model doesn't fit, most likely."""
 LOOK_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
 
 
 class RayError(TracerError):
@@ -120,12 +122,24 @@ def _connected(address: str) -> tuple[Any, bool]:
     except ImportError:
         raise RayError("--ray needs Ray in this Python environment: pip install 'moescope[ray]'") from None
     if ours := not ray.is_initialized():
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="moescope")
         except (ConnectionError, ValueError, RuntimeError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise RayError(f"--ray {address}: no cluster can be reached: {first}") from None
     return ray, ours
+
+
+def _check_answers(address: str) -> None:
+    """Raises RayError where nothing listens at HOST:PORT; Ray itself would go on asking for minutes."""
+    host, colon, port = address.rpartition("/")[2].rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # `auto` and `local`, of which Ray tells at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RayError(f"--ray {address}: no cluster can be reached: {error}") from None
 
 
 def _shares(ray: Any, workers: int | None, gpus_per_worker: float | None) -> tuple[float, int]:

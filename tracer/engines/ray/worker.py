@@ -1,7 +1,7 @@
 """A worker: an actor that holds the model and records lot after lot of prompts into the one trace."""
 
 # Ray is not there where the types are checked.
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
