@@ -64,12 +64,14 @@ def volcano(
     threshold: Threshold | None = None,
     theme: Theme = LIGHT,
     label: str = "score: A − B",
+    marked: LayerExpert | None = None,
     width: Width = "container",
 ) -> alt.LayerChart:
     """Score of every expert against the strength of its evidence; those that stand out in colour.
 
     Args:
         table: of the view `resonance`.
+        marked: the expert with a ring around it, as it is chosen elsewhere on the page.
     """
     threshold = threshold or Threshold()
     data = _data(table)
@@ -77,7 +79,8 @@ def volcano(
     data["strength"] = np.minimum(-np.log10(np.maximum(data["q"], 10**-LARGEST_LOG)), LARGEST_LOG)
     data["color"] = _toward(data, theme)
     x = alt.X("score:Q", title=label)
-    points = _points(data, x, alt.Y("strength:Q", title="evidence: −log₁₀ q"))
+    y = alt.Y("strength:Q", title="evidence: −log₁₀ q")
+    points = _points(data, x, y)
     rules = []
     if threshold.kind == "q":
         level = alt.Chart(pd.DataFrame({"level": [-np.log10(threshold.value)]}))
@@ -85,7 +88,12 @@ def volcano(
     elif threshold.kind == "score":
         levels = alt.Chart(pd.DataFrame({"level": [-threshold.value, threshold.value]}))
         rules = [levels.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(x="level:Q")]
-    return finish(alt.LayerChart(layer=[*rules, points]), theme, width=width, height=HEIGHT)
+    return finish(
+        alt.LayerChart(layer=[*rules, points, *_ring(data, marked, theme, x=x, y=y)]),
+        theme,
+        width=width,
+        height=HEIGHT,
+    )
 
 
 def by_layer(
@@ -94,12 +102,14 @@ def by_layer(
     threshold: Threshold | None = None,
     theme: Theme = LIGHT,
     label: str = "score: A − B",
+    marked: LayerExpert | None = None,
     width: Width = "container",
 ) -> alt.LayerChart:
     """The scores of every layer, a point an expert; those that stand out in colour.
 
     Args:
         table: of the view `resonance`.
+        marked: as in `volcano`.
     """
     data = _data(table)
     data["kept"] = (threshold or Threshold()).mask(table)
@@ -111,7 +121,25 @@ def by_layer(
     aside = alt.XOffset("aside:Q", scale=alt.Scale(domain=[-0.25, 1.25]))
     points = _points(data, x, y, xOffset=aside)
     zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.muted, opacity=0.5).encode(y="zero:Q")
-    return finish(alt.LayerChart(layer=[zero, points]), theme, width=width, height=HEIGHT)
+    return finish(
+        alt.LayerChart(layer=[zero, points, *_ring(data, marked, theme, x=x, y=y, xOffset=aside)]),
+        theme,
+        width=width,
+        height=HEIGHT,
+    )
+
+
+def _ring(data: pd.DataFrame, marked: LayerExpert | None, theme: Theme, **channels: Any) -> list[alt.Chart]:
+    """A ring around one expert; nothing where none is marked or it is not among the points."""
+    if marked is None:
+        return []
+    found = data[(data["layer"] == marked.layer) & (data["expert"] == marked.expert)]
+    if found.empty:
+        return []
+    ring = alt.Chart(found).mark_point(
+        size=190, filled=False, strokeWidth=2.5, color=theme.selected, tooltip=None
+    )
+    return [ring.encode(**channels)]
 
 
 def two_scores(

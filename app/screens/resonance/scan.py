@@ -92,11 +92,10 @@ def draw(
             python=context.snippet("resonance", **params),
         )  # fmt: skip
     messages.note("plain", " ".join(notes_of(table)))
+    if not dragging:
+        expert_drawer.choose(points, place="scan")
     _two_more(table, limit, context.snippet("resonance", **params))
-    if dragging:
-        return in_box(shown, points)
-    expert_drawer.choose(points, place="scan")
-    return []
+    return in_box(shown, points) if dragging else []
 
 
 def boxed(chart: alt.LayerChart, dragging: bool) -> alt.LayerChart:
@@ -121,13 +120,17 @@ def in_box(table: pa.Table, points: list[dict[str, Any]]) -> list[LayerExpert]:
 
 def _two_more(table: pa.Table, limit: Threshold, python: str) -> None:
     left, right = side_by_side(2, key="scan")
+    cell = expert_drawer.chosen()
+    marked = LayerExpert(cell.layer, cell.expert) if cell else None
     with left:
         show.chart(
-            lambda theme: figures.volcano(table, threshold=limit, theme=theme), table, name="resonance-volcano",
+            lambda theme: figures.volcano(table, threshold=limit, theme=theme, marked=marked), table,
+            name="resonance-volcano",
             title="Score and evidence of every expert", say=sentences_resonance.volcano(table, limit), python=python,
         )  # fmt: skip
     with right:
         show.chart(
-            lambda theme: figures.by_layer(table, threshold=limit, theme=theme), table, name="resonance-layers",
+            lambda theme: figures.by_layer(table, threshold=limit, theme=theme, marked=marked), table,
+            name="resonance-layers",
             title="Scores by layer", say=sentences_resonance.layers(table, limit), python=python,
         )  # fmt: skip
