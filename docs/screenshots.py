@@ -18,12 +18,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 import moescope.app
+from moescope.app.steering import profiles
+from moescope.store.schema import LayerExpert
 
+OFF = profiles.in_address(
+    profiles.profile("layer 4, expert 30 off", "", profiles.rules_by_layer("off", [LayerExpert(4, 30)]))
+)
+"""What the picture of Steer switches off: the busiest expert of the sample."""
 PAGES = {
     "library": "/?trace=sample",
     "heatmap": "/heatmap?trace=sample",
@@ -33,6 +40,7 @@ PAGES = {
     "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+%28ja%29",
     "deploy": "/deploy?trace=sample",
     "data": "/data?trace=sample",
+    "steer": "/steer?trace=sample&" + urlencode({"profile": OFF}),
 }
 """Name of the picture → address of the page."""
 SIZES = {"resonance": (1200, 1180), "library": (1200, 900), "alignment": (1200, 900)}
@@ -85,12 +93,11 @@ def settle(page: Page) -> None:
         time.sleep(0.5)
 
 
-def _show_template(page: Page) -> None:
-    """The form with a template, and a model's name in place of a path of this machine."""
-    page.get_by_role("radio", name="a template with slots").click()
-    model = page.get_by_role("textbox", name="Model")
-    model.fill("allenai/OLMoE-1B-7B-0924")
-    model.press("Enter")
+def _show_answers(page: Page) -> None:
+    """Two answers of the bundled model, with one expert off."""
+    page.locator(".ms-server.ms-running").wait_for(timeout=PATIENCE * 1000)
+    page.get_by_role("button", name="Generate").click()
+    page.locator('[class*="st-key-steer-strip"]').first.wait_for(timeout=PATIENCE * 1000)
     settle(page)
 
 
@@ -123,8 +130,9 @@ def main(names: list[str]) -> None:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(address + PAGES[name])
             settle(page)
-            if name == "library":
-                _show_template(page)
+            page.locator(".stMain").evaluate("main => main.scrollTo(0, 0)")
+            if name == "steer":
+                _show_answers(page)
             data = small(page.screenshot())
             (IMAGES / f"{name}.png").write_bytes(data)
             print(f"docs/img/{name}.png  {len(data) / 1000:.0f} kB")

@@ -64,8 +64,10 @@ def _choose(prompts: PromptList) -> tuple[str, str | None]:
         find = st.text_input("Find", key="find", placeholder="words or an id", width=200)
         listed = prompts.find(find)[:MOST_LISTED]
         linked = asked("prompt")
-        if linked is not None and linked in prompts and linked not in listed:
-            listed.insert(0, linked)
+        # A prompt that a link chose stays in the list when the page runs again, however far down it is.
+        here = linked or (None if find else st.session_state.get("prompt choice"))
+        if here is not None and here in prompts and here not in listed:
+            listed.append(here)
         if not listed:
             messages.note("plain", "No prompt contains that.")
             listed = prompts.find("")[:MOST_LISTED]

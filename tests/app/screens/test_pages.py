@@ -429,3 +429,12 @@ def test_an_empty_library_opens_with_the_sample_and_a_tour_that_can_be_stopped(t
 def test_a_library_with_traces_of_its_own_opens_with_them(hand_library, monkeypatch):
     app = start(hand_library, monkeypatch)
     assert not [button for button in app.button if button.key == "door-tour"]
+
+
+def test_a_linked_prompt_far_down_stays_chosen_when_the_page_runs_again(hand_library, monkeypatch):
+    monkeypatch.setattr("moescope.app.screens.tokens.MOST_LISTED", 2)
+    app = start(hand_library, monkeypatch, "tokens", trace="hand", prompt="ar-1")
+    assert app.selectbox(key="prompt choice").value == "ar-1"
+    app.run()
+    assert app.selectbox(key="prompt choice").value == "ar-1"
+    well(app)
