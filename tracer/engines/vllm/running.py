@@ -27,6 +27,8 @@ from .orphans import this_process
 WORKER = "moescope.tracer.engines.vllm.worker.RoutingWorker"
 FILE_SECONDS = 300.0
 """Longest wait for a file that a worker was ordered to write."""
+ALIVE_SECONDS = 2.0
+"""How often the engine's process is looked at while an answer is awaited."""
 OWN = {"worker_extension_cls", "enable_prefix_caching"}
 """Settings of vLLM that moescope makes itself."""
 
@@ -89,9 +91,17 @@ class VllmEngine:
             raise SteeringError("; ".join(problems))
 
     async def call(self, method: str, *args: Any) -> list[Any]:
-        """A method of the worker, on all workers."""
+        """A method of the worker, on all workers. Raises EngineError, also where their process is gone: vLLM would wait
+        for its answer for ever."""
+        asked = asyncio.ensure_future(self.engine.collective_rpc(method, args=args))
+        while not (await asyncio.wait([asked], timeout=ALIVE_SECONDS))[0]:
+            if self.engine.errored:
+                asked.cancel()
+                raise EngineError(
+                    "vLLM's engine process has ended; what is committed stays, --resume goes on"
+                )
         try:
-            return await self.engine.collective_rpc(method, args=args)
+            return asked.result()
         except Exception as error:
             raise EngineError(f"vLLM's workers failed: {' '.join(str(error).split())[:500]}") from error
 
