@@ -11,7 +11,7 @@ from ...kernels.agreement import load_correlation, overlap_chance
 from ...kernels.statistics.bootstrap import FEWEST_UNITS, Interval, bootstrap_interval
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
-from .layers import shared_layers
+from .layers import compared_layers
 from .pairs import Compared, Pairs
 
 RESAMPLES = 1000
@@ -48,9 +48,7 @@ def agreement(
         kinds += [(name, pa.float64()), (f"{name}_low", pa.float64()), (f"{name}_high", pa.float64())]
         kinds += [("chance", pa.float64())] if name == "overlap" else []
     rows = []
-    for layer in shared_layers(pairs, layers, stream):
-        found = pairs.compared(layer, stream)
-        kept = wanted_N[found.pair_N]
+    for layer, found, kept in compared_layers(pairs, layers, stream, wanted_N):
         for number, name in enumerate(groups.names):
             chosen = np.flatnonzero(kept & (groups.group_P[found.pair_N] == number))
             if len(chosen):

@@ -9,7 +9,7 @@ from ...kernels.agreement import exchange
 from ...kernels.counting import count_experts
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
-from .layers import shared_layers
+from .layers import compared_layers
 from .pairs import Pairs
 
 _SCHEMA = pa.schema(
@@ -37,9 +37,8 @@ def agreement_experts(
         share = count / uses, uses (of from_expert in A): pairs that occur, most frequent first.
     """
     wanted_N, pieces = pairs.wanted(tokens), []
-    for layer in shared_layers(pairs, layers, stream):
-        found = pairs.compared(layer, stream)
-        kept, experts = wanted_N[found.pair_N], found.spec.num_experts
+    for layer, found, kept in compared_layers(pairs, layers, stream, wanted_N):
+        experts = found.spec.num_experts
         given_EE = exchange(found.ids_a_NK[kept], found.ids_b_NJ[kept], experts)
         uses_E = count_experts(found.ids_a_NK[kept], experts)
         left, came = np.nonzero(given_EE)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from ..views.layers import layers_of
-from .pairs import Pairs
+from .pairs import Compared, Pairs
 
 
 def shared_layers(pairs: Pairs, layers: str | None, stream: str) -> list[int]:
@@ -14,3 +18,16 @@ def shared_layers(pairs: Pairs, layers: str | None, stream: str) -> list[int]:
         if layers is None
         else pairs.layers([n for n in layers_of(pairs.a, layers, stream) if n in known], stream)
     )
+
+
+def compared_layers(
+    pairs: Pairs, layers: str | None, stream: str, wanted_N: np.ndarray
+) -> Iterator[tuple[int, Compared, np.ndarray]]:
+    """Each of these layers with its paired events, and which of those are wanted, bool.
+
+    Args:
+        wanted_N: pairs that pass a filter, as `Pairs.wanted` gives them.
+    """
+    for layer in shared_layers(pairs, layers, stream):
+        found = pairs.compared(layer, stream)
+        yield layer, found, wanted_N[found.pair_N]

@@ -14,7 +14,7 @@ from ..read.token_filter import ALL_TOKENS, TokenFilter
 from ..read.trace_parts import retry_without_damaged_part
 from ..trace import Trace
 from .by_layer import RESAMPLES, ends, mean_over_prompts
-from .layers import shared_layers
+from .layers import compared_layers
 from .pairs import Pairs
 from .token_rows import key_of
 
@@ -56,14 +56,13 @@ def agreement_margin(
             "--capture ids,weights,logits"
         )
     wanted_N, rows, unexplained = pairs.wanted(tokens), [], []
-    for layer in shared_layers(pairs, layers, stream):
-        found = pairs.compared(layer, stream)
+    for layer, found, good in compared_layers(pairs, layers, stream, wanted_N):
         if found.spec.top_k is None or found.spec.top_k >= found.spec.num_experts:
             continue
         margin_N, explained = _margins(pairs, layer, stream, found.pair_N)
         if explained < _EXPLAINED:
             unexplained.append(layer)
-        kept = wanted_N[found.pair_N] & ~np.isnan(margin_N)
+        kept = good & ~np.isnan(margin_N)
         for row in _tenths(margin_N[kept], found.flipped_N[kept], found.prompt_N[kept], resamples, seed):
             rows.append({"layer": layer, "stream": stream} | row)
     notes = [tokens.note()]

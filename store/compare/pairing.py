@@ -16,6 +16,7 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from ..errors import BadArgument
+from ..schema import RouterKey
 from ..trace import Trace
 from .pairs import Align, PairBy, Pairs, Parting, parts_of
 from .token_rows import UNKNOWN, TokenRows, token_rows
@@ -74,22 +75,22 @@ def _paired(a: Trace, b: Trace, pair_by: PairBy, align: Align) -> Pairs:
     )  # fmt: skip
 
 
-def _routers(a: Trace, b: Trace) -> tuple[list[tuple[int, str]], list[str]]:
-    """(layer, stream) of the routers of both, and sentences on those of one alone."""
-    of_b = {(spec.layer, spec.stream): spec for spec in b.routers}
+def _routers(a: Trace, b: Trace) -> tuple[list[RouterKey], list[str]]:
+    """The routers of both, and sentences on those of one alone."""
+    of_b = {spec.key: spec for spec in b.routers}
     both, alone = [], []
     for spec in a.routers:
-        other = of_b.pop((spec.layer, spec.stream), None)
+        other = of_b.pop(spec.key, None)
         if other is None:
-            alone.append(f"layer {spec.layer} ({spec.stream}) is only in A")
+            alone.append(f"{spec.key} is only in A")
             continue
         if other.num_experts != spec.num_experts:
             raise BadArgument(
                 f"layer {spec.layer} ({spec.stream}) has {spec.num_experts} experts in A and {other.num_experts} in "
                 "B: an expert of one is not that of the other with its number, so these traces cannot be compared"
             )
-        both.append((spec.layer, spec.stream))
-    alone += [f"layer {layer} ({stream}) is only in B" for layer, stream in of_b]
+        both.append(spec.key)
+    alone += [f"{key} is only in B" for key in of_b]
     if not both:
         raise BadArgument("the two traces have no router in common: " + "; ".join(alone[:4]))
     return both, alone

@@ -13,7 +13,7 @@ from ..errors import UnknownColumn
 from ..read.selection import Groups
 from ..read.token_filter import ALL_TOKENS, TokenFilter
 from ..read.trace_parts import retry_without_damaged_part
-from ..schema import RouterSpec
+from ..schema import RouterKey, RouterSpec
 from ..trace import Trace
 from .token_rows import TokenRows, key_of
 
@@ -78,8 +78,8 @@ class Pairs:
     """(N,) the same token in `tokens_b`."""
     prompts: list[tuple[int, int]]
     """Paired rows of `prompts()` of A and of B."""
-    routers: list[tuple[int, str]]
-    """(layer, stream) that both have, in A's order."""
+    routers: list[RouterKey]
+    """Those that both have, in A's order."""
     missing: list[str]
     """Sentences on layers that only one side has."""
     unpaired: dict[str, int]
@@ -88,7 +88,7 @@ class Pairs:
     """Prompts whose token ids part, with the position."""
     pair_by: PairBy = "prompt_id"
     align: Align = "ids"
-    _kept: dict[tuple[int, str], Compared] = field(default_factory=dict, repr=False)
+    _kept: dict[RouterKey, Compared] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __len__(self) -> int:
@@ -108,10 +108,10 @@ class Pairs:
         Raises:
             UnknownColumn: one of them has no router on both sides.
         """
-        known = [layer for layer, name in self.routers if name == stream]
+        known = [key.layer for key in self.routers if key.stream == stream]
         if layers is None:
             if not known:
-                streams = ", ".join(sorted({name for _, name in self.routers}))
+                streams = ", ".join(sorted({key.stream for key in self.routers}))
                 raise UnknownColumn(
                     f"the two traces share no router of the stream {stream!r}; they share: {streams}"
                 )
@@ -142,10 +142,11 @@ class Pairs:
 
     def compared(self, layer: int, stream: str = "decoder") -> Compared:
         """The paired events of one router, measured; kept for the next view."""
+        key = RouterKey(stream, layer)
         with self._lock:
-            if (layer, stream) not in self._kept:
-                self._kept[layer, stream] = self._compare(layer, stream)
-            return self._kept[layer, stream]
+            if key not in self._kept:
+                self._kept[key] = self._compare(layer, stream)
+            return self._kept[key]
 
     def _compare(self, layer: int, stream: str) -> Compared:
         spec = self.a.router(layer, stream)

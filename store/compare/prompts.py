@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..errors import UnknownColumn
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
-from .layers import shared_layers
+from .layers import compared_layers, shared_layers
 from .pairs import Pairs
 
 _SCHEMA = pa.schema(
@@ -58,9 +58,7 @@ def agreement_prompts(
     wanted_N, count = pairs.wanted(tokens), pairs.a.num_prompts
     decisions_P, flips_P = np.zeros(count, np.int64), np.zeros(count, np.int64)
     any_N, seen_N = np.zeros(len(pairs), bool), np.zeros(len(pairs), bool)
-    for layer in shared_layers(pairs, layers, stream):
-        found = pairs.compared(layer, stream)
-        kept = wanted_N[found.pair_N]
+    for _, found, kept in compared_layers(pairs, layers, stream, wanted_N):
         decisions_P += np.bincount(found.prompt_N[kept], minlength=count)
         flips_P += np.bincount(found.prompt_N[kept & found.flipped_N], minlength=count)
         any_N[found.pair_N[kept & found.flipped_N]] = True

@@ -8,7 +8,6 @@ from typing import Any
 import streamlit as st
 
 from ....store.compare import Pairs
-from ....store.schema import RouterKey
 from ...shell import messages, travel
 from ...shell.page_context import PageContext
 from ...steering import profiles
@@ -35,8 +34,7 @@ def draw(context: PageContext, pairs: Pairs, prompt: str | None) -> None:
             "`moescope compare A B --attribute MODEL` takes any address.",
         )
         return
-    shared = [RouterKey(stream, layer) for layer, stream in pairs.routers]
-    rules = replay_rules(name, shared, context.trace.routers)
+    rules = replay_rules(name, pairs.routers, context.trace.routers)
     _to_steer(context, name, rules, prompt)
     attributing.draw(context, pairs, rules)
 

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false
 """vLLM's own requests file, imported, against the transformers trace of the same model and prompts.
 
 The files in `recorded/` were written by vLLM 0.32 on a CPU (`enable_return_routed_experts`, greedy, 4 tokens) with the
