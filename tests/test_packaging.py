@@ -49,4 +49,6 @@ def test_the_sample_travels_with_the_wheel(wheel_names):
     assert "moescope/sample_data/model/model.safetensors" in wheel_names
     assert "moescope/sample_data/udhr.csv" in wheel_names
     assert "moescope/sample_data/trace/trace.json" in wheel_names
+    assert "moescope/sample_data/gallery/two_streams.py" in wheel_names
+    assert "moescope/sample_data/gallery/thumbnails/two_streams-dark.png" in wheel_names
     assert not any(name.startswith("moescope/sample_data/build") for name in wheel_names)
