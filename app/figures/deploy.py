@@ -14,6 +14,8 @@ from .structure.over_layers import line_color
 from .theme import LIGHT, Theme
 
 ROW = 26
+MOST_NAMES = 64
+"""More experts side by side have no room for their numbers."""
 
 
 def alternatives(
@@ -123,9 +125,10 @@ def squares(
     data = pd.DataFrame({key: table[key].to_pylist() for key in ("a", "b", value)})
     data[["a", "b"]] = data[["a", "b"]].astype(str)
     names = list(dict.fromkeys(data["a"]))
+    named, side = len(names) <= MOST_NAMES, max(3, min(side, 900 // len(names)))
     chart = alt.Chart(data).mark_rect().encode(
-        x=alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-45, ticks=False, domain=False)),
-        y=alt.Y("a:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False)),
+        x=alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-45, ticks=False, domain=False, labels=named)),
+        y=alt.Y("a:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labels=named)),
         color=alt.Color(f"{value}:Q", scale=alt.Scale(range=list(theme.sequential), domainMin=0),
                         legend=alt.Legend(title=label, format=value_format)),
         tooltip=["a:N", "b:N", alt.Tooltip(f"{value}:Q", title=label, format=value_format)],
@@ -145,23 +148,29 @@ def tree(
     lines, order = _joints(table.to_pylist())
     kept = len(order) - clusters
     data = pd.DataFrame(lines)
+    heights = data["y"][data["y"] > 0]
+    # Experts that are hardly alike join near 1: from 0 on, all joints would lie in a strip at the top.
+    least = (
+        0.0 if heights.min() < heights.max() / 2 else heights.min() - 0.4 * (heights.max() - heights.min())
+    )
+    data["y"] = data["y"].clip(lower=least)
     data["color"] = [theme.primary if step < kept else theme.mark for step in data["step"]]
     names = {str(at): str(expert) for at, expert in enumerate(order)}
     across = alt.X(
         "x:Q", title="expert", scale=alt.Scale(domain=[-0.5, len(order) - 0.5], nice=False),
         axis=alt.Axis(values=list(range(len(order))), labelExpr=f"{names}[datum.value]", grid=False, ticks=False,
+                      labels=len(order) <= MOST_NAMES,
                       domain=False, labelOverlap=False, labelFontSize=9 if len(order) > 24 else 11),
     )  # fmt: skip
-    up = alt.Y(
-        "y:Q", title="1 − similarity", scale=alt.Scale(zero=True), axis=alt.Axis(format="~g", tickCount=5)
-    )
+    scale = alt.Scale(zero=False, nice=False, domainMin=float(least))
+    up = alt.Y("y:Q", title="1 − similarity", scale=scale, axis=alt.Axis(format="~g", tickCount=5))
     marks = (
         alt.Chart(data)
         .mark_line(strokeWidth=1.6, strokeJoin="miter")
         .encode(
             x=across, y=up, detail="step:N", order="at:Q", color=alt.Color("color:N", scale=None),
             tooltip=[alt.Tooltip("similarity:Q", title="similarity", format=".3f"),
-                     alt.Tooltip("experts:Q", title="experts together")],
+                     alt.Tooltip("experts:Q", title="experts together"), alt.Tooltip("named:N", title="they are")],
         )
     )  # fmt: skip
     return finish(alt.LayerChart(layer=[marks]), theme, width=width, height=240)
@@ -177,8 +186,18 @@ def _joints(steps: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[int
     place = {expert: (float(at), 0.0) for at, expert in enumerate(order)}
     lines: list[dict[str, Any]] = []
     for row in steps:
+        together = members[experts + row["step"]]
+        named = ", ".join(map(str, sorted(together)[:12])) + (", …" if len(together) > 12 else "")
         (xa, ya), (xb, yb), top = place[row["a"]], place[row["b"]], 1 - row["similarity"]
         place[experts + row["step"]] = ((xa + xb) / 2, top)
         for at, (x, y) in enumerate(((xa, ya), (xa, top), (xb, top), (xb, yb))):
-            lines.append({"x": x, "y": y, "at": at, **{n: row[n] for n in ("step", "similarity", "experts")}})
+            lines.append(
+                {
+                    "x": x,
+                    "y": y,
+                    "at": at,
+                    **{n: row[n] for n in ("step", "similarity", "experts")},
+                    "named": named,
+                }
+            )
     return lines, order
