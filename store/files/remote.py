@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from .layout import footer_of
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 IN_FLIGHT = 64
 """Requests at once. Object stores answer any number side by side; a connection carries one."""
@@ -36,6 +38,8 @@ def allow_requests() -> None:
 def parquet_format() -> ds.ParquetFileFormat:
     """Every page is compared with its CRC."""
     cache = pa.CacheOptions(hole_size_limit=HOLE_BYTES, range_size_limit=RANGE_BYTES, lazy=False)
+    import pyarrow.dataset as ds  # it brings pandas, which no local trace needs
+
     options = ds.ParquetFragmentScanOptions(
         pre_buffer=True, cache_options=cache, page_checksum_verification=True
     )
