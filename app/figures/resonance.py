@@ -133,7 +133,7 @@ def _ring(data: pd.DataFrame, marked: LayerExpert | None, theme: Theme, **channe
     """A ring around one expert; nothing where none is marked or it is not among the points."""
     if marked is None:
         return []
-    found = data[(data["layer"] == marked.layer) & (data["expert"] == marked.expert)]
+    found = data.loc[(data["layer"] == marked.layer) & (data["expert"] == marked.expert), :]
     if found.empty:
         return []
     ring = alt.Chart(found).mark_point(

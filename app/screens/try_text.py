@@ -73,7 +73,11 @@ def _start(served: steer_server.Served) -> None:
     why = f" {live.why}" if live is not None else ""
     messages.say(f"The model of this trace is not running.{why}")
     if served.source is not None and served.source.model:
-        st.button("Start the model", key="try-start", on_click=servers.start, args=(served.source,))
+        st.button("Start the model", key="try-start", on_click=_begin, args=(served.source,))
+
+
+def _begin(source: servers.Source) -> None:
+    servers.start(source)
 
 
 def _watch(source: servers.Source) -> None:

@@ -108,7 +108,7 @@ def _choose(path: Path, look: FileLook, key: str) -> Reading:
         roles = {}
         for role in ROLES:
             options = [NOTHING, *columns]
-            index = options.index(found[role]) if found[role] in options else 0
+            index = options.index(found[role] or NOTHING) if found[role] in options else 0
             chosen = st.selectbox(LABELS[role], options, index=index, width=150,
                                   key=f"role {role} {encoding} {delimiter} {key}")  # fmt: skip
             roles[role] = None if chosen == NOTHING else chosen
