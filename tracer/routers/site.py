@@ -50,7 +50,7 @@ class Site:
     scope: nn.Module | None = None
     """Module in whose forward the logits arise and the choice is made (default: the router)."""
     weight: Tensor | None = None
-    """Weight of the linear layer that makes the logits, (E or more, H)."""
+    """Weight of the linear layer that makes the logits, (E or more, H), as it was found; see `weight_now`."""
     edits_scores: bool = False
     """Whether the logits are edited where they are chosen from, as no single linear layer makes them."""
     proportional: bool = True
@@ -67,3 +67,19 @@ class Site:
     def __post_init__(self) -> None:
         self.scope = self.scope or self.router
         self.logits_from = self.logits_from or self.router
+        self._weight_at = next(
+            (
+                (module, name)
+                for module in self.router.modules()
+                for name, weight in module.named_parameters(recurse=False)
+                if weight is self.weight
+            ),
+            None,
+        )
+
+    def weight_now(self) -> Tensor | None:
+        """The weight as its module holds it now: where weights lie on a disk, each use puts another tensor there."""
+        if self._weight_at is None:
+            return self.weight
+        module, name = self._weight_at
+        return getattr(module, name)

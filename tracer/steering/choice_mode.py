@@ -162,7 +162,7 @@ class ChoiceMode(TorchFunctionMode):
 
     def _makes_logits(self, values: Sequence[Any], out: Any) -> bool:
         """Whether a linear operation is the one that scores the experts."""
-        weight = self.site.weight
+        weight = self.site.weight_now()
         if weight is None or not isinstance(out, Tensor) or out.shape[-1] != weight.shape[0]:
             return False
         for x in values:
@@ -274,7 +274,7 @@ def _has_no_other_weight(site: Site) -> bool:
 
 def _has_rival(site: Site) -> bool:
     """Whether another weight inside the router could be mistaken for the one that makes the logits."""
-    weight, scope = site.weight, site.scope
+    weight, scope = site.weight_now(), site.scope
     if weight is None or scope is None:
         return False
     return any(p is not weight and p.shape == weight.shape for p in scope.parameters())

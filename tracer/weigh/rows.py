@@ -12,7 +12,7 @@ from torch import Tensor
 from ...kernels.bits import outlier_score
 from ...kernels.likeness import energy_at_rank, row_cosine
 from ..hooks.outputs import PAIRS_AT_ONCE
-from ..routers.site import Site, logits_weight
+from ..routers.site import Site
 from .activations import active_shares
 from .matrices import Matrix, matrices_of, rounded_experts
 from .watch import Seen
@@ -73,9 +73,7 @@ def _weights(matrices: Sequence[Matrix], expert: int, what: Collection[str]) -> 
 
 
 def _router(site: Site, what: Collection[str]) -> dict[str, Any]:
-    weight, experts = site.weight, site.spec.num_experts
-    if weight is not None and weight.device.type == "meta":
-        weight = logits_weight(site.router)  # the site was found while its weights lay on disk
+    weight, experts = site.weight_now(), site.spec.num_experts
     if weight is None or weight.shape[0] < experts or "norms" not in what:
         return {}
     rows_EH = weight.detach()[:experts].float().cpu().numpy()
