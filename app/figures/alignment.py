@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -98,8 +99,8 @@ def _end_labels(
     data: pd.DataFrame, value: str, color: Any, lifted: Any, height: int, domain: tuple[float, float] | None
 ) -> alt.Chart:
     """The name of each line at its right end, moved up or down where names would lie on one another."""
-    ends = data[data["layer"] == data["layer"].max()].dropna(subset=[value]).sort_values(value)
-    low, high = domain or (float(data["low"].min()), float(data["high"].max()))
+    ends = pd.DataFrame(data[(data["layer"] == data["layer"].max()) & data[value].notna()]).sort_values(value)
+    low, high = domain or (float(np.nanmin(data["low"])), float(np.nanmax(data["high"])))
     step = LABEL_PIXELS * (high - low) / height
     ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
     mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5, tooltip=None)

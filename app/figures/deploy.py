@@ -148,11 +148,10 @@ def tree(
     lines, order = _joints(table.to_pylist())
     kept = len(order) - clusters
     data = pd.DataFrame(lines)
-    heights = data["y"][data["y"] > 0]
+    heights = [float(height) for height in data["y"] if height > 0] or [0.0]
+    low, high = min(heights), max(heights)
     # Experts that are hardly alike join near 1: from 0 on, all joints would lie in a strip at the top.
-    least = (
-        0.0 if heights.min() < heights.max() / 2 else heights.min() - 0.4 * (heights.max() - heights.min())
-    )
+    least = 0.0 if low <= high / 2 else low - 0.4 * (high - low)
     data["y"] = data["y"].clip(lower=least)
     data["color"] = [theme.primary if step < kept else theme.mark for step in data["step"]]
     names = {str(at): str(expert) for at, expert in enumerate(order)}
@@ -162,7 +161,7 @@ def tree(
                       labels=len(order) <= MOST_NAMES,
                       domain=False, labelOverlap=False, labelFontSize=9 if len(order) > 24 else 11),
     )  # fmt: skip
-    scale = alt.Scale(zero=False, nice=False, domainMin=float(least))
+    scale = alt.Scale(zero=False, nice=False, domainMin=least)
     up = alt.Y("y:Q", title="1 − similarity", scale=scale, axis=alt.Axis(format="~g", tickCount=5))
     marks = (
         alt.Chart(data)

@@ -42,7 +42,7 @@ def _card(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
     with st.container(border=True, key=f"gallery-card-{card.name}", height="stretch"):
         picture = card.thumbnails[current_theme().name]
         if picture.is_file():
-            st.image(str(picture), width="stretch")
+            st.image(str(picture), width="stretch", alt=f"Routing of the example “{card.title}”")
         papers = "".join(
             f' · <a href="https://arxiv.org/abs/{number}" target="_blank" rel="noopener">arXiv {number}</a>'
             for number in card.papers

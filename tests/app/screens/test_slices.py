@@ -37,6 +37,7 @@ def presets() -> None:
     from moescope.app.shell import topbar
 
     context = topbar.draw()
+    assert context is not None
     presets.draw(context)
     st.session_state["found"] = groups.choose(context)
     st.session_state["rules"] = state.draft().rules

@@ -51,7 +51,9 @@ def tokens_page() -> None:
     from moescope.app.screens import tokens
     from moescope.app.shell import topbar
 
-    tokens.page(topbar.draw())
+    context = topbar.draw()
+    assert context is not None
+    tokens.page(context)
 
 
 def shown(app: AppTest) -> str:

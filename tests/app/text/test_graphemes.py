@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from moescope.app.text.graphemes import Run, characters, lone_bytes, runs, whole
 from moescope.app.text.literal import context_html
 from moescope.store import open_trace, sample_dir
+from moescope.store.arrow import pc
 from moescope.tracer.tokens.token_text import readable
 
 
