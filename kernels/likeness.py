@@ -154,20 +154,24 @@ def _split(cluster: np.ndarray, n: int) -> np.ndarray:
 
 
 def _improved(near: np.ndarray, cluster: np.ndarray, n: int) -> np.ndarray:
+    """Local search: the move of one expert, or the exchange of two, that raises the mean likeness within clusters most,
+    until none does. (E,) cluster numbers from (E, E) likeness."""
     label = np.unique(cluster, return_inverse=True)[1]
     experts = len(near)
     together = label[:, None] == label
     pairs = (together.sum() - experts) / 2
     total = (near[together].sum() - np.trace(near)) / 2
     for _ in range(20 * experts):
+        # Likeness of each expert with each whole cluster, itself left out: moves and exchanges are sums of these.
         near_EC = near @ np.eye(n)[label] - np.diag(near)[:, None] * np.eye(n)[label]
         sizes = np.bincount(label, minlength=n)
         own = near_EC[np.arange(experts), label]
         new_pairs = pairs - (sizes[label] - 1)[:, None] + sizes[None]
         mean = divide(total - own[:, None] + near_EC, new_pairs)
         mean[np.arange(experts), label] = -np.inf
-        mean[sizes[label] == 1] = -np.inf
+        mean[sizes[label] == 1] = -np.inf  # a move must not empty a cluster
         moved = np.unravel_index(int(np.argmax(mean)), mean.shape)
+        # (E, E): the sum after a and b change places; both keep their likeness with each other out of it.
         gain = near_EC[:, label] - own[:, None]
         swapped = total + gain + gain.T - 2 * near
         swapped[label[:, None] == label] = -np.inf

@@ -138,6 +138,7 @@ def _distance_loop(
         total = 0.0
         for i in range(a_TK.shape[1]):
             if a_TK[t, i] >= 0:
+                # Zeroed at once: an expert that B chose too must not be counted again below.
                 total += abs(own_E[a_TK[t, i]] - other_E[a_TK[t, i]])
                 own_E[a_TK[t, i]] = other_E[a_TK[t, i]] = 0.0
         for j in range(b_TJ.shape[1]):

@@ -60,6 +60,7 @@ def divergence_matrix(q: ArrayLike, present: ArrayLike | None = None) -> tuple[n
     divergence_NN = np.full((languages, languages), np.nan)
     units_NN = present_UN.T.astype(np.int64) @ present_UN.astype(np.int64)
     one, other = np.triu_indices(languages, 1)
+    # Q pairs of languages above the diagonal; a unit that one of them lacks adds 0 and is not counted.
     divergence_UQ = pairwise_divergence(q_UNE, one, other, present_UN)
     units_Q = units_NN[one, other]
     mean_Q = np.where(units_Q > 0, divergence_UQ.sum(0) / np.maximum(units_Q, 1), np.nan)
@@ -87,6 +88,7 @@ def clustering_order(distance: ArrayLike) -> np.ndarray:
     leaf_NN = as_real(np.where(np.isnan(given_NN), farthest, given_NN), "distance")
     if not np.allclose(leaf_NN, leaf_NN.T, rtol=1e-6, atol=1e-12):
         raise ValueError("distance must be symmetric")
+    # `between` holds mean distances of clusters; merged ones shrink it by a row and a column at each step.
     clusters = [[leaf] for leaf in range(len(leaf_NN))]
     between = leaf_NN.copy()
     np.fill_diagonal(between, np.inf)

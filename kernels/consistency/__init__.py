@@ -86,6 +86,8 @@ def routing_performance(uses: ArrayLike, pool: Literal["expert", "layer"] = "exp
         table = table.sum(-2)
     m = table.shape[-1] - 1
     f = np.arange(1, m + 1)
+    # For each threshold f: uses that the windows with at least f uses cover, and places that keeping the expert there
+    # takes (m each). 2 · covered / (kept + used) is the F1 of "keep it" at that threshold; SRP is the best of them.
     covered = np.flip(np.cumsum(np.flip(table[..., 1:] * f, -1), -1), -1)
     kept = m * np.flip(np.cumsum(np.flip(table[..., 1:], -1), -1), -1)
     used = covered[..., :1]

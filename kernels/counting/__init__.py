@@ -81,6 +81,7 @@ def _count(ids_TK: np.ndarray, num_experts: int) -> np.ndarray:
         fast(counts_E, ids_TK)
         return counts_E
     for rows in row_chunks(*ids_TK.shape):
+        # In pieces: bincount would make an int64 copy of all ids at once.
         ids = ids_TK[rows].astype(np.int64, copy=False)
         counts_E += np.bincount(ids[ids >= 0] if some_empty else ids.ravel(), minlength=num_experts)
     return counts_E
@@ -105,6 +106,7 @@ def _add_rows(
     some_empty = check_range(ids, num_experts, "ids", rows.start)
     some_left_out = check_range(labels, num_groups, "groups", rows.start)
     first, last = max(int(labels.min()), 0), int(labels.max())
+    # (group, expert) as one number, from the piece's first group on: one bincount fills that stretch of the table.
     keys = np.add(ids, ((labels - first) * num_experts)[:, None], dtype=np.int64, casting="unsafe")
     weights = None if weights_TK is None else weights_TK[rows]
     if some_empty or some_left_out:
@@ -115,6 +117,7 @@ def _add_rows(
     table = counts_GE[first : last + 1]
     flat = None if weights is None else weights.ravel()
     table += np.bincount(keys.ravel(), flat, minlength=table.size).reshape(table.shape)
+    # A weight that is no number spoils its cell: the sums are looked at, not every weight.
     if weights_TK is not None and not np.isfinite(table).all():
         _refuse_weight(weights_TK, ids_TK, groups_T, rows)
 

@@ -133,7 +133,7 @@ def _pairs_within_loop(
         for i in range(ids_TK.shape[1]):
             expert = ids_TK[t, i]
             if expert >= 0 and seen_by_E[expert] != t:
-                seen_by_E[expert] = t
+                seen_by_E[expert] = t  # so nothing has to be cleared between tokens
                 own_K[own] = expert
                 own += 1
                 for j in range(own):

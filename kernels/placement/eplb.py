@@ -74,6 +74,7 @@ def balanced_packing(load: np.ndarray, packs: int) -> tuple[np.ndarray, np.ndarr
     if room == 1:
         return np.tile(np.arange(items), (rows, 1)), place
     order = np.argsort(-load, axis=1, kind="stable")
+    # All rows at once: the loop runs over places in the order of load, not over rows.
     weight, filled, row = np.zeros((rows, packs)), np.zeros((rows, packs), np.int64), np.arange(rows)
     for item in order.T:
         best = np.where(filled < room, weight, np.inf).argmin(1)

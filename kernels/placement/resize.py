@@ -77,6 +77,7 @@ def _greedy(now: np.ndarray, size_G: np.ndarray, load_E: np.ndarray) -> np.ndarr
 def _program(
     now: np.ndarray, devices: int, load_E: np.ndarray, stays: int, known: np.ndarray, seconds: float
 ) -> np.ndarray:
+    # Variables: x[e, d], 1 where expert e is on device d, then the amount by which each device is off the mean load.
     experts = len(now)
     at = np.arange(experts * devices).reshape(experts, devices)
     away = at.size + np.arange(devices)
@@ -88,6 +89,7 @@ def _program(
     mean = load_E.sum() / devices
     for device in range(devices):
         rows.add(at[:, device], 1, experts // devices, -(-experts // devices))
+        # away >= |load of the device - mean|, as two inequalities.
         columns = np.r_[at[:, device], away[device]]
         rows.add(columns, np.r_[load_E, -1], -np.inf, mean)
         rows.add(columns, np.r_[load_E, 1], mean, np.inf)

@@ -56,6 +56,8 @@ def permutation_test(
             stops only when its own count is high (Besag & Clifford 1991).
     """
     scale_M = exchange.score_scale(maps_PM)
+    # Scores become products of labels (R, P) and standardised maps (P, M): one matrix product for many relabellings.
+    # Cells that are constant up to rounding get z = 0 and p = 1.
     moves = scale_M > precision_M
     safe_M = np.where(moves, scale_M, 1.0)
     used = exchange.observed() != 0
@@ -65,6 +67,7 @@ def permutation_test(
     labels = exchange.every() if exact else exchange.sample(rng, permutations)
     reached_M, largest_R = _compare(labels, z_PM, bar_M)
     extra, total = (0, exchange.distinct) if exact else (1, permutations + 1)
+    # The corrected p of a cell: relabellings whose largest score in any cell reaches its own.
     below = np.searchsorted(np.sort(largest_R), bar_M, side="left")
     p_family = (len(largest_R) - below + extra) / total
     p_value, most = (reached_M + extra) / total, len(largest_R)
@@ -83,11 +86,13 @@ def _compare(
         for start in range(0, len(c_RP), _ROWS):
             rows_RP = c_RP[start : start + _ROWS]
             largest_R = np.zeros(len(rows_RP))
+            # Tiles of _ROWS × _COLUMNS stay in the cache; the whole (R, M) would be gigabytes.
             for first in range(0, z_PM.shape[1], _COLUMNS):
                 cells = slice(first, first + _COLUMNS)
                 scores_RM = rows_RP @ z_PM[:, cells]
                 np.abs(scores_RM, out=scores_RM)
                 np.maximum(largest_R, scores_RM.max(1), out=largest_R)
+                # Summed as bytes, which is faster and holds: _ROWS is below 256.
                 reached = (scores_RM >= bar_M[cells]).view(np.uint8)
                 reached_M[cells] += reached.sum(0, dtype=np.uint8)
             largest.append(largest_R)

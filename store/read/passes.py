@@ -48,6 +48,8 @@ class _Pass:
     def load(self, entry: PartEntry) -> EventBatch:
         events, keys, tokens = self._tables(entry)
         prompt, position = (np.asarray(keys[name]) for name in KEYS)
+        # Where every token has as many experts, a filter is a choice of rows of one (N, K) array and nothing is copied
+        # before that; lists of other lengths are filtered as Arrow tables.
         rows = None
         if self.classes and not (of_class := self.wanted.of_tokens(tokens)).all():
             rows = np.flatnonzero(of_class)
@@ -94,6 +96,7 @@ class _Pass:
         if self.keys is not None:
             events = events.filter(pa.array(np.isin(events["prompt"], self.keys, kind="sort")))
         keys, events = events.select(KEYS), events.select(of_events)
+        # Some tokens only (a filter, or a router that not every token passed): events find their token by its key.
         if len(of_tokens) == len(KEYS):
             return events, keys, keys
         tokens = self._read(entry, "tokens", of_tokens, None)

@@ -93,6 +93,8 @@ class Capture:
                 f"{spec.router} was called twice in one forward pass; its rows can't be told apart"
             )
         self._called[key] = (spec, expert_ids_TK, weights_TK, logits_TE)
+        # A prompt's decisions are copied at once, so that the model's own tensors can go; a decode step waits for
+        # `end_step`, which says what it fed.
         if self._steps.running is None:
             self._store_prompt(self._called[key])
             self._called[key] = (spec, expert_ids_TK, None, None)

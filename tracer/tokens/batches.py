@@ -90,6 +90,7 @@ def collate(encoded: Sequence[Encoded], *, pad_id: int, side: Side = "right") ->
     width = int(lengths.max())
     ids_BS = np.full((len(encoded), width), pad_id, np.int64)
     column_S = np.arange(width)
+    # (B, S) where a real token stands; filled row by row, so one long array of all ids fits into it.
     start_B = width - lengths if side == "left" else np.zeros_like(lengths)
     real_BS = (column_S >= start_B[:, None]) & (column_S < (start_B + lengths)[:, None])
     ids_BS[real_BS] = np.concatenate([sequence.ids for sequence in encoded])

@@ -92,6 +92,7 @@ def _of_layer(
         kept_N = chosen_P[batch.prompt_index]
         first_N = np.zeros(len(kept_N), bool)
         first_N[starts_of(batch)[:-1]] = True
+        # One rising number a token, by which the layers are joined.
         key_N = (batch.prompt_index.astype(np.int64) << 32) | batch.position_N
         return key_N[kept_N], batch.padded()[kept_N].astype(np.int32), first_N[kept_N]
 

@@ -43,7 +43,7 @@ def co_activation_view(
         both += more
         total += passed
     a, b = np.triu_indices(experts, 1)
-    uses = np.diagonal(both)
+    uses = np.diagonal(both)  # tokens that use an expert "with itself"
     chance = uses[a].astype(np.float64) * uses[b]
     lift = np.divide(both[a, b] * float(total), chance, out=np.zeros(len(a)), where=chance > 0)
     return pa.table(
@@ -81,6 +81,7 @@ def transitions_view(
         pairs += transitions(here, there, from_experts, to_experts)
     leaving = pairs.sum(1, keepdims=True)
     share = np.divide(pairs, leaving, out=np.zeros(pairs.shape), where=leaving > 0)
+    # What arrives at an expert whatever it left: the share that independent layers would give.
     arriving = pairs.sum(0) / max(pairs.sum(), 1)
     lift = np.divide(share, arriving, out=np.zeros(pairs.shape), where=arriving > 0)
     size = pairs.size

@@ -159,6 +159,7 @@ def _uses(trace: TraceRows, spec: RouterSpec, tokens: TokenFilter, ids: np.ndarr
         at = np.minimum(np.searchsorted(ids, token_N), len(ids) - 1)
         known = ids[at] == token_N
         filled = experts >= 0
+        # (token id, expert) as one number, so that one count makes the whole table.
         keys = (at[:, None] * spec.num_experts + experts.astype(np.int64))[filled & known[:, None]]
         uses = np.bincount(keys, minlength=len(ids) * spec.num_experts).reshape(len(ids), -1)
         all_E = np.bincount(experts[filled].astype(np.int64), minlength=spec.num_experts)

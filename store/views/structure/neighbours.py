@@ -81,6 +81,7 @@ def _of_layer(
 ) -> list[dict[str, Any]]:
     def of_part(batch: EventBatch) -> tuple[np.ndarray, np.ndarray, int, int]:
         key = token_key(batch.prompt_N, batch.position_N)
+        # Which of the part's tokens are among the expert's own (sorted keys).
         mine = np.zeros(len(key), bool)
         if len(own):
             mine = own[np.minimum(np.searchsorted(own, key), len(own) - 1)] == key
@@ -96,7 +97,7 @@ def _of_layer(
         return []
     both_E, uses_E, mine, total = sums
     if where == SAME:
-        both_E[expert] = 0
+        both_E[expert] = 0  # in its own layer it would be its own best neighbour
     if not mine:
         return []
     share_E, chance_E = both_E / mine, uses_E / total

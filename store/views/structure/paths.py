@@ -180,6 +180,7 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
         ids = batch.padded()
         if ids.shape[1] < depth:
             ids = np.pad(ids.astype(np.int64), ((0, 0), (0, depth - ids.shape[1])), constant_values=-1)
+        # Row n of the pairs is tokens n and n + 1: those that cross a prompt or phase are no consecutive tokens.
         same_sequence = np.ones(max(len(ids) - 1, 0), bool)
         same_sequence[starts_of(batch)[1:-1] - 1] = False
         prompt = batch.prompt_index[1:][same_sequence]

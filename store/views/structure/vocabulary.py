@@ -159,6 +159,7 @@ def _read(
     def of_part(batch: EventBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         token_N = batch.tokens["token_id"]
         if of == "next" and len(token_N):
+            # The next row is the next token only within a prompt and where no filter took a position away.
             follows = np.diff(batch.prompt_N) == 0
             follows &= np.diff(batch.position_N) == 1
             token_N = np.r_[np.where(follows, token_N[1:], -1), -1]
@@ -190,6 +191,7 @@ def _table(
     filled = seen.experts >= 0
     layer_E = np.bincount(seen.experts[filled].astype(np.int64), minlength=spec.num_experts)
     layer_E = layer_E / max(len(seen.token), 1)
+    # Sorted once, so that the rows of each token id are one slice.
     order = np.argsort(seen.token, kind="stable")
     ordered = seen.token[order]
     records: list[dict[str, Any]] = []
