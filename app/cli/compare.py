@@ -21,6 +21,12 @@ ABOVE = 3
 VIEWS = ("overall", "tokens", "margin", "experts", "prompts", "sequences")
 
 
+def _a_rate(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and value != value:
+        raise click.BadParameter("nan is no rate: nothing is above it")
+    return value
+
+
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
@@ -35,7 +41,7 @@ VIEWS = ("overall", "tokens", "margin", "experts", "prompts", "sequences")
 )
 @click.option("--characters", "align", flag_value="characters",
               help="Pair tokens of two tokenizers by the characters that they cover.")  # fmt: skip
-@click.option("--fail-above", type=click.FloatRange(0, 1), metavar="RATE",
+@click.option("--fail-above", type=click.FloatRange(0, 1), metavar="RATE", callback=_a_rate,
               help="Exit with 3 where more than this share of routing decisions flipped.")  # fmt: skip
 @click.option(
     "--resamples",

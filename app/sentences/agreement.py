@@ -156,16 +156,19 @@ def attribution(table: pa.Table) -> str:
     replayed = rows["A with B's routing"]
     if "B" not in rows:
         return (
-            f"Over {words.amount(replayed['tokens'], 'token')}, A's next-token distributions move by "
-            f"{replayed['kl']:.3g} nats (KL) when B's routing is replayed in A. Perplexity: A "
+            f"Over {words.amount(replayed['tokens'], 'token')} of prompts and completions, A's next-token "
+            f"distributions move by {replayed['kl']:.3g} nats (KL) when B's routing is replayed in A. Perplexity: A "
             f"{rows['A']['perplexity']:.4g}, A with B's routing {replayed['perplexity']:.4g}."
         )
     b = rows["B"]
     if not b["kl"]:
-        return "A and B give the same next-token distributions: there is nothing to attribute."
+        return (
+            f"Over {words.amount(b['tokens'], 'token')} of prompts and completions (generated tokens are not "
+            "scored), A and B give the same next-token distributions: there is nothing to attribute."
+        )
     return (
-        f"Over {words.amount(b['tokens'], 'token')}, B's next-token distributions lie {b['kl']:.3g} nats (KL) "
-        f"from A's, those of A with B's routing replayed {replayed['kl']:.3g} nats: the choice of experts carries "
+        f"Over {words.amount(b['tokens'], 'token')} of prompts and completions, B's next-token distributions lie "
+        f"{b['kl']:.3g} nats (KL) from A's, those of A with B's routing replayed {replayed['kl']:.3g} nats: the choice of experts carries "
         f"{within(replayed, 'share')} of the difference. Perplexity: A {rows['A']['perplexity']:.4g}, "
         f"B {b['perplexity']:.4g}, A with B's routing {replayed['perplexity']:.4g}."
     )

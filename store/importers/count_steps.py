@@ -66,6 +66,8 @@ def write_counts(
     if layers is not None and counts.layers is not None and list(layers) != counts.layers:
         raise ImportRefused(f"{name} names its layers itself: leave out the layer numbers")
     numbers = counts.layers if counts.layers is not None else layer_numbers(layers, depth)
+    if len(set(numbers)) < len(numbers):
+        raise ImportRefused(f"{name}: a layer number is given twice: {list(numbers)[:20]}")
     dense_L = _dense(counts, top_k)
     tokens_SL, how = _tokens(counts, top_k, ~dense_L, name, numbers)
     if dense_L.any():
@@ -102,6 +104,12 @@ def _tokens(
         given = (counts.tokens_SL > 0) | (total_SL == 0)
         if not given.all():
             raise ImportRefused(f"{name}: tokens are given for some counts only: for all or for none")
+        if top_k is not None and (total_SL > counts.tokens_SL * top_k).any():
+            step, at = np.argwhere(total_SL > counts.tokens_SL * top_k)[0]
+            raise ImportRefused(
+                f"{name}, {counts.what} {step}, layer {numbers[at]}: {total_SL[step, at]} choices of "
+                f"{counts.tokens_SL[step, at]} tokens are more than k = {top_k} each"
+            )
         return counts.tokens_SL.astype(np.int64), []
     if top_k is None:
         return total_SL, [

@@ -91,6 +91,10 @@ class _Table:
         self.tokens: dict[tuple[str, int], int] = {}
         self.single = False
         """Whether rows are choices: there is no column of counts."""
+        self.counted = False
+        """Whether rows have counts."""
+        self.widths: set[int] = set()
+        """Lengths of the lists of counts."""
 
     def take(self, row: int, values: dict[str, Any]) -> None:
         found = {name: _first(values, names) for name, names in ALIASES.items()}
@@ -105,12 +109,18 @@ class _Table:
         layer = self.cells.whole(row, "layer", found["layer"])
         expert = self.cells.whole(row, "expert", found["expert"])
         key = sequence, layer, expert
+        named = self.counted or any(name in values for name in ALIASES["count"])
+        if found["count"] is None and named:
+            raise self.cells.refuse(row, "count", "it is empty")
+        if found["count"] is not None and self.single:
+            raise self.cells.refuse(row, "count", "rows before it have none: all or none")
         if found["count"] is None:
             self.single = True
             self.count[key] = self.count.get(key, 0) + 1
         elif key in self.count:
             raise self.cells.refuse(row, "count", f"layer {layer}, expert {expert} has a count already")
         else:
+            self.counted = True
             self.count[key] = self.cells.whole(row, "count", found["count"], largest=2**63 - 1)
         self._more(row, key, found)
 
@@ -129,6 +139,7 @@ class _Table:
                 raise self.cells.refuse(
                     row, "tokens_per_expert", "it must be a list, one count for each expert"
                 )
+            self.widths.add(len(count_E))
             for expert, count in enumerate(count_E):
                 key = sequence, layer, expert
                 if key in self.count:
@@ -138,7 +149,9 @@ class _Table:
 
     def _more(self, row: int, key: tuple[str, int, int], found: dict[str, Any]) -> None:
         if found["weight_sum"] is not None:
-            self.weight[key] = self.cells.number(row, "weight_sum", found["weight_sum"], largest=1e30)
+            weight = self.cells.number(row, "weight_sum", found["weight_sum"], largest=1e30)
+            # Rows that are choices add up, as their number does.
+            self.weight[key] = weight + (self.weight.get(key, 0.0) if self.single else 0.0)
         if found["tokens"] is not None:
             tokens = self.cells.whole(row, "tokens", found["tokens"], largest=2**63 - 1)
             if self.tokens.setdefault(key[:2], tokens) != tokens:
@@ -158,6 +171,11 @@ class _Table:
                 )
 
     def array(self) -> CountArray:
+        if len(self.widths) > 1:
+            raise ImportRefused(
+                f"{self.cells.name}: tokens_per_expert has lists of {sorted(self.widths)[:5]} experts: lists of one "
+                "length are read; import layers with other numbers of experts on their own"
+            )
         sequences = {name: at for at, name in enumerate(self.prompts)}
         layers = sorted({layer for _, layer, _ in self.count})
         experts = 1 + max((expert for _, _, expert in self.count), default=-1)

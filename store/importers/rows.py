@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ImportRefused
 from ..foreign.delimited import RowError, delimiter_hint, records
 from ..foreign.parquet import ROUTING, UNREADABLE, TooMuch, rows_within
+from ..json_object import object_once
 
 Row = tuple[int, dict[str, Any]]
 
@@ -98,7 +99,7 @@ def _json_list(path: Path) -> Iterator[Row]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=object_once)
     except (ValueError, RecursionError) as error:
         said = str(error).splitlines()[0]
         hint = ": a file of one object a line is called .jsonl" if said.startswith("Extra data") else ""

@@ -131,7 +131,10 @@ def _lengths(tensors: dict[str, Any], name: str, total: int) -> np.ndarray:
     if "lengths" not in tensors:
         return np.array([total])
     lengths = whole_array(tensors["lengths"], name, "lengths", 1).astype(np.int64)
-    if (lengths < 0).any() or int(lengths.sum()) != total:
+    # Before they are added up: a sum of int64 can wrap round to the right number.
+    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= total:
+        raise refuse(name, "lengths", f"each must be from 0 to the {total} tokens of ids")
+    if int(lengths.sum()) != total:
         raise refuse(
             name, "lengths", f"they must sum to the {total} tokens of ids, and do to {int(lengths.sum())}"
         )

@@ -6,6 +6,7 @@ becomes a tag. What was taken for what is told to the user: a wrong guess must n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,10 @@ def _calls(arguments: Any) -> list[list[Any]]:
 
 
 def _index(target: Any, options: list[str]) -> Any:
+    """lm-eval writes the index of the right choice as a number or as its digits; other files its text."""
     stripped = [option.strip() for option in options]
+    if isinstance(target, str) and re.fullmatch("[0-9]{1,4}", target.strip()) and int(target) < len(options):
+        return int(target)
     if isinstance(target, str) and target.strip() in stripped:
         return stripped.index(target.strip())
     return target

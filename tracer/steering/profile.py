@@ -20,6 +20,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...store.files.whole import write_whole
+from ...store.json_object import object_once
 from ...store.schema import RouterSpec
 from ..errors import SteeringError
 from ..hooks.taps import Steered, tapped
@@ -280,6 +281,8 @@ def _parsed(data: Any) -> Any:
     try:
         if isinstance(data, Path) or (isinstance(data, str) and not data.lstrip().startswith(("{", "["))):
             data = Path(data).read_text(encoding="utf-8")
-        return json.loads(data) if isinstance(data, str) else data
+        return json.loads(data, object_pairs_hook=object_once) if isinstance(data, str) else data
+    except RecursionError:
+        raise SteeringError("not a steering profile: too deeply nested") from None
     except (OSError, ValueError) as error:
         raise SteeringError(f"not a steering profile: {error}") from None

@@ -53,6 +53,10 @@ def _read(value: Any) -> list[Rule]:
     if not isinstance(value, Mapping):
         raise SteeringError(f"a rule is an object with a field rule, not {said(value)}")
     data = {OTHER_NAMES.get(str(name), str(name)): item for name, item in value.items()}
+    if len(data) < len(value):
+        raise SteeringError(
+            f"a field is given twice, perhaps by another name: {', '.join(map(str, value))[:100]}"
+        )
     name = data.get("rule")
     if not isinstance(name, str) or name not in KINDS:
         raise SteeringError(f"there is no rule {said(name)}; there are {', '.join(KINDS)}")
@@ -60,6 +64,8 @@ def _read(value: Any) -> list[Rule]:
     experts = fields.pop("experts", "all" if not KINDS[name].experts else None)
     if isinstance(experts, Mapping):
         by_layer = {_whole(layer, "layers"): chosen for layer, chosen in experts.items()}
+        if len(by_layer) < len(experts):
+            raise SteeringError(f"experts names a layer twice: {', '.join(map(str, experts))[:100]}")
         if data.get("layers", "all") != "all":
             raise SteeringError("give either layers, or experts by layer")
         return [_rule(name, fields | {"layers": [layer]}, chosen) for layer, chosen in by_layer.items()]

@@ -66,7 +66,13 @@ def cache_hits(
     wanted = None if sizes is None else whole_numbers(sizes, "sizes")
     groups = deal(trace.num_prompts)
     pieces = [_SCHEMA.empty_table()]
-    for layer in layers_of(trace, layers, stream):
+    shown = layers_of(trace, layers, stream)
+    most = max((trace.router(layer, stream).num_experts for layer in shown), default=0)
+    if wanted is not None and not all(1 <= size <= most for size in wanted):
+        raise BadArgument(
+            f"sizes are from 1 to {most}, the experts of a layer: a cache of all of them always hits"
+        )
+    for layer in shown:
         spec = trace.router(layer, stream)
         found = _of_layer(trace, spec, chosen, ahead, groups, tokens)
         pieces += [_table(spec, policy, found[policy], wanted) for policy in chosen]

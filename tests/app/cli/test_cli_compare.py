@@ -93,3 +93,9 @@ def test_what_cannot_be_compared_is_one_sentence(traces, tmp_path, capsys):
     assert err.count("\n") == 1
     assert call(capsys, "compare", traces[0], tmp_path / "none")[0] == 1
     assert call(capsys, "compare", *traces, "--view", "prompts", "--by", "language")[0] == 2
+
+
+def test_a_rate_that_is_no_number_fails_no_ci_in_silence(traces, capsys):
+    code, _, err = call(capsys, "compare", *traces, "--fail-above", "nan")
+    assert code == 2
+    assert "no rate" in err

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from moescope.store import Trace, open_trace
 from moescope.store.errors import ImportRefused
 from moescope.store.importers import run
+from moescope.store.importers.counts import import_counts
 
 
 def imported(name: str, path: Path, **options) -> tuple[Trace, list[str]]:
@@ -392,3 +393,46 @@ def test_tensors_of_probabilities_and_what_is_refused(tmp_path: Path) -> None:
         )
         message = refused("tensors", tmp_path / "b.safetensors")
         assert any(part in message for part in said.split("|")), message
+
+
+def counted(tmp_path, name, text, **options):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    import_counts(path, tmp_path / "out", **options)
+    return open_trace(tmp_path / "out")
+
+
+def test_an_empty_count_is_no_choice(tmp_path):
+    with pytest.raises(ImportRefused, match="row 2, column count: it is empty"):
+        counted(tmp_path, "a.csv", "layer,expert,count\n0,0,100\n0,1,\n")
+    with pytest.raises(ImportRefused, match="row 2, column count"):
+        counted(tmp_path, "b.jsonl", '{"layer": 0, "expert": 0, "count": 5}\n{"layer": 0, "expert": 1}\n')
+
+
+def test_weights_of_choices_add_up(tmp_path):
+    trace = counted(tmp_path, "a.csv", "layer,expert,weight_sum\n0,0,0.5\n0,0,0.25\n")
+    row = trace.view("load").to_pylist()[0]
+    assert (row["count"], row["weight_sum"]) == (2, 0.75)
+
+
+def test_lists_of_other_lengths_are_no_layers_of_one_model(tmp_path):
+    text = '{"layer": 0, "tokens_per_expert": [5, 5]}\n{"layer": 1, "tokens_per_expert": [1, 2, 3, 4]}\n'
+    with pytest.raises(ImportRefused, match=r"lists of \[2, 4\] experts"):
+        counted(tmp_path, "a.jsonl", text)
+
+
+def test_a_layer_number_twice_loses_nothing(tmp_path):
+    np.savez(tmp_path / "a.npz", count=np.array([[1, 2], [30, 40]]), layers=np.array([3, 3]))
+    with pytest.raises(ImportRefused, match="a layer number is given twice"):
+        import_counts(tmp_path / "a.npz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_choices_than_k_a_token_contradict_the_file(tmp_path):
+    with pytest.raises(ImportRefused, match="15 choices of 5 tokens are more than k = 2 each"):
+        counted(tmp_path, "a.csv", "layer,expert,count,tokens\n0,0,5,5\n0,1,5,5\n0,2,5,5\n", top_k=2)
+
+
+def test_a_name_twice_in_json_is_refused(tmp_path):
+    with pytest.raises(ImportRefused, match="'layer' is given twice"):
+        counted(tmp_path, "a.jsonl", '{"layer": 0, "expert": 0, "count": 5, "layer": 5}\n')

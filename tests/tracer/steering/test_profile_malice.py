@@ -96,3 +96,22 @@ def test_any_profile_is_refused_or_survives_its_own_json(kind: str, fields: dict
         amounts = rule.amount.values() if isinstance(rule.amount, dict) else [rule.amount]
         assert all(amount is None or amount == 0 or 1e-30 <= abs(amount) <= 1e30 for amount in amounts)
         assert all(0 <= number < 2**31 for number in (*(rule.layers or ()), *(rule.experts or ())))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"rules": [{"rule": "off", "experts": {"3": [1], "03": [2]}}]}',
+        '{"rules": [{"rule": "off", "layer": 0, "layers": [1], "experts": [1]}]}',
+        '{"rules": [{"rule": "off", "experts": [4], "experts": [5]}]}',
+        '{"rules": [], "rules": [{"rule": "off", "experts": [5]}]}',
+    ],
+)
+def test_what_is_given_twice_is_refused_and_nothing_of_it_lost(text):
+    with pytest.raises(SteeringError, match="twice"):
+        Steering.from_json(text)
+
+
+def test_a_profile_that_is_nested_without_end_is_one_line():
+    with pytest.raises(SteeringError, match="deeply"):
+        Steering.from_json('{"rules": ' + "[" * 200_000 + "]" * 200_000 + "}")
