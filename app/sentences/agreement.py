@@ -170,5 +170,6 @@ def attribution(table: pa.Table) -> str:
         f"Over {words.amount(b['tokens'], 'token')} of prompts and completions, B's next-token distributions lie "
         f"{b['kl']:.3g} nats (KL) from A's, those of A with B's routing replayed {replayed['kl']:.3g} nats: "
         f"the choice of experts carries {within(replayed, 'share')} of the difference. "
-        f"Perplexity: A {rows['A']['perplexity']:.4g}, B {b['perplexity']:.4g}, A with B's routing {replayed['perplexity']:.4g}."
+        f"Perplexity: A {rows['A']['perplexity']:.4g}, B {b['perplexity']:.4g}, A with B's routing "
+        f"{replayed['perplexity']:.4g}."
     )
