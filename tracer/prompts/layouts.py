@@ -6,6 +6,7 @@ becomes a tag. What was taken for what is told to the user: a wrong guess must n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def _question(cells: Cells) -> Cells:
     found = {"text": cells["question"], **_without(cells, "question", "answerKey")}
     if "answer" not in cells and "answerKey" in cells:
         found["answer"] = cells["answerKey"]
-    choices = cells.get("choices")
+    choices = _listed(cells.get("choices"))
     texts = choices.get("text") if isinstance(choices, Mapping) else choices
     if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
         # A choice is read directly after the text, so something must stand between them.
@@ -175,6 +176,18 @@ def _question(cells: Cells) -> Cells:
         found["choices"] = {**choices, "text": spaced} if isinstance(choices, Mapping) else spaced
         found["text"] = f"{cells['question']}\nAnswer:"
     return found
+
+
+def _listed(choices: Any) -> Any:
+    """Choices out of a cell of CSV: a JSON list, an object with text and labels, or texts between `|`."""
+    if not isinstance(choices, str):
+        return choices
+    if not choices.lstrip().startswith(("[", "{")):
+        return choices.split("|")
+    try:
+        return json.loads(choices)
+    except (ValueError, RecursionError):
+        return choices  # refused where choices are read, by row and column
 
 
 LAYOUTS = (

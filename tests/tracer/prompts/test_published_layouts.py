@@ -185,3 +185,22 @@ def test_a_parquet_bomb_is_refused_before_it_is_decoded(
     monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", lambda *a, **k: pytest.fail("decoded"))
     with pytest.raises(PromptSetError, match="it declares 3,000,000 rows; at most 2,000,000 are read"):
         PromptSet.from_file(tmp_path / "bomb.parquet")
+
+
+def test_choices_read_alike_from_a_cell_and_from_a_list(tmp_path):
+    rows = tmp_path / "mmlu.jsonl"
+    rows.write_text(json.dumps({"question": "2+2?", "choices": ["3", "4"], "answer": 1}))
+    for number, cell in enumerate(('"[""3"", ""4""]"', "3|4")):
+        table = tmp_path / f"mmlu{number}.csv"
+        table.write_text(f"question,choices,answer\n2+2?,{cell},1\n")
+        assert PromptSet.from_file(table).prompts == PromptSet.from_file(rows).prompts
+
+
+def test_digits_of_lm_eval_are_the_index_of_the_choice(tmp_path):
+    arguments = [["2+2=", f" {n}"] for n in (2, 4, 6, 8)]
+    file = tmp_path / "samples.jsonl"
+    file.write_text(json.dumps({"doc_id": 0, "arguments": arguments, "target": "2"}))
+    (prompt,) = PromptSet.from_file(file).prompts
+    assert prompt.choices is not None
+    assert prompt.answer is not None
+    assert prompt.choices[prompt.answer] == " 6"
