@@ -120,6 +120,7 @@ def as_text(table: pa.Table, width: int = 60) -> str:
     for name, column in zip(table.column_names, table.columns, strict=True):
         cells = [_cell(plain(value, column.type), width) for value in column.to_pylist()]
         number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        name = _cell(name, width)  # a tag may be called by anything
         size = max(map(cell_len, [name, *cells]))
         spaces = [" " * (size - cell_len(cell)) for cell in [name, *cells]]
         columns.append(

@@ -145,7 +145,11 @@ class _Table:
                 if key in self.count:
                     raise self.cells.refuse(row, "tokens_per_expert", f"layer {layer} has counts already")
                 self.count[key] = self.cells.whole(row, "tokens_per_expert", count, largest=2**63 - 1)
-            self._more(row, (sequence, layer, 0), {**found, "weight_sum": None})
+            if found["weight_sum"] is not None:
+                raise self.cells.refuse(
+                    row, "weight_sum", "beside tokens_per_expert it is not read: a row for each expert is"
+                )
+            self._more(row, (sequence, layer, 0), found)
 
     def _more(self, row: int, key: tuple[str, int, int], found: dict[str, Any]) -> None:
         if found["weight_sum"] is not None:

@@ -60,6 +60,9 @@ def first_routed(rows: int, tokens: int, given: dict[str, Any], where: str) -> i
     Raises:
         ImportRefused: the rows don't fit.
     """
+    stated = given.get(START_KEYS[0])
+    if stated == 1 and not isinstance(stated, bool) and rows == tokens - 1:
+        return 1  # all but the first; without the entry, as many rows are all but the last
     if rows in (0, tokens, tokens - 1):
         return 0
     if rows > tokens:

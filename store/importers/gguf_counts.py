@@ -96,6 +96,10 @@ class _Reader:
         infos = [self._info() for _ in range(self._fitting(count, 24))]
         if not 1 <= alignment <= 1 << 20:
             raise ValueError(f"its alignment is {alignment}")
+        names = [name for name, *_ in infos]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"tensor {twice[:60]!a} is in it twice")
         start = -(-self.at // alignment) * alignment
         return {
             name: np.frombuffer(self.data, "<f4", size, self._inside(start + offset, 4 * size))
