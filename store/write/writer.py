@@ -25,8 +25,7 @@ class TraceWriter:
     Args:
         url: folder or URL; made where it is not there.
         routers: one spec for each (layer, stream) that can have events.
-        model, prompt_set, settings: what the trace was made from (plain JSON); kept in the manifest, and
-        compared
+        model, prompt_set, settings: what the trace was made from (plain JSON); kept in the manifest, and compared
             when resuming, apart from `target.MAY_DIFFER`.
         capture: what events hold, of `CAPTURES`; `ids` always.
         resume: go on with a trace that is there. A fresh folder is fine too.

@@ -94,6 +94,11 @@ class PromptSet(Sequence[Prompt]):
         """The first `count` prompts; all of them for None."""
         return self if count is None else PromptSet(self.prompts[:count], self.name, self.notes)
 
+    def chosen(self, limit: int | None, shard: tuple[int, int] | None) -> PromptSet:
+        """What a run with these options takes: of the first `limit` prompts, those of the shard (k, n)."""
+        limited = self.limit(limit)
+        return limited if shard is None else limited.shard(*shard)
+
     def shard(self, number: int, of: int) -> PromptSet:
         """Every `of`-th prompt from the `number`-th on (from 1): the shards 1 to `of` hold each prompt once."""
         return PromptSet(self.prompts[number - 1 :: of], self.name, self.notes)

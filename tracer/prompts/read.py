@@ -11,6 +11,7 @@ from typing import Any
 
 from ...store.foreign.delimited import RowError, delimiter_hint, records
 from ...store.foreign.parquet import PROMPTS, UNREADABLE, TooMuch, column_names, rows_within
+from ...store.json_object import NamedTwice, object_once
 from .prompt import PromptSetError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -144,7 +145,7 @@ def _text_rows(text: str, name: str) -> Iterator[Row]:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+        return json.loads(text, object_pairs_hook=object_once)
     except json.JSONDecodeError as error:
         place = f", line {error.lineno}" if error.lineno > 1 or "line" not in where else ""
         lines = "line" not in where and error.msg == "Extra data"
@@ -154,19 +155,10 @@ def _parse_json(text: str, where: str) -> Any:
         ) from None
     except RecursionError:
         raise PromptSetError(f"{where}: nested too deeply") from None
-    except PromptSetError:
-        raise
+    except NamedTwice as error:
+        raise PromptSetError(f"{where}: an object names {error.name!r} twice") from None
     except ValueError as error:
         raise PromptSetError(f"{where}: not JSON: {error}") from None
-
-
-def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    cells = dict(pairs)
-    if len(cells) < len(pairs):
-        names = [key for key, _ in pairs]
-        double = next(key for key in names if names.count(key) > 1)
-        raise PromptSetError(f"{where}: an object names {double!r} twice")
-    return cells
 
 
 def _json_objects(text: str, name: str) -> list[Any]:

@@ -79,7 +79,7 @@ def trace_prompts(
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """
     prompts = PromptSet.of(prompts)
-    chosen = prompts.limit(limit) if shard is None else prompts.limit(limit).shard(*shard)
+    chosen = prompts.chosen(limit, shard)
     recording = Recording(
         model,
         tokenizer,

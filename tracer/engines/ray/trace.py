@@ -87,7 +87,7 @@ def trace_with_ray(
     """
     prompt_set = PromptSet.of(prompts)
     ray, ours = _connected(address)
-    chosen = prompt_set.limit(limit) if shard is None else prompt_set.limit(limit).shard(*shard)
+    chosen = prompt_set.chosen(limit, shard)
     url = os.fspath(out)
     url = url if "://" in url else os.path.abspath(url.removeprefix("file://"))
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -145,8 +145,7 @@ class _Run:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
-        chosen = self.prompts.limit(self.limit)
-        chosen = chosen if self.shard is None else chosen.shard(*self.shard)
+        chosen = self.prompts.chosen(self.limit, self.shard)
         longest = None if engine.context is None else engine.context - max(1, self.max_new_tokens)
         self.encoder = Encoder(self.tokenizer, chat=self.chat, max_length=longest)
         lengths, self.ahead = encode_ahead(self.encoder, chosen)
