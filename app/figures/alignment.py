@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -100,10 +99,8 @@ def _end_labels(
 ) -> alt.Chart:
     """The name of each line at its right end, moved up or down where names would lie on one another."""
     ends = pd.DataFrame(data[(data["layer"] == data["layer"].max()) & data[value].notna()]).sort_values(value)
-    low, high = domain or (
-        float(np.nanmin(data["low"].to_numpy(float))),
-        float(np.nanmax(data["high"].to_numpy(float))),
-    )
+    drawn = data[[value, "low", "high"]].astype(float)  # where no interval is known, the values alone
+    low, high = domain or (float(drawn.min().min()), float(drawn.max().max()))
     step = LABEL_PIXELS * (high - low) / height
     ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
     mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5, tooltip=None)

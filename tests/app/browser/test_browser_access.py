@@ -23,15 +23,22 @@ pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(300)]
 
 
 def settled(page) -> None:
-    """Wait until the page has its title and computes no more; what is stale is drawn pale."""
+    """Wait until the page has its title, computes no more and keeps its colours; what is stale is drawn pale."""
     page.locator(".stMain h1").first.wait_for()
+    page.evaluate("window.seen = {}")  # nothing counts of what an earlier call saw
     page.wait_for_function(
         """() => {
           const busy = document.querySelector(
-            '[data-testid="stSkeleton"], [data-testid="stStatusWidget"], [data-stale="true"]'
+            '[data-testid="stSkeleton"], [data-testid="stStatusWidget"], [data-stale="true"], ' +
+            '.stApp:not([data-test-script-state="notRunning"])'
           );
-          window.quiet = busy ? 0 : (window.quiet || 0) + 1;
-          return window.quiet > 4;
+          const look = [...document.querySelectorAll('.stMain :is(h1, h2, h3, p, label, button)')].map((one) => {
+            const {color, opacity} = getComputedStyle(one);
+            return color + opacity;
+          }).join();
+          const {looks, times} = window.seen;
+          window.seen = {looks: look, times: busy || look !== looks ? 0 : times + 1};
+          return window.seen.times > 4;
         }""",
         polling=150,
     )
