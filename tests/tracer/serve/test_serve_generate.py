@@ -202,7 +202,7 @@ def test_a_client_that_goes_away_stops_its_generation(address, client):
 def test_without_stream_there_is_one_json_with_the_same_tokens(client):
     streamed = list(client.generate(PROMPT, max_new_tokens=8))
     body = {"prompt": PROMPT, "max_new_tokens": 8, "stream": False}
-    answer = client._json("POST", "/v1/generate", body)
+    answer = client._connection.json("POST", "/v1/generate", body)
     assert answer["tokens"] == streamed[:-1]
     assert {**streamed[-1], "tokens": answer["tokens"]} == answer
 

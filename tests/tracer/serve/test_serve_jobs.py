@@ -77,7 +77,7 @@ def test_one_side_alone_is_that_side_of_the_comparison(client):
 
 def test_positions_carry_every_scored_token(client):
     body = {"prompts": ROWS[:1], "steering": OFF, "compare": True, "positions": True}
-    (row,) = client._json("POST", "/v1/score", body)["prompts"]
+    (row,) = client._connection.json("POST", "/v1/score", body)["prompts"]
     (base,), (steered,) = row["base"]["positions"], row["steered"]["positions"]
     assert "".join(base["token"]) == ROWS[0]["text"]
     assert base["position"] == list(range(1, 22))
