@@ -23,7 +23,9 @@ from typing import Any
 SUFFIX = ".job"
 INPUT = "input"
 """Folder in the job's that holds its own copy of the prompts."""
-ENDED = ("complete", "failed", "cancelled", "died")
+ENDED = ("complete", "failed", "cancelled", "declined", "died")
+GO = "go"
+"""File in the job's folder: the answer to a trace that asks whether to go on."""
 LOG_TAIL = 4000
 TRACE_PROCESS, EXAMPLE_PROCESS = "moescope.tracer.jobs.process", "moescope.sample_data.gallery.process"
 """Modules that are run for a job: a trace of a model, an example of the gallery."""
@@ -34,8 +36,9 @@ class Status:
     """How far a job is."""
 
     state: str = "starting"
-    """starting, loading, splitting (a dense model into groups), building (an example), running, complete, failed,
-    cancelled, or died (the process ended without a word)."""
+    """starting, loading, splitting (a dense model into groups), building (an example), measuring (the noise floor),
+    running, asking (whether to go on, with what it will cost), complete, failed, cancelled, declined (nothing was
+    kept), or died (the process ended without a word)."""
     layers: int = 0
     """Feed-forward layers that are split; `total_layers` in all."""
     total_layers: int = 0
@@ -45,6 +48,14 @@ class Status:
     total_tokens: int = 0
     tokens_per_s: float = 0.0
     eta_s: float | None = None
+    worked: float | None = None
+    """0..1 of all work, the tokens that may be generated counted."""
+    generating: int = 0
+    """Prompts whose answers are being generated: `step` tokens of each so far, `steps` at most."""
+    step: int = 0
+    steps: int = 0
+    bytes: float = 0.0
+    """Of the trace in the end, by its first batches; 0: not known."""
     error: str | None = None
     """One line, where the job failed."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +68,9 @@ class Status:
 
     @property
     def share(self) -> float:
-        """0..1 of the prompt tokens."""
+        """0..1 of the work."""
+        if self.worked is not None:
+            return self.worked
         return self.tokens / self.total_tokens if self.total_tokens else 0.0
 
 
@@ -147,6 +160,10 @@ class Job:
         while time.monotonic() < until and not self.status().ended:
             time.sleep(0.05)
 
+    def go_on(self) -> None:
+        """Say yes to a trace that asks whether it is worth its cost; `cancel` says no."""
+        (self.folder / GO).touch()
+
     def retry(self) -> Job:
         """Start it again with what was asked; a trace that holds committed parts goes on where they end.
 
@@ -177,7 +194,8 @@ def start_trace(
         prompts: a prompt file.
         out: folder of the new trace; the job's folder stands beside it.
         options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile;
-            `noise_prompts`: on so many prompts the noise floor is measured first.
+            `noise_prompts`: on so many prompts the noise floor is measured first; `ask`: a trace that will take a
+            while asks, after its first batches, whether to go on (`Job.go_on`).
     Raises:
         FileExistsError: that trace is being written by another job, or a link lies there.
     """
@@ -214,7 +232,8 @@ def _new_job(out: Path) -> Job:
 
 def _started(job: Job, asked: dict[str, Any], module: str) -> Job:
     (job.folder / "job.json").write_text(json.dumps(asked, indent=2), encoding="utf-8")
-    (job.folder / "cancel").unlink(missing_ok=True)
+    for said in ("cancel", GO):
+        (job.folder / said).unlink(missing_ok=True)
     write_status(job.folder, Status())
     with open(job.folder / "log.txt", "wb") as log:
         # A session of its own: Ctrl-C in the app's terminal does not end the trace.

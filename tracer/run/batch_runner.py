@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -41,6 +41,7 @@ class BatchRunner:
         steered: whether a steering is applied meanwhile; it is then given as `steering`.
         ahead: sequences by prompt number that are tokenised already; taken out as they run.
         halves: whether a batch that does not fit is halved; over several processes all would have to know.
+        step: told of the prompts of a batch and how many tokens have been generated for each, after each pass.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class BatchRunner:
         steered: bool = False,
         ahead: dict[int, Encoded] | None = None,
         halves: bool = True,
+        step: Callable[[list[int], int], None] | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -73,6 +75,7 @@ class BatchRunner:
         """Told of each pass where its prompts end."""
         self._ahead = {} if ahead is None else ahead
         self._halves = halves
+        self._step = step
         self._checked = False
         self._may_end = not steered and not _is_watched(model)
         self._too_many = sys.maxsize
@@ -172,12 +175,16 @@ class BatchRunner:
 
     def _generate(self, batch: Batch, results: list[PromptResult]) -> None:
         width = batch.input_ids_BS.shape[1]
+        numbers = [result.number for result in results]
 
         def each_step(tokens: torch.Tensor) -> None:
             if tokens.shape[1] == width:
                 self._sink.end_prefill()
             else:
                 self._sink.end_step(tokens[:, -1])
+            if self._step is not None:
+                # This pass has made the scores of one more token than `tokens` holds.
+                self._step(numbers, tokens.shape[1] - width + 1)
 
         new_BN = generate_batch(self._model, self._tokenizer, batch, self._sampling, each_step=each_step)
         for row_N, result in zip(new_BN, results, strict=True):

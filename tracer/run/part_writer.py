@@ -81,7 +81,9 @@ class PartWriter:
         self._writer = writer
         self._collector = collector
         self._part_events = part_events_at(writer.url) if part_events is None else part_events
-        self._queue: queue.Queue[tuple[CapturedBatch, list[PromptResult]] | None] = queue.Queue(QUEUED)
+        self._queue: queue.Queue[tuple[CapturedBatch, list[PromptResult]] | threading.Event | None] = (
+            queue.Queue(QUEUED)
+        )
         self._error: BaseException | None = None
         self.committed = Committed()
         self._patience = PATIENCE
@@ -104,7 +106,15 @@ class PartWriter:
         self._put((captured, results))
         self._raise()
 
-    def _put(self, item: tuple[CapturedBatch, list[PromptResult]] | None) -> None:
+    def flush(self) -> None:
+        """Commit what was handed in and wait for it. Raises what went wrong."""
+        done = threading.Event()
+        self._put(done)
+        while self._thread.is_alive() and not done.wait(0.2):
+            pass
+        self._raise()
+
+    def _put(self, item: tuple[CapturedBatch, list[PromptResult]] | threading.Event | None) -> None:
         while self._thread.is_alive():
             try:
                 return self._queue.put(item, timeout=0.2)
@@ -120,6 +130,11 @@ class PartWriter:
         self._due = time.monotonic() + self._patience
         try:
             while (item := self._queue.get()) is not None:
+                if isinstance(item, threading.Event):
+                    if self._collector.num_prompts:
+                        self._commit()
+                    item.set()
+                    continue
                 self._collector.add(host_batch(*item))
                 if self._is_full() or self._is_late():
                     self._commit()

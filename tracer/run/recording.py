@@ -157,12 +157,16 @@ class Recording:
         batches: Iterable[np.ndarray],
         *,
         done: Callable[[list[int]], None] | None = None,
+        step: Callable[[list[int], int], None] | None = None,
+        between: Callable[[Callable[[], None]], None] | None = None,
         part_events: int | None = None,
     ) -> tuple[Committed, float | None]:
         """Run the batches and commit what is recorded; after `probe`.
 
         Args:
             done: told of the prompts of every batch that has run.
+            step: told of the prompts for which tokens are being generated, and how many there are of each.
+            between: called after each batch with a function that commits all that has run.
         Returns:
             What was committed, and the share of multiple-choice prompts that were answered rightly.
         """
@@ -177,6 +181,7 @@ class Recording:
             steered=self._steering is not None,
             ahead=self._ahead,
             halves=self.layout.ranks == 1,
+            step=step,
         )
         collector = PartCollector(self.routers, TokenTexts(self._tokenizer))
         with (
@@ -193,6 +198,8 @@ class Recording:
                         parts.add(captured, results)
                     if done is not None:
                         done([result.number for result in results])
+                if between is not None:
+                    between(parts.flush)
         return parts.committed, runner.accuracy
 
     def _steered(self) -> Any:

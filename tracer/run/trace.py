@@ -23,6 +23,7 @@ from ...store.schema import DEFAULT_CAPTURE, RouterSpec
 from ..generate.batch import Sampling
 from ..prompts.prompt_set import PromptSet
 from .begin import describe
+from .estimate import Estimate, Question
 from .progress import Meter, Progress, TraceSummary, summary_of
 from .recording import Recording
 from .writers import open_writer
@@ -47,6 +48,7 @@ def trace_prompts(
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    consider: Callable[[Estimate], bool] | None = None,
     routers: Sequence[RouterSpec] | None = None,
     weight_type: str = "float16",
     card: dict[str, Any] | None = None,
@@ -67,7 +69,9 @@ def trace_prompts(
         steering: a `Steering`; what is recorded is what was executed under it.
         limit: only the first prompts.
         shard: (k, n): of these only every n-th from the k-th on, counted from 1; `store.write.merge` joins the traces.
-        progress: told after every batch.
+        progress: told after every batch, and after every generated token.
+        consider: asked once, after the first batches of a trace that will take a while, whether it is worth what it
+            will cost; while it thinks, nothing runs.
         routers: only these, or declarations of one's own; all that `find_routers` finds if left out.
         weight_type: gate weights are stored as `float16` or `float32`.
         card: what the manifest says of the model; `model_card(model)` if left out.
@@ -76,6 +80,7 @@ def trace_prompts(
     Raises:
         TracerError: a model or prompt that can't be traced, a capture that does not hold, or no memory for even
             one prompt. What is committed stays, and `resume=True` goes on.
+        TraceDeclined: `consider` said no.
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """
     prompts = PromptSet.of(prompts)
@@ -109,8 +114,12 @@ def trace_prompts(
     with writer:
         done = writer.committed_prompts
         todo = [left for batch in recording.batches(lengths) if len(left := _without(batch, chosen, done))]
-        meter = Meter(todo, lengths, progress)
-        committed, accuracy = recording.run(writer, todo, done=meter.count, part_events=part_events)
+        meter = Meter(todo, lengths, progress, max_new_tokens)
+        question = None if consider is None else Question(consider, meter, writer.url)
+        committed, accuracy = recording.run(
+            writer, todo, done=meter.count, step=meter.step if max_new_tokens else None,
+            between=None if question is None else question.after_batch, part_events=part_events,
+        )  # fmt: skip
         summary = summary_of(
             writer.url, committed, len(done), len(recording.routers), accuracy, meter.seconds
         )

@@ -11,12 +11,12 @@ from typing import Any
 import streamlit as st
 
 from ....store import sample_dir
-from ....tracer.jobs.jobs import start_trace
+from ....tracer.jobs.jobs import Job, start_trace
 from ....tracer.models.looks_dense import looks_dense
 from ...shell import messages as states
 from ...text.literal import safe_name
+from . import jobs_panel, prompt_reading, prompt_template
 from . import loading as load_form
-from . import prompt_reading, prompt_template
 
 UPLOADS = ".uploads"
 READ = ".prompts"
@@ -32,6 +32,8 @@ CAPTURES = {
     "router logits and probabilities": ("ids", "weights", "probability", "entropy", "logits"),
     "expert output norms and similarity": ("ids", "weights", "entropy", "output_norm", "similarity"),
 }
+STARTED = "new started"
+"""Folder of the job that this session started last: its line stands under the button too."""
 GROUPS = 32
 """Groups that a layer of a dense model is split into at first."""
 
@@ -79,7 +81,9 @@ def draw(library: Path) -> None:
         options: dict[str, Any] = {"capture": CAPTURES[capture or "ids and gate weights"]}
         options |= {"max_new_tokens": int(tokens), "chat": chat, "limit": int(limit) if limit else None}
         options |= loading | ({"experts": groups} if groups else {})
-        start(library, model.strip(), prompts, name, options)
+        start(library, model.strip(), prompts, name, options | {"ask": True})
+    if (started := st.session_state.get(STARTED)) and (job := Job(Path(started))).folder.exists():
+        jobs_panel.draw_one(job, place="beside-")
 
 
 def _emergent(model: str) -> int | None:
@@ -108,7 +112,8 @@ def start(library: Path, model: str, prompts: Path, name: str, options: dict[str
         return
     try:
         library.mkdir(parents=True, exist_ok=True)
-        start_trace(model, prompts, folder, **options)
+        job = start_trace(model, prompts, folder, **options)
+        st.session_state[STARTED] = str(job.folder)
     except OSError as error:
         states.card("The trace could not be started", str(error), kind="error",
                     todo="Check that the library's folder can be written, or choose another name.")  # fmt: skip

@@ -13,6 +13,7 @@ from ....store.library import TraceSummary
 from ...shell import messages, show, sources, theme_watch, travel
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
+from ...steering.servers import short
 from ...text import words
 from . import evaluations_table, gallery, import_form, jobs_panel, manage, model_card, new_trace, start
 
@@ -82,7 +83,7 @@ def _row(name: str, summary: TraceSummary, tags: dict[str, list[str]]) -> dict[s
     return {
         "trace": name,
         "tags": tags.get(Path(summary.url).name, []),
-        "model": summary.model,
+        "model": short(summary.model),
         "state": "cannot be opened" if summary.error else _state(summary),
         "prompts": None if summary.error else summary.prompts,
         "tokens": None if summary.error else summary.tokens,
