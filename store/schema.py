@@ -14,8 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-"""2: a phase may be `unknown`. Version 1 is read as it is."""
+SCHEMA_VERSION = 3
+"""3: while a long trace is being written, files beside the manifest list its last parts. 2: a phase may be `unknown`.
+Versions 1 and 2 are read as they are."""
+WHOLE_VERSION = 2
+"""Of a manifest that lists every part."""
 
 Scoring = Literal["softmax", "sigmoid", "softmax_topk", "sqrtsoftplus", "none"]
 Capture = Literal["ids", "weights", "probability", "entropy", "logits", "output_norm", "similarity"]

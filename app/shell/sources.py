@@ -16,10 +16,9 @@ import streamlit as st
 
 from ...store import StoreError, Trace, default_library, list_traces, open_trace
 from ...store.expert_sheet import SHEET_NAME
+from ...store.files.commits import MANIFEST_NAME, local_names
 from ...store.library import TraceSummary, summarise
 from ...store.views import parameters
-
-MANIFEST = "trace.json"
 
 
 def library() -> Path:
@@ -61,8 +60,11 @@ def summaries() -> dict[str, TraceSummary]:
 
 
 def stamp(url: str) -> str:
-    """Changes when the trace's manifest or its expert sheet does; constant for addresses that are not local files."""
-    return " ".join(filter(None, (_changed_at(url, MANIFEST), _changed_at(url, SHEET_NAME))))
+    """Changes when the trace's manifest, the files with commits beside it, or its expert sheet do; constant for
+    addresses that are not local files."""
+    return " ".join(
+        filter(None, (_changed_at(url, MANIFEST_NAME), _changed_at(url, SHEET_NAME), *local_names(url)))
+    )
 
 
 def _changed_at(url: str, name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -17,6 +19,13 @@ _PART_NAME = re.compile(r"part-[0-9]{5,9}(-[0-9a-f]{8})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAME_ROWS = ("prompts", "tokens", "events")
 """Numbers of a part that are the rows of the table of that name."""
+
+
+def checksum_of(data: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the entries other than `checksum` in a canonical form: JSON with sorted keys, without
+    blanks, in ASCII. How the file is laid out doesn't matter."""
+    entries = {name: value for name, value in data.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,10 +98,16 @@ class LocalFolder:
 
     def sizes(self, folder: str) -> dict[str, int]:
         try:
-            with os.scandir(self._root / folder) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            names = os.listdir(self._root / folder)
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        found = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed by a writer meanwhile
+                status = os.stat(self._root / folder / name)
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = status.st_size
+        return found
 
 
 def _write_durably(path: Path, data: bytes | memoryview) -> None:
@@ -172,6 +179,8 @@ class RemoteFolder:
         from pyarrow import fs
 
         place = self._path(folder) if folder else self._root
+        if isinstance(self._fs, fs.PyFileSystem) and isinstance(self._fs.handler, fs.FSSpecHandler):
+            self._fs.handler.fs.invalidate_cache()  # others write here too
         infos = self._fs.get_file_info(fs.FileSelector(place, allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == self._file_type.File}
 

@@ -1,12 +1,12 @@
 """`trace.json`: what a trace is, and the list of its committed parts.
 
 A reader believes the manifest and nothing else: a file that it does not list is not there. It is replaced as
-a whole (see `folder.py`), after the files that it newly lists are durable.
+a whole (see `folder.py`), after the files that it newly lists are durable. While a long trace is being written, its
+last parts are listed in files beside it (`commits.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,30 @@ from typing import Any
 
 from ..errors import DamagedTrace, NewerTrace, NotATrace
 from ..noise import Noise
-from ..schema import CAPTURES, SCHEMA_VERSION, RouterSpec
-from .entries import TABLES, FileEntry, PartEntry, check_sequence, part_entry, router_entry
+from ..schema import CAPTURES, SCHEMA_VERSION, WHOLE_VERSION, RouterSpec
+from .commits import MANIFEST_NAME, TRIES, CommitFile, FileReplaced, listed, read_commits
+from .entries import TABLES, FileEntry, PartEntry, check_sequence, checksum_of, part_entry, router_entry
 from .folder import Folder
 
-MANIFEST_NAME = "trace.json"
 STATES = ("running", "complete", "partial")
 
-__all__ = ["MANIFEST_NAME", "STATES", "TABLES", "FileEntry", "Manifest", "PartEntry", "current_versions"]
+__all__ = [
+    "MANIFEST_NAME",
+    "STATES",
+    "TABLES",
+    "FileEntry",
+    "Manifest",
+    "PartEntry",
+    "checksum_of",
+    "current_versions",
+]
 
 
 @dataclass(kw_only=True)
 class Manifest(Mapping[str, Any]):
     """The content of `trace.json`. As a mapping it gives the plain JSON values that stand there."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = WHOLE_VERSION
     state: str = "running"
     """`running` or `partial` (a writer was at work, or left early), or `complete`."""
     created: str = ""
@@ -55,6 +64,8 @@ class Manifest(Mapping[str, Any]):
     """How the parts came about: one object for each run that committed any, with what may differ between runs."""
     summary: dict[str, Any] = field(default_factory=dict)
     """What the tracer says at the end: seconds, tokens per second, ..."""
+    commits: str | None = None
+    """Mark of the files beside the manifest that list later parts (`commits.py`); null where `parts` is all."""
     checksum: str | None = None
     """SHA-256 of all other entries (`checksum_of`), set when it is saved; null in traces made before there was one."""
 
@@ -81,13 +92,26 @@ class Manifest(Mapping[str, Any]):
 
     @classmethod
     def load(cls, folder: Folder) -> Manifest:
-        """Read and check the manifest.
+        """Read and check the manifest, and what was committed since it was written.
 
         Raises:
             NotATrace: there is none.
             NewerTrace: it has a version that is not known here.
             DamagedTrace: it is not what a manifest must be; the message says what is wrong.
         """
+        manifest = cls._read(folder)
+        for _ in range(TRIES if manifest.commits is not None else 0):
+            files = listed(folder)  # before the manifest: it then lists what these files no longer do
+            try:
+                return cls._read(folder)._with_commits(folder, files)
+            except FileReplaced:
+                continue
+        if manifest.commits is not None:
+            raise DamagedTrace(f"{folder.url}: files beside {MANIFEST_NAME} vanish while they are read")
+        return manifest
+
+    @classmethod
+    def _read(cls, folder: Folder) -> Manifest:
         where = f"{folder.url}/{MANIFEST_NAME}"
         try:
             data = json.loads(folder.read(MANIFEST_NAME))
@@ -98,6 +122,17 @@ class Manifest(Mapping[str, Any]):
         except OSError as error:
             raise DamagedTrace(f"{where} can't be read: {error.strerror or error}") from error
         return cls.from_json(data, where)
+
+    def _with_commits(self, folder: Folder, files: list[CommitFile]) -> Manifest:
+        if self.commits is None:
+            return self
+        parts, updated = read_commits(folder, self.commits, len(self.parts), files)
+        self.parts, self.updated = [*self.parts, *parts], updated or self.updated
+        try:
+            check_sequence(self.parts)
+        except ValueError as error:
+            raise DamagedTrace(f"{folder.url}: {error}") from None
+        return self
 
     @classmethod
     def from_json(cls, data: Any, where: str = MANIFEST_NAME) -> Manifest:
@@ -142,16 +177,11 @@ class Manifest(Mapping[str, Any]):
         if len(set(keys)) < len(keys):
             raise ValueError("two routers have the same layer and stream")
         check_sequence(manifest.parts)
+        if manifest.commits is not None and not isinstance(manifest.commits, str):
+            raise ValueError(f"commits is {manifest.commits!r}, not text")
         if not isinstance(manifest.runs, list) or not all(isinstance(run, dict) for run in manifest.runs):
             raise ValueError("runs is not a list of objects")
         return manifest
-
-
-def checksum_of(data: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of the entries other than `checksum` in a canonical form: JSON with sorted keys, without
-    blanks, in ASCII. How the file is laid out doesn't matter."""
-    entries = {name: value for name, value in data.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _lines(value: Any) -> str:

@@ -21,14 +21,18 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ..errors import BadPart, NotATrace, StoreError, TraceLocked, plain_os_errors
+from ..files.commits import CommitLog, remove_others
 from ..files.folder import Folder, open_folder
 from ..files.lock import HeartbeatLock, acquire_lock
 from ..files.manifest import TABLES, Manifest, PartEntry, current_versions
 from ..files.runs import run_of, with_parts
 from ..files.threads import far_readers
-from ..schema import DEFAULT_CAPTURE, RouterSpec
+from ..schema import DEFAULT_CAPTURE, SCHEMA_VERSION, WHOLE_VERSION, RouterSpec
 from .plain import ordered_capture, plain
 from .target import check_same, refuse_present, refuse_strangers
+
+WHOLE_PARTS = 64
+"""Up to so many parts, a commit writes the whole manifest: it is small."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Ledger:
         self._added = False
         self._open: list[_Open] = []
         self._gone: set[str] = set()
+        self._log: CommitLog | None = None
         self._folder = open_folder(url, create=True)
         self._lock = acquire_lock(self._folder)
         try:
@@ -97,8 +102,10 @@ class Ledger:
             self._next = 1 + max((int(entry.name.split("-")[1]) for entry in self.manifest.parts), default=-1)
             self._mark = self._own_mark(shared)
             self._committed = self._committed_ids()
+            self._listed = sum(entry.prompts for entry in self.manifest.parts)
             self._remove_leftovers()
             self._save()
+            remove_others(self._folder, self.manifest.commits, len(self.manifest.parts))
         except BaseException:
             self._lock.release()
             raise
@@ -151,10 +158,11 @@ class Ledger:
                 return part.reservation
             self.manifest.parts.append(entry)
             try:
-                self._save()
+                self._save_part()
             except BaseException:
                 self.manifest.parts.pop()
                 raise
+            self._listed += entry.prompts
             self._open.pop(0)
             self._added = True
             self._committed |= set(part.ids)
@@ -178,7 +186,7 @@ class Ledger:
             self.manifest.state = "complete"
             if self._added or not self.manifest.summary:
                 self.manifest.summary = plain(summary)
-            self._save()
+            self._save_all()
             if self._gone:
                 self._remove_leftovers()
 
@@ -189,14 +197,9 @@ class Ledger:
                 if self.manifest.state == "running":
                     self.manifest.state = "partial"
                     with contextlib.suppress(StoreError):
-                        self._save()
+                        self._save_all()
             finally:
                 self._lock.release()
-
-    @property
-    def _listed(self) -> int:
-        """Prompts in listed parts: the key that comes next."""
-        return sum(entry.prompts for entry in self.manifest.parts)
 
     def _begin(self, wanted: Manifest, resume: bool) -> Manifest:
         try:
@@ -206,7 +209,7 @@ class Ledger:
             return wanted
         refuse_present(self._folder, resume)
         check_same(self._folder, found, wanted)
-        found.state = "running"
+        found.state, found.commits = "running", None
         found.noise = found.noise or wanted.noise
         return found
 
@@ -228,12 +231,11 @@ class Ledger:
                     self._folder.remove(f"{table}/{name}")
 
     def _check_new(self, ids: Sequence[str]) -> None:
-        taken = self._committed.union(*(part.ids for part in self._open))
-        seen: set[str] = set()
+        seen = {prompt_id for part in self._open for prompt_id in part.ids}
         for prompt_id in ids:
             if not isinstance(prompt_id, str):
                 raise BadPart("prompts: every prompt needs a prompt_id that is text")
-            if prompt_id in taken or prompt_id in seen:
+            if prompt_id in self._committed or prompt_id in seen:
                 raise BadPart(f"prompts: {prompt_id!r} is in the trace already")
             seen.add(prompt_id)
 
@@ -254,11 +256,32 @@ class Ledger:
                 return part
         raise TraceLocked(f"{self._folder.url}: {name} was given up, others do its work")
 
-    def _save(self) -> None:
+    def _save_part(self) -> None:
+        """Make the last part durable: in a file of its own where the manifest has become long."""
+        if self._log is None or self.manifest.runs != self._saved_runs:
+            return self._save()
         self._lock.check()
         self.manifest.updated = _now()
+        with plain_os_errors(f"{self._folder.url}: the commit could not be written"):
+            self._log.add(self.manifest.parts, self.manifest.updated)
+
+    def _save_all(self) -> None:
+        """List every part in the manifest, and nothing beside it."""
+        self._save(whole=True)
+        remove_others(self._folder, None, len(self.manifest.parts))
+
+    def _save(self, whole: bool = False) -> None:
+        self._lock.check()
+        manifest = self.manifest
+        mark = (
+            None if whole or len(manifest.parts) < WHOLE_PARTS else manifest.commits or uuid.uuid4().hex[:8]
+        )
+        manifest.commits, manifest.updated = mark, _now()
+        manifest.schema_version = WHOLE_VERSION if mark is None else SCHEMA_VERSION
         with plain_os_errors(f"{self._folder.url}: the manifest could not be written"):
-            self.manifest.save(self._folder)
+            manifest.save(self._folder)
+        self._log = None if mark is None else CommitLog(self._folder, mark, len(manifest.parts))
+        self._saved_runs = list(manifest.runs)
 
 
 def _now() -> str:

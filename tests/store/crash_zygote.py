@@ -1,8 +1,8 @@
 """A process that forks writers, so that a test can kill many of them without importing pyarrow each time.
 
-Reads JSON lines {"folder", "plan", "crash_at"}; answers with the child's pid; the child prints a line `committed
-N` after each part, and `done`. With `crash_at` it dies, without any clean-up, at that system call that changes
-the disk.
+Reads JSON lines {"folder", "plan", "crash_at", "whole_parts"}; answers with the child's pid; the child prints a line
+`committed N` after each part, and `done`. With `crash_at` it dies, without any clean-up, at that system call that
+changes the disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from moescope.store.write import synthetic
+from moescope.store.write import ledger, synthetic
 from moescope.store.write.writer import TraceWriter
 
 
@@ -39,6 +39,7 @@ def child(request: dict) -> None:
         tell(1, f"committed {len(self.committed_prompts)}\n".encode())
 
     TraceWriter.write = told
+    ledger.WHOLE_PARTS = request["whole_parts"]
     if request["crash_at"]:
         crash_at(request["crash_at"])
     synthetic.write_synthetic(request["folder"], synthetic.Synthetic(**request["plan"]), resume=True)
