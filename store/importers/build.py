@@ -64,10 +64,11 @@ def write_trace(
         TraceExists: something is at `out`.
         ImportRefused: an expert id is not below `experts`, or `check` refuses what no router can have made.
     """
-    routers = _routers(sequences, experts, top_k, scoring)
+    name = Path(str(source["path"])).name
+    routers = _routers(sequences, experts, top_k, scoring, name)
     if not routers:
         raise ImportRefused(f"{source['path']}: there is not a single routing event in it")
-    check_sequences(sequences, Path(str(source["path"])).name)
+    check_sequences(sequences, name)
     capture = _capture(sequences)
     final = os.fspath(out)
     remote = "://" in final
@@ -77,7 +78,7 @@ def write_trace(
             target,
             routers=routers,
             model={"name": source.get("model") or f"imported from {source['format']}"},
-            prompt_set={"name": Path(str(source["path"])).name},
+            prompt_set={"name": name},
             settings={"import": source},
             capture=capture,
         )
@@ -123,21 +124,26 @@ def _remove_leftovers(final: Path) -> None:
 
 
 def _routers(
-    sequences: Sequence[ImportedSequence], experts: int | None, top_k: int | None, scoring: str
+    sequences: Sequence[ImportedSequence], experts: int | None, top_k: int | None, scoring: str, name: str
 ) -> list[RouterSpec]:
     most: dict[RouterKey, int] = {}
     lengths: dict[RouterKey, set[int | None]] = {}
     exact: set[RouterKey] = set()
     for sequence in sequences:
         for router, events in sequence.events.items():
-            most[router] = max(most.get(router, 0), int(events.experts.max(initial=-1)))
+            most[router] = max(most.get(router, -1), int(events.experts.max(initial=-1)))
             lengths.setdefault(router, set()).update(np.unique(events.lengths).tolist())
             if events.probabilities_NE is not None:
                 most[router] = max(most[router], events.probabilities_NE.shape[1] - 1)
                 exact.add(router)
         for router, counts in sequence.counts.items():
-            most[router] = max(most.get(router, 0), len(counts.count_E) - 1)
+            most[router] = max(most.get(router, -1), len(counts.count_E) - 1)
             lengths.setdefault(router, set()).add(top_k)
+    for router, largest in most.items():
+        if largest < 0:
+            raise ImportRefused(f"{name}, {router}: no token chose an expert here; leave its rows out")
+        if experts is not None and largest >= experts:
+            raise ImportRefused(f"{name}, {router} uses expert {largest}, but there are {experts} experts")
     return [
         _router(router, most[router], lengths[router], experts, scoring if router in exact else "none", exact)
         for router in sorted(most, key=lambda router: (router.layer, router.stream))
@@ -152,8 +158,6 @@ def _router(
     scoring: str,
     exact: set[RouterKey],
 ) -> RouterSpec:
-    if experts is not None and largest >= experts:
-        raise ImportRefused(f"{router} uses expert {largest}, but there are {experts} experts")
     guessed = experts is None and router not in exact
     return RouterSpec(
         layer=router.layer,

@@ -163,6 +163,8 @@ class _Reader:
             experts, weights = [experts], None if weights is None else [weights]
         if weights is not None and (not isinstance(weights, list) or len(weights) != len(experts)):
             raise self.cells.refuse(row, "weight", "there must be one weight for each expert")
+        if not experts:
+            return []
         known = self._has_weights.setdefault(router, (weights is not None, row))
         if known[0] != (weights is not None):
             raise self.cells.refuse(

@@ -73,7 +73,7 @@ class RollupRows:
             return None
         if num_groups * self.num_experts > _DENSE_CELLS:
             raise StoreError(
-                f"{num_groups:,} groups × {self.num_experts:,} experts are too many to show at once"
+                f"{num_groups:,} × {self.num_experts:,} sums (groups × experts) are too many to show at once"
             )
         kind = np.int64 if name == "count" else np.float64
         if self.cell_experts is not None and name != "probability_sum":

@@ -69,6 +69,7 @@ def test_neutral_jsonl_and_parquet_with_lists_say_the_same(tmp_path: Path) -> No
         {"sequence": "s", "step": 0, "layer": 1, "stream": "task", "expert": [2, 0], "weight": [0.3, 0.7]},
         {"sequence": "s", "step": 1, "layer": 1, "stream": "task", "expert": [1], "weight": [1.0]},
         {"sequence": 7, "step": 0, "layer": 1, "stream": "task", "expert": [], "weight": []},
+        {"sequence": 8, "step": 0, "layer": 1, "stream": "task", "expert": []},
     ]
     lines = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     for row in rows:
@@ -77,7 +78,7 @@ def test_neutral_jsonl_and_parquet_with_lists_say_the_same(tmp_path: Path) -> No
     a = imported("neutral", lines, experts=4)
     b = imported("neutral", tmp_path / "b.parquet", experts=4)
     assert a.events().equals(b.events())
-    assert a.events()["experts"].to_pylist() == [[0, 2], [1], []]
+    assert a.events()["experts"].to_pylist() == [[0, 2], [1], [], []]
     assert a.routers == b.routers
     assert a.routers[0].num_experts == 4
 
@@ -106,6 +107,7 @@ def test_neutral_jsonl_and_parquet_with_lists_say_the_same(tmp_path: Path) -> No
         (b"sequence,step,layer,expert\nx,0,0,\xff", "line 2: this is not UTF-8"),
         ('sequence,step,layer,expert\n"x,0,0,1', "row 1"),
         ("sequence,step,layer,expert\n", "not a single routing event"),
+        ("sequence,step,layer,expert\nx,0,0,1\nx,0,2,[]", "layer 2 (decoder): no token chose an expert here"),
     ],
 )
 def test_neutral_refuses_with_row_and_column(tmp_path: Path, text: str | bytes, said: str) -> None:
