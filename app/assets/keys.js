@@ -1,34 +1,31 @@
-// Figures by keyboard: Tab reaches a figure, arrows walk over what is drawn in it, Enter clicks, Escape leaves.
-// Vega keeps the datum and the hover card of every mark on its SVG element; a ring of our own shows where one is,
-// the hover card opens, and a live region says it. Text enters the page as textContent, never as markup.
+// Figures by keyboard: Tab reaches a figure, arrows walk over what is drawn in it, Enter clicks, Escape leaves, Page Down
+// goes to the next figure. A ring of our own shows where one is, the hover card opens, and a live region says it. Text
+// enters the page as textContent, never as markup. Follows marks.js.
 
-const FIGURE = '[data-testid="stVegaLiteChart"]';
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const HINT = "Arrow keys walk, Enter opens, Escape leaves.";
+const HINT = "Arrow keys walk, Enter opens, Page Down goes to the next figure, Escape leaves.";
 
-const marksOf = (figure) => {
-  // Of all layers that have hover cards, the one with most marks: cells rather than margins, points rather than lines.
-  const layers = new Map();
-  for (const group of figure.querySelectorAll("g.role-mark")) {
-    if (!group.firstElementChild?.__data__?.tooltip) continue;
-    const name = group.getAttribute("class");
-    layers.set(name, [...(layers.get(name) || []), ...group.children]);
-  }
-  return [...layers.values()].sort((a, b) => b.length - a.length)[0] || [];
-};
+// Of all layers that have hover cards, the one with most marks: cells rather than margins, points rather than lines.
+function marksOf(figure) {
+  const told = layersOf(figure).filter((layer) => layer.length && (layer[0].tooltip || figure.matches(PLOTLY)));
+  return told.sort((a, b) => b.length - a.length)[0] || [];
+}
 
 // Centres and sizes of the marks, from the figure's corner; measured anew only where the picture changed.
 function places(figure) {
-  const picture = figure.querySelector("svg");
+  const picture = pictureOf(figure);
   const seen = figure.msPlaces;
   const frame = figure.getBoundingClientRect();
-  if (seen?.picture === picture && seen.width === frame.width && seen.first?.isConnected) return seen;
-  const marks = marksOf(figure).map((mark) => {
-    const { left, top, width, height } = mark.getBoundingClientRect();
-    return { mark, x: left - frame.left + width / 2, y: top - frame.top + height / 2, width, height };
-  });
+  if (seen?.picture === picture && seen.width === frame.width && seen.first?.target.isConnected) return seen;
+  const marks = marksOf(figure).map((mark) => ({ mark, ...mark.place() }));
   figure.msPlaces = { picture, width: frame.width, marks, first: marks[0]?.mark };
   return figure.msPlaces;
+}
+
+// Where walking begins: at the chosen expert, or at the first mark.
+function chosenOf(marks) {
+  const cell = chosenCell();
+  return cell ? Math.max(marks.findIndex(({ mark }) => isCell(mark.datum, cell, CELLS[0])), 0) : 0;
 }
 
 function next(marks, at, [dx, dy]) {
@@ -44,17 +41,23 @@ function next(marks, at, [dx, dy]) {
   return best;
 }
 
-const send = (mark, names) => {
-  const { left, top, width, height } = mark.getBoundingClientRect();
-  const about = { bubbles: true, view: window, clientX: left + width / 2, clientY: top + height / 2 };
+function send(figure, { mark, x, y }, names) {
+  const { left, top } = figure.getBoundingClientRect();
+  const about = { bubbles: true, cancelable: true, view: window, clientX: left + x, clientY: top + y };
   for (const name of names) {
     const Kind = name.startsWith("pointer") ? PointerEvent : MouseEvent;
-    mark.dispatchEvent(new Kind(name, about));
+    mark.target.dispatchEvent(new Kind(name, about));
   }
-};
+}
 
-const words = (tooltip) =>
-  typeof tooltip === "object" ? Object.entries(tooltip).map(([name, value]) => `${name} ${value}`).join(", ") : `${tooltip}`;
+// What a hover card says; Plotly's is known only once it is open.
+function words(figure, { tooltip }) {
+  const card = figure.querySelector(".hoverlayer")?.textContent;
+  if (card) return [...figure.querySelectorAll(".hoverlayer text")].map((one) => [...one.querySelectorAll("tspan")].map(
+    (line) => line.textContent).join(", ") || one.textContent).join(", ");
+  if (tooltip === null || typeof tooltip !== "object") return `${tooltip ?? ""}`;
+  return Object.entries(tooltip).map(([name, value]) => `${name} ${value}`).join(", ");
+}
 
 function frame(figure, here) {
   let ring = figure.querySelector(":scope > .ms-ring");
@@ -75,14 +78,15 @@ function show(figure, at) {
   if (!here) return;
   figure.msAt = at;
   frame(figure, here).scrollIntoView({ block: "nearest", inline: "nearest" });
-  send(here.mark, ["pointermove", "mousemove"]);
-  speak(words(here.mark.__data__.tooltip));
+  send(figure, here, ["pointermove", "mouseover", "mousemove"]);
+  const told = () => figure.msAt === at && speak(words(figure, here.mark));
+  figure.matches(PLOTLY) ? setTimeout(told, 120) : told();
 }
 
 function hide(figure) {
   figure.querySelector(":scope > .ms-ring")?.remove();
   const here = figure.msPlaces?.marks[figure.msAt];
-  if (here?.mark.isConnected) send(here.mark, ["pointerout", "mouseout"]);
+  if (here?.mark.target.isConnected) send(figure, here, ["pointerout", "mouseout"]);
 }
 
 function speak(text) {
@@ -97,16 +101,30 @@ function speak(text) {
   live.textContent = text;
 }
 
+// The next figure of the page, or the one before.
+function beside(figure, step) {
+  const shown = figures().filter((one) => one.offsetParent);
+  focusOn(shown[shown.indexOf(figure) + step]);
+}
+
+function focusOn(element) {
+  element?.focus({ focusVisible: true });
+  element?.scrollIntoView({ block: "nearest" });
+}
+
 function press(figure, event) {
   const { marks } = places(figure);
-  if (!marks.length || event.ctrlKey || event.metaKey || event.altKey) return;
-  const at = Math.min(figure.msAt ?? 0, marks.length - 1);
+  if ((!marks.length && !event.key.startsWith("Page")) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const at = Math.min(figure.msAt ?? chosenOf(marks), marks.length - 1);
   if (STEPS[event.key]) {
     show(figure, figure.querySelector(":scope > .ms-ring") ? next(marks, at, STEPS[event.key]) : at);
   } else if (event.key === "Enter" || event.key === " ") {
-    send(marks[at].mark, ["pointerdown", "mousedown", "pointerup", "mouseup", "click"]);
+    const press = ["pointermove", "mousemove", "pointerdown", "mousedown", "pointerup", "mouseup"];
+    send(figure, marks[at], figure.matches(PLOTLY) ? press : [...press, "click"]); // Plotly makes its own click
   } else if (event.key === "Escape" && figure.querySelector(":scope > .ms-ring")) {
     hide(figure);
+  } else if (event.key === "PageDown" || event.key === "PageUp") {
+    beside(figure, event.key === "PageDown" ? 1 : -1);
   } else return;
   event.preventDefault();
   event.stopPropagation();
@@ -147,45 +165,61 @@ function enable(figure) {
   if (figure.msReady) return;
   figure.msReady = true;
   figure.addEventListener("keydown", (event) => event.target === figure && press(figure, event));
-  figure.addEventListener("focus", () => figure.matches(":focus-visible") && show(figure, figure.msAt ?? 0));
+  figure.addEventListener("focus", () => figure.matches(":focus-visible") && show(figure, figure.msAt ?? chosenOf(places(figure).marks)));
   figure.addEventListener("blur", () => hide(figure));
   figure.setAttribute("aria-description", HINT);
 }
 
 // Components keep what they draw in shadow trees of their own.
 function figures() {
-  const kinds = `${FIGURE}, [data-testid="stBidiComponentIsolated"], [data-testid="stDataFrame"] canvas`;
+  const kinds = `${VEGA}, ${PLOTLY}, [data-testid="stBidiComponentIsolated"], [data-testid="stDataFrame"] canvas`;
   return [...document.querySelectorAll(`.stMain :is(${kinds})`)].flatMap((one) =>
     one.shadowRoot || one.matches('[data-testid="stBidiComponentIsolated"]')
       ? [...(one.shadowRoot?.querySelectorAll("[data-ms-figure], canvas[tabindex]") ?? [])] : [one],
   );
 }
 
-// The first thing that Tab reaches: past navigation and controls to the first figure, map or text.
-function skipLink() {
+// The first things that Tab reaches: past navigation and bar to the first figure, map or text, or to the page's controls.
+function skipLinks() {
   if (document.getElementById("ms-skip")) return;
-  const link = document.createElement("a");
-  Object.assign(link, { id: "ms-skip", href: "#", textContent: "Skip to the figure" });
-  link.onclick = (event) => {
-    event.preventDefault();
-    const first = figures().find((one) => one.offsetParent);
-    (first ?? document.querySelector(".stMain"))?.focus({ focusVisible: true });
-    first?.scrollIntoView({ block: "nearest" });
-  };
-  document.body.prepend(link);
+  const figure = () => figures().find((one) => one.offsetParent) ?? document.querySelector(".stMain");
+  const control = () => [...document.querySelectorAll(".stMain :is(button, input, textarea, [tabindex='0'])")].find(
+    (one) => one.offsetParent && !one.disabled && !one.closest(".st-key-topbar, .st-key-unseen"),
+  );
+  const links = document.createElement("nav");
+  links.id = "ms-skip";
+  links.setAttribute("aria-label", "Skip");
+  for (const [text, find] of [["Skip to the figure", figure], ["Skip to the controls", control]]) {
+    const link = document.createElement("a");
+    Object.assign(link, { href: "#", textContent: text });
+    link.onclick = (event) => {
+      event.preventDefault();
+      focusOn(find());
+    };
+    links.append(link);
+  }
+  document.body.prepend(links);
 }
 
 export default function () {
-  const look = () => document.querySelectorAll(FIGURE).forEach(enable);
-  skipLink();
+  const look = () => {
+    document.querySelectorAll(`${VEGA}, ${PLOTLY}`).forEach(enable);
+    link();
+    // Where the navigation ends: what lies over the page at the left begins there.
+    const { left } = document.querySelector(".stMain").getBoundingClientRect();
+    document.documentElement.style.setProperty("--ms-left", `${left}px`);
+  };
+  skipLinks();
   speak("");
   look();
   document.addEventListener("keydown", chooseRow, true);
   document.addEventListener("keydown", closeExpert);
-  const timer = setInterval(look, 500);
+  document.addEventListener("click", chooseToken, true);
+  const timer = setInterval(look, 300);
   return () => {
     clearInterval(timer);
     document.removeEventListener("keydown", chooseRow, true);
     document.removeEventListener("keydown", closeExpert);
+    document.removeEventListener("click", chooseToken, true);
   };
 }

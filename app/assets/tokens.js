@@ -54,18 +54,22 @@ function paint(root, state) {
   const number = state.layers[state.layer];
   root.querySelector(".ms-layer-name").textContent = `Layer ${number}`;
   root.querySelector("input").value = state.layer;
+  Object.assign(root.dataset, { layer: number, stream: state.stream }); // linked.js marks the chosen expert by these
   const uses = new Map();
   for (const prompt of state.prompts) {
     prompt.runs.forEach(([, from, end, sizes], number) => {
-      const firsts = [];
+      const firsts = [], all = [];
       for (let token = from; token < end; token++) {
-        const first = slots(prompt, state.layer, token)[0]?.expert;
+        const here = slots(prompt, state.layer, token);
+        const first = here[0]?.expert;
         firsts.push(first);
+        all.push(...here.map(({ expert }) => expert));
         if (first !== undefined) uses.set(first, (uses.get(first) || 0) + 1);
       }
       stripe(prompt.spans[number], firsts.map((first) => shade(state, first)), sizes, prompt.dir);
       prompt.spans[number].dataset.first = firsts[0] ?? "";
       prompt.spans[number].dataset.firsts = firsts.map((first) => first ?? "").join(" ");
+      prompt.spans[number].dataset.experts = all.join(" ");
     });
   }
   const legend = root.querySelector(".ms-legend");
@@ -213,9 +217,9 @@ function build(root, data, send) {
     const text = element("p", "ms-text");
     text.dir = prompt.dir;
     text.lang = prompt.lang;
-    prompt.spans = prompt.runs.map(([shown, from], index) => {
+    prompt.spans = prompt.runs.map(([shown, from, end], index) => {
       const span = element("span", "ms-token" + (prompt.flags[from] ? " ms-flagged" : ""), shown);
-      span.dataset.prompt = number;
+      Object.assign(span.dataset, { prompt: number, position: prompt.positions[from], tokens: end - from });
       span.dataset.run = index;
       text.append(span);
       return span;

@@ -133,9 +133,8 @@ def exchange_map(
     table: pa.Table, experts: int, *, theme: Theme = LIGHT, width: Width = "container"
 ) -> alt.Chart:
     """Which expert of A (rows) gave way to which of B (columns) in one layer of the view `agreement-experts`."""
-    data = pd.DataFrame(
-        {name: table[name].to_pylist() for name in ("from_expert", "to_expert", "count", "share", "uses")}
-    )
+    names = ("layer", "from_expert", "to_expert", "count", "share", "uses")
+    data = pd.DataFrame({name: table[name].to_pylist() for name in names})
     half = max(0.5, experts / 150)  # of 256 experts a cell must still be seen
     for name, at in (("x", "to_expert"), ("y", "from_expert")):
         data[name], data[f"{name}2"] = data[at] - half, data[at] + half

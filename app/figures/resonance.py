@@ -64,14 +64,12 @@ def volcano(
     threshold: Threshold | None = None,
     theme: Theme = LIGHT,
     label: str = "score: A − B",
-    marked: LayerExpert | None = None,
     width: Width = "container",
 ) -> alt.LayerChart:
     """Score of every expert against the strength of its evidence; those that stand out in colour.
 
     Args:
         table: of the view `resonance`.
-        marked: the expert with a ring around it, as it is chosen elsewhere on the page.
     """
     threshold = threshold or Threshold()
     data = _data(table)
@@ -89,7 +87,7 @@ def volcano(
         levels = alt.Chart(pd.DataFrame({"level": [-threshold.value, threshold.value]}))
         rules = [levels.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(x="level:Q")]
     return finish(
-        alt.LayerChart(layer=[*rules, points, *_ring(data, marked, theme, x=x, y=y)]),
+        alt.LayerChart(layer=[*rules, points]),
         theme,
         width=width,
         height=HEIGHT,
@@ -102,14 +100,12 @@ def by_layer(
     threshold: Threshold | None = None,
     theme: Theme = LIGHT,
     label: str = "score: A − B",
-    marked: LayerExpert | None = None,
     width: Width = "container",
 ) -> alt.LayerChart:
     """The scores of every layer, a point an expert; those that stand out in colour.
 
     Args:
         table: of the view `resonance`.
-        marked: as in `volcano`.
     """
     data = _data(table)
     data["kept"] = (threshold or Threshold()).mask(table)
@@ -122,24 +118,11 @@ def by_layer(
     points = _points(data, x, y, xOffset=aside)
     zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.muted, opacity=0.5).encode(y="zero:Q")
     return finish(
-        alt.LayerChart(layer=[zero, points, *_ring(data, marked, theme, x=x, y=y, xOffset=aside)]),
+        alt.LayerChart(layer=[zero, points]),
         theme,
         width=width,
         height=HEIGHT,
     )
-
-
-def _ring(data: pd.DataFrame, marked: LayerExpert | None, theme: Theme, **channels: Any) -> list[alt.Chart]:
-    """A ring around one expert; nothing where none is marked or it is not among the points."""
-    if marked is None:
-        return []
-    found = data.loc[(data["layer"] == marked.layer) & (data["expert"] == marked.expert), :]
-    if found.empty:
-        return []
-    ring = alt.Chart(found).mark_point(
-        size=190, filled=False, strokeWidth=2.5, color=theme.selected, tooltip=None
-    )
-    return [ring.encode(**channels)]
 
 
 def two_scores(

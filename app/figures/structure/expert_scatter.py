@@ -72,7 +72,7 @@ def _sizes(table: pa.Table) -> np.ndarray:
 
 
 def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme: Theme = LIGHT) -> go.Figure:
-    """Every expert as a point that tells its numbers; a box or lasso selects, the wheel zooms.
+    """Every expert as a point that tells its numbers; a click or, from the bar above, a box or lasso selects.
 
     Args:
         table: the view `expert-map`.
@@ -90,6 +90,7 @@ def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme:
         text=told,
         customdata=cells,
         hovertemplate="%{text}<extra></extra>",
+        unselected={"marker": {"opacity": 0.4}},
     )  # fmt: skip
     named = _named(table, colour, by, theme)
     keys = [
@@ -115,8 +116,9 @@ def expert_scatter(table: pa.Table, *, by: str, colour: Colour = "layer", theme:
         "font": {"color": theme.text, "size": 11},
         "y": 0.95,
     }
+    # With "select" Streamlit hears of boxes alone, and a click would open nothing.
     made.update_layout(
-        dragmode="select", margin={"l": 36, "r": 8, "t": 8, "b": 36}, showlegend=bool(named), legend=legend
+        dragmode="pan", margin={"l": 36, "r": 8, "t": 8, "b": 36}, showlegend=bool(named), legend=legend
     )
     return made
 

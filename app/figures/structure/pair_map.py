@@ -26,6 +26,7 @@ def pair_map(
     *,
     label_a: str,
     label_b: str,
+    layers: tuple[int, int] | None = None,
     theme: Theme = LIGHT,
     width: Width = "container",
 ) -> alt.LayerChart:
@@ -34,6 +35,7 @@ def pair_map(
     Args:
         table: columns `a` and `b` (experts), tokens, lift; of a symmetric matrix each pair once.
         label_a, label_b: what stands at the axes, across and upwards.
+        layers: of the experts across and upwards, by which a page knows a chosen expert's row and column.
     """
     rows = table.to_pylist()
     across, upwards = _most_used(rows, a), _most_used(rows, b)
@@ -48,6 +50,8 @@ def pair_map(
         if row[a] in across and row[b] in upwards
     ]
     data = pd.DataFrame(shown, columns=pd.Index(["across", "upwards", "tokens", "lift", "doublings"]))
+    if layers:
+        data["layer_across"], data["layer_upwards"] = layers
     labels = alt.Axis(labelAngle=0, labelOverlap=True, ticks=False, domain=False)
     cells = (
         alt.Chart(data)

@@ -12,6 +12,7 @@ from ...shell import link_check, messages, show, sources, travel
 from ...shell.comparing import pairs_of, view_of
 from ...shell.page_context import PageContext
 from ...text import words
+from .. import expert_drawer
 from . import layers, prompts, replay, routers
 from .choice import Choice
 
@@ -39,6 +40,8 @@ def page(context: PageContext) -> None:
     with messages.guarded("Replay could not be offered"):
         replay.draw(context, pairs, prompt)
     _explain(context, pairs)
+    if cell := expert_drawer.chosen():
+        expert_drawer.draw(context, cell)
 
 
 def _no_second(context: PageContext) -> None:

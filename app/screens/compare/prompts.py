@@ -97,5 +97,7 @@ def _text(table: pa.Table) -> None:
             for position in positions[run.first : run.end]
             if position in flips
         ]
-        marked.append(f'<mark title="{"; ".join(where)}">{text}</mark>' if where else text)
+        kind, title = ("mark", f' title="{"; ".join(where)}"') if where else ("span", "")
+        at = f'data-position="{positions[run.first]}" data-tokens="{run.end - run.first}"'
+        marked.append(f"<{kind} {at}{title}>{text}</{kind}>")
     st.html(f'<p class="ms-compared" dir="auto">{"".join(marked)}</p>')

@@ -14,6 +14,7 @@ from ...shell import link_check, messages, show
 from ...shell.comparing import loads_snippet
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
+from .. import expert_drawer
 from .choice import Choice
 
 
@@ -71,9 +72,10 @@ def _maps(context: PageContext, choice: Choice) -> None:
         "a click keeps it, and says what took its place.",
         python=loads_snippet(context), select="cell",
     )  # fmt: skip
-    if points:
+    expert_drawer.choose(points, place="both loads")
+    if cell := expert_drawer.chosen():
         with messages.guarded("The expert could not be shown"):
-            _cell(context, choice, int(points[0]["layer"]), int(points[0]["expert"]))
+            _cell(context, choice, cell.layer, cell.expert)
 
 
 def _cell(context: PageContext, choice: Choice, layer: int, expert: int) -> None:

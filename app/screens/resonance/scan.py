@@ -120,17 +120,15 @@ def in_box(table: pa.Table, points: list[dict[str, Any]]) -> list[LayerExpert]:
 
 def _two_more(table: pa.Table, limit: Threshold, python: str) -> None:
     left, right = side_by_side(2, key="scan")
-    cell = expert_drawer.chosen()
-    marked = LayerExpert(cell.layer, cell.expert) if cell else None
     with left:
         show.chart(
-            lambda theme: figures.volcano(table, threshold=limit, theme=theme, marked=marked), table,
+            lambda theme: figures.volcano(table, threshold=limit, theme=theme), table,
             name="resonance-volcano",
             title="Score and evidence of every expert", say=sentences_resonance.volcano(table, limit), python=python,
         )  # fmt: skip
     with right:
         show.chart(
-            lambda theme: figures.by_layer(table, threshold=limit, theme=theme, marked=marked), table,
+            lambda theme: figures.by_layer(table, threshold=limit, theme=theme), table,
             name="resonance-layers",
             title="Scores by layer", say=sentences_resonance.layers(table, limit), python=python,
         )  # fmt: skip

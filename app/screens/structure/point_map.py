@@ -1,4 +1,4 @@
-"""All experts of all layers as points; a box or lasso makes a set for steering."""
+"""All experts of all layers as points; a click opens one, a box or lasso makes a set for steering."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw(context: PageContext) -> None:
         title=f"All experts, placed by what they respond to ({by})",
         say=told(
             f"{sentences.expert_map(table, by)} Points near one another are used for the same. Click one to open "
-            "it; drag a box to select some; the wheel zooms. "
+            "it; the wheel zooms, dragging moves the map; a box or a lasso, from the bar above it, selects some. "
             f"{MEANS[colour]}", table,
         ),
         python=context.snippet("expert-map", by=by),

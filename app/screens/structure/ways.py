@@ -131,7 +131,7 @@ def _pairs(context: PageContext) -> None:
         return
     show.chart(
         lambda theme: pair_map(counted, a, b, label_a=f"expert of layer {layer}",
-                               label_b=f"expert of layer {following}", theme=theme),
+                               label_b=f"expert of layer {following}", layers=(layer, following), theme=theme),
         table, name=f"{name}-layer-{layer}", title=f"Pairs of experts, layer {layer}"
         + (f" to {following}" if kind == ONWARDS else ""),
         say=told(sentences.pairs(counted, a, b, layer, following, MOST), table), python=context.snippet(name, **ask),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_browser import needs_chromium, once_more_if_late
+from real_browser import needs_chromium, once_more_if_late, running_app
 
 from moescope.app.figures.theme import DARK, LIGHT, Theme
 from moescope.app.shell.shell import PAGES
+from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
@@ -20,6 +24,16 @@ ADDRESSES = {screen.name: f"/{screen.name}?trace=hand" for screen in PAGES} | {
 }
 
 pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The hand-made library with a trace whose maps have so many cells that they are drawn on a canvas."""
+    library = tmp_path_factory.mktemp("served") / "library"
+    shutil.copytree(hand_library, library)
+    write_synthetic(library / "wide", Synthetic(prompts=8, tokens_per_prompt=12, layers=9, experts=256))
+    with running_app(library, library.parent) as address:
+        yield address
 
 
 def settled(page) -> None:
@@ -100,6 +114,53 @@ def test_the_first_tab_leads_to_the_figure_where_arrows_walk_and_enter_opens(pag
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Layer 1, expert 1").wait_for()
     assert "cell=decoder.1.1" in page.url
+
+
+@pytest.mark.parametrize(
+    ("address", "figure"),
+    [
+        ("/heatmap?trace=wide", ".stVegaLiteChart:has(canvas)"),  # above 2,000 marks Vega draws on a canvas
+        ("/structure?trace=wide&question=Map+of+experts", ".stPlotlyChart"),
+    ],
+)
+def test_arrows_walk_and_enter_opens_whatever_drew_the_figure_and_the_expert_is_ringed(page, address, figure):
+    page.goto(address)
+    page.locator(f"{figure} :is(canvas, .nsewdrag)").first.wait_for()
+    settled(page)
+    page.locator(figure).evaluate("one => one.focus({focusVisible: true})")
+    page.keyboard.press("ArrowRight")
+    page.locator(f"{figure} > .ms-ring").wait_for()
+    page.wait_for_function("document.getElementById('ms-live').innerText.startsWith('layer ')")
+    layer, expert = re.findall(r"\d+", page.locator("#ms-live").inner_text())[:2]
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name=f"Layer {layer}, expert {expert}", exact=True).wait_for()
+    settled(page)
+    walked = page.locator(f"{figure} > .ms-ring").bounding_box()
+    ringed = page.locator(f"{figure} > .ms-linked")
+    ringed.wait_for()
+    for side in ("x", "y"):  # the ring of what is chosen lies where the arrows were
+        assert ringed.bounding_box()[side] == pytest.approx(walked[side], abs=2)
+
+
+def test_a_chosen_token_and_its_expert_are_marked_in_text_and_grid(page):
+    page.goto("/tokens?trace=hand&prompt=en-0")
+    token = page.locator(".ms-token").nth(3)
+    token.wait_for()
+    settled(page)
+    token.click()
+    page.get_by_role("heading", name="Layer 0, expert ").wait_for()
+    chosen = page.locator(".ms-token.ms-chosen")
+    chosen.wait_for()
+    assert chosen.count() == 1
+    assert "ms-linked" in chosen.get_attribute("class")  # it goes to the expert that it opened
+    rings = page.locator(".st-key-token-grid-1 .ms-linked")
+    rings.first.wait_for()
+    column = max((ring.bounding_box() for ring in rings.all()), key=lambda box: box["height"])
+    marks = page.locator(".st-key-token-grid-1 path[aria-label*='position: 3;']")
+    for mark in (mark.bounding_box() for mark in marks.all()):
+        assert column["y"] <= mark["y"]
+        assert column["x"] <= mark["x"] < column["x"] + column["width"]
+        assert mark["y"] + mark["height"] <= column["y"] + column["height"]
 
 
 def test_a_row_of_a_table_is_chosen_by_enter(page):

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from moescope.app.figures import resonance as resonance_figures
 from moescope.app.figures.resonance import two_scores
 from moescope.app.figures.routing_map import routing_map
 from moescope.app.figures.thresholds import Threshold, only_survivors, survivors
@@ -26,7 +25,6 @@ from moescope.app.screens.resonance.top import strongest
 from moescope.app.steering import profiles
 from moescope.store import StoreError, TraceWriter, open_trace
 from moescope.store.response_classes import REFUSAL_RULES
-from moescope.store.schema import LayerExpert
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
 
 PLAN = Synthetic(prompts=40, languages=2, layers=2, experts=8, top_k=2, tokens_per_prompt=24)
@@ -314,14 +312,3 @@ def test_two_scores_colour_what_both_have():
         (0, 0, 0.4, "both"), (0, 1, 0.2, "neither"), (1, 0, 0.3, "second only"),
     }  # fmt: skip
     json.dumps(data)
-
-
-@pytest.mark.parametrize("draw_figure", [resonance_figures.volcano, resonance_figures.by_layer])
-def test_an_expert_that_is_chosen_elsewhere_has_a_ring(folder, draw_figure):
-    table = open_trace(folder).view("resonance", by="language", target="de", rest="en")
-    chart = draw_figure(table, marked=LayerExpert(1, 5)).to_dict()
-    plain = draw_figure(table).to_dict()
-    assert len(chart["layer"]) == len(plain["layer"]) + 1
-    (row,) = chart["datasets"][chart["layer"][-1]["data"]["name"]]
-    assert (row["layer"], row["expert"]) == (1, 5)
-    assert len(draw_figure(table, marked=LayerExpert(9, 9)).to_dict()["layer"]) == len(plain["layer"])
