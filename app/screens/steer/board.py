@@ -20,10 +20,7 @@ from ...shell.page_context import PageContext
 from ...steering.edit import cycle, layer_rules, made_at, paint
 from ...steering.edit import states as states_of
 from ...text import words
-from . import contrast, forms, switchboard
-from . import files as steer_files
-from . import learn as steer_learn
-from . import presets as steer_presets
+from . import contrast, forms, panel, switchboard
 from . import rules as steer_rules
 from . import state as steer_state
 from .server import Served
@@ -35,21 +32,19 @@ SPANS = {"all tokens": "all", "prompt only": "prompt", "generated only": "genera
 
 
 @st.fragment
-def draw(context: PageContext, served: Served) -> None:
-    """Draw the half."""
+def draw(context: PageContext, served: Served, tool: str | None = None, *, wide: bool = False) -> None:
+    """Draw the half, or all of the page's width (`wide`); `tool` is what the panel at its side shows, None where it is
+    closed."""
     with messages.guarded("The switchboard could not be drawn"):
         fits = steer_state.write_address(context.trace.manifest.model.get("name"))
-        _brush()
-        _misfits(context, served)
-        _board(context)
-        steer_rules.draw(context)
-        with st.container(horizontal=True, gap="small", key="steer-more"):
-            _folded("Presets", "auto_awesome", "steer-presets", lambda: steer_presets.draw(context))
-            _folded("Whole layers", "layers", "steer-layers", lambda: steer_rules.whole_layers(context))
-            _folded("Learn", "school", "steer-learn", lambda: steer_learn.draw(served))
-            _folded(
-                "Load, save, share", "folder_open", "steer-files", lambda: steer_files.draw(context, fits)
-            )
+        if tool is None:
+            _switchboard(context, served)
+        else:
+            side, rest = st.columns([1, 3] if wide else [2, 3], gap="medium")
+            with side:
+                panel.draw(tool, context, served, fits)
+            with rest:
+                _switchboard(context, served)
     live = bool(st.session_state.get("steer-live"))
     if steer_state.edited() and (live or st.session_state.get("steer result")):
         # The other half must answer anew, or say that its answers are of an earlier steering.
@@ -57,11 +52,11 @@ def draw(context: PageContext, served: Served) -> None:
         st.rerun()
 
 
-def _folded(label: str, icon: str, key: str, body: Callable[[], None]) -> None:
-    """A popover whose body is made only while it is open, so that a click on the board stays quick."""
-    with st.popover(label, icon=f":material/{icon}:", key=key, on_change="rerun") as popover:
-        if popover.open:
-            body()
+def _switchboard(context: PageContext, served: Served) -> None:
+    _brush()
+    _misfits(context, served)
+    _board(context)
+    steer_rules.draw(context)
 
 
 def _misfits(context: PageContext, served: Served) -> None:

@@ -51,9 +51,7 @@ def draw(served: Served) -> None:
         "A few steps of gradient descent on the router logits alone: all weights stay as they are "
         "(arXiv 2510.14853). The other rules act meanwhile."
     )
-    source = st.segmented_control(
-        "Learn from", [PROMPT, ANSWER, OTHER], default=PROMPT, key="steer-learn-from", required=True
-    )
+    source = st.selectbox("Learn from", [PROMPT, ANSWER, OTHER], key="steer-learn-from")
     if source == OTHER:
         st.text_area("Text", key="steer-learn-text", height=90)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):

@@ -1,7 +1,8 @@
 """Steer: switch experts off and on, and watch what the model does.
 
-Left the switchboard (`board`), right the two answers (`answers`); each is a fragment, so that a click
-on one does not draw the other. The steering itself lives in `state`.
+Left the switchboard (`board`) with the panel of further tools at its side (`panel`), right the two answers
+(`answers`); each half is a fragment, so that a click on one does not draw the other. The steering itself lives in
+`state`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from ... import ASSETS
 from ...shell import messages
 from ...shell.page_context import PageContext
 from . import answers as steer_answers
-from . import board, rules, server, state
+from . import board, panel, rules, server, state
 from .evaluate import evaluate_tab
 
 ANSWERS, EVALUATE = "answers", "evaluate"
 MOST_IN_A_HALF = 96
-"""Experts of a layer that half the page has room for; a wider board takes all of it, with the answers below."""
+BESIDE_PANEL = 64
+"""Experts of a layer that half the page has room for, and beside the open panel; a wider board takes all of it, with
+the answers below."""
 
 
 def page(context: PageContext) -> None:
@@ -43,11 +46,14 @@ def page(context: PageContext) -> None:
         evaluate_tab(made, served.model, served.client, trace=context.trace, name=context.name)
         return
     most = max((router.num_experts for router in context.routers()), default=0)
+    tool = panel.choose()
+    wide = most > (MOST_IN_A_HALF if tool is None else BESIDE_PANEL)
     with st.container(key="steer-halves"):
-        left, right = (
-            (st.container(), st.container()) if most > MOST_IN_A_HALF else st.columns([11, 10], gap="large")
-        )
+        if wide:
+            left, right = st.container(), st.container()
+        else:
+            left, right = st.columns([11, 10] if tool is None else [2, 1], gap="large")
     with left:
-        board.draw(context, served)
+        board.draw(context, served, tool, wide=wide)
     with right:
         steer_answers.draw(context, served)

@@ -137,8 +137,8 @@ def test_a_second_click_turns_on_a_third_leaves_alone_and_both_answers_are_ident
 
 def test_a_vector_is_learned_and_forgotten(page):
     opened(page, "/steer?trace=sample&ask=Everyone+has+the+right+to+life&new=8")
-    page.get_by_role("button", name="Learn").click()
-    form = page.get_by_test_id("stPopoverBody")
+    page.get_by_role("radio", name="learn").click()
+    form = page.locator(".st-key-steer-side")
     form.get_by_role("button", name="Learn", exact=True).click()
     page.get_by_text(re.compile(r"the loss of the text .* fell from \d")).wait_for()
     page.get_by_text(f"vector in layers 0–{LAYERS - 1}").wait_for()

@@ -229,12 +229,12 @@ def test_an_attached_server_that_is_not_there_says_so(play, tmp_path):
 
 def test_a_preset_and_a_rule_on_whole_layers_reach_the_list(play):
     app = play()
-    app.session_state["steer-layers"] = True
+    app.session_state["steer-panel"] = "whole layers"
     app.run()
     app.selectbox(key="steer-whole").set_value("temperature").run()
     app.button(key="steer-whole-add").click().run()
     assert "temperature 1.5 in all layers" in well(app)
-    app.session_state["steer-presets"] = True
+    app.session_state["steer-panel"] = "presets"
     app.run()
     app.selectbox(key="steer-preset").set_value("keep only the busiest").run()
     app.button(key="steer-preset-apply").click().run()
@@ -247,8 +247,8 @@ def test_a_preset_and_a_rule_on_whole_layers_reach_the_list(play):
 
 
 def learning(app: AppTest) -> AppTest:
-    """The page with the popover on learning open."""
-    app.session_state["steer-learn"] = True
+    """The page with the panel on learning open."""
+    app.session_state["steer-panel"] = "learn"
     return app.run()
 
 
@@ -283,7 +283,7 @@ def test_learning_that_is_refused_leaves_the_rules_as_they_were(play):
 
 def test_profiles_are_kept_in_the_library_and_a_bad_file_is_refused(play, hand_library):
     app = play(profile=OFF)
-    app.session_state["steer-files"] = True
+    app.session_state["steer-panel"] = "load, save, share"
     app.run()
     app.button(key="steer-save").click().run()
     assert "Saved as" in well(app)
