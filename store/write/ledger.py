@@ -207,7 +207,9 @@ class Ledger:
         except NotATrace:
             refuse_strangers(self._folder)
             return wanted
-        refuse_present(self._folder, resume)
+        refuse_present(self._folder, found, resume)
+        if not resume:
+            return wanted
         check_same(self._folder, found, wanted)
         found.state, found.commits = "running", None
         found.noise = found.noise or wanted.noise

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import NotATrace, ResumeRefused, StoreError, TraceExists
+from ..errors import NotATrace, ResumeRefused, StoreError, TraceExists, TraceLocked
 from ..files.folder import Folder, open_folder
+from ..files.lock import is_being_written
 from ..files.manifest import MANIFEST_NAME, TABLES, Manifest
 
 MAY_DIFFER = frozenset(
@@ -26,7 +27,8 @@ def check_target(url: str | os.PathLike[str], *, resume: bool = False) -> None:
     Of a URL of another machine nothing is said yet.
 
     Raises:
-        TraceExists: a trace is there and `resume` is off, or the folder holds other files.
+        TraceExists: a trace with something in it is there and `resume` is off, or the folder holds other files.
+        TraceLocked: another process is writing one.
         StoreError: it is no folder, or can't be written.
     """
     text = os.fspath(url)
@@ -42,15 +44,22 @@ def check_target(url: str | os.PathLike[str], *, resume: bool = False) -> None:
         return
     folder = open_folder(url)
     try:
-        Manifest.load(folder)
+        found = Manifest.load(folder)
     except NotATrace:
         return refuse_strangers(folder)
-    refuse_present(folder, resume)
+    refuse_present(folder, found, resume)
+    if not resume and is_being_written(folder):
+        raise TraceLocked(f"{folder.url}: another process is writing this trace")
 
 
-def refuse_present(folder: Folder, resume: bool) -> None:
-    if not resume:
+def refuse_present(folder: Folder, found: Manifest, resume: bool) -> None:
+    if not resume and not is_empty(found):
         raise TraceExists(f"{folder.url} already holds a trace: resume it, or choose another folder")
+
+
+def is_empty(found: Manifest) -> bool:
+    """Whether a trace ended before anything was in it: another may begin in its place."""
+    return not found.parts and found.state != "complete"
 
 
 def refuse_strangers(folder: Folder) -> None:

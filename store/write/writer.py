@@ -32,7 +32,7 @@ class TraceWriter:
         weight_type: gate weights are rounded to float16, or kept as float32.
         noise: a noise floor (`Noise.to_json()`), kept in the manifest; a resumed trace keeps its own.
     Raises:
-        TraceExists: a trace is there and `resume` is off, or the folder holds other files.
+        TraceExists: a trace with something in it is there and `resume` is off, or the folder holds other files.
         ResumeRefused: a trace is there that was made otherwise; the message says how.
         TraceLocked: another writer is at work.
         StoreError: the folder can't be written.

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..errors import SteeringError
 from ..routers.site import Site
 from .at_selection import emptied, kept_ranks
-from .replay import as_tensor, read_by
+from .replay import as_tensor, checked, read_by
 from .rows import Program
 from .rules import Rule
-from .slot_mask import EverySlot, slot_mask
+from .slot_mask import EverySlot, FileMask, slot_mask
 
 Selection = tuple[Tensor, Tensor]
 
@@ -37,6 +37,7 @@ def _stays(rule: Rule, site: Site, program: Program, rows_T: Tensor, width: int)
     mask, spec, rows = slot_mask(rule.options["mask"], rule.options["trace"]), site.spec, program.rows
     if isinstance(mask, EverySlot):
         return torch.from_numpy(mask.keep(spec, [0], 0, width)).expand(len(rows_T), -1)
+    assert isinstance(mask, FileMask)
     batch, length = rows.shape
     if len(rows_T) != batch * length:
         raise SteeringError(
@@ -44,7 +45,7 @@ def _stays(rule: Rule, site: Site, program: Program, rows_T: Tensor, width: int)
             "mask cannot act there"
         )
     stays_BSK = torch.ones((batch, length, width), dtype=torch.bool)
-    acting_BS = rows_T.view(batch, length) & rows.fed().real_BS
+    acting_BS = checked(rows.fed(), rows_T.view(batch, length), mask.trace)
     for sequence, at, tokens, first in read_by(rows.fed(), acting_BS):
         stays_BSK[sequence, at] = torch.from_numpy(mask.keep(spec, tokens, first, width))
     return stays_BSK.view(-1, width)

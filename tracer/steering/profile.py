@@ -23,6 +23,7 @@ from ...store.files.whole import write_whole
 from ...store.json_object import object_once
 from ...store.schema import RouterSpec
 from ..errors import SteeringError
+from ..generate.batch import stop_token_ids
 from ..hooks.taps import Steered, tapped
 from ..routers.find import find_sites
 from ..routers.site import Site
@@ -267,7 +268,8 @@ def _applied(
     routers: Routers,
 ) -> Iterator[Applied]:
     sites = find_sites(model, routers)
-    row_maps = {site.stack: RowMap(prompt_lengths) for site in sites}
+    stop_ids = stop_token_ids(model)
+    row_maps = {site.stack: RowMap(prompt_lengths, stop_ids=stop_ids) for site in sites}
     with ExitStack() as stack:
         for path, row_map in row_maps.items():
             stack.callback(row_map.watch(model.get_submodule(path)).remove)

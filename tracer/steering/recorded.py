@@ -157,11 +157,15 @@ class TraceRecorded(Recorded):
         at = np.searchsorted(key_N, key_D).clip(max=max(len(key_N) - 1, 0))
         return np.where(key_N[at] == key_D, at, -1) if len(key_N) else np.full(len(key_D), -1)
 
+    def holds(self, sequence: Sequence[int]) -> bool:
+        """Whether one of its prompts begins with these tokens."""
+        at = self._first_from(sequence)
+        return at < len(self._texts) and self._texts[at][: len(sequence)] == tuple(sequence)
+
     def start_of(self, sequence: Sequence[int], layer: int) -> int:
         """The first token of the prompt that a sequence begins with; raises SteeringError where there is none."""
-        tokens = tuple(sequence)
-        at = bisect_left(self._texts, tokens)
-        if at < len(self._texts) and self._texts[at][: len(tokens)] == tokens:
+        tokens, at = tuple(sequence), self._first_from(sequence)
+        if self.holds(sequence):
             return self._starts[at]
         near = max(range(max(at - 1, 0), min(at + 1, len(self._texts))),
                    key=lambda i: _common(self._texts[i], tokens), default=None)  # fmt: skip
@@ -177,6 +181,10 @@ class TraceRecorded(Recorded):
             f"the tokens are not those of the trace: the nearest prompt, {prompt!r}, has token id "
             f"{self._texts[near][same]} at position {same}, the model reads {tokens[same]} (layer {layer})"
         )
+
+    def _first_from(self, sequence: Sequence[int]) -> int:
+        """Where the first text stands that is not before these tokens; one that begins with them, if there is one."""
+        return bisect_left(self._texts, tuple(sequence))
 
     def _prompt(self, row: int) -> str:
         return self._ids[int(self._rows.prompt_N[row])]

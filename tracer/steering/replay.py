@@ -150,16 +150,28 @@ def _places(source: Recorded, rule: Rule, site: Site, program: Program, count: i
             "cannot be replayed there"
         )
     acting_BS = as_tensor(acting, count).cpu().view(batch, length)
-    acting_BS = acting_BS & rows.fed().real_BS
+    acting_BS = checked(rows.fed(), acting_BS, source)
     place_BS = torch.zeros((batch, length), dtype=torch.int64)
     for sequence, at, tokens, first in read_by(rows.fed(), acting_BS):
         place_BS[sequence, at] = torch.from_numpy(source.places(spec, tokens, first))
     return acting_BS.reshape(-1), place_BS.reshape(-1)
 
 
+def checked(fed: Fed, acting_BS: Tensor, trace: TraceRecorded) -> Tensor:
+    """The acting tokens that the trace must know: no padding, and nothing that a sequence is fed after its end, while
+    others of its batch go on. A text that the trace holds beyond such an end is still its own."""
+    acting_BS = acting_BS & fed.real_BS
+    for sequence, (ended, tokens) in enumerate(zip(fed.ended, fed.tokens, strict=True)):
+        if ended and not trace.holds(tokens):
+            acting_BS[sequence] = False
+    return acting_BS
+
+
 def read_by(fed: Fed, acting_BS: Tensor) -> Iterator[tuple[int, Tensor, list[int], int]]:
     """What the sequences with an acting token have read up to the last of them.
 
+    Args:
+        acting_BS: from `checked`.
     Yields:
         The sequence's number, places in this call from its first to its last acting token (padding left out), its
         tokens up to there, and which of them is the first acting one.

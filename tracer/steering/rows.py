@@ -31,6 +31,8 @@ class Fed:
     """Token ids of each sequence, padding left out."""
     real_BS: Tensor
     """Which tokens of this call are no padding, on the CPU."""
+    ended: list[bool]
+    """Whether a generated token ended the sequence: what it is fed from then on only keeps the batch going."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,14 @@ class Program:
 class RowMap:
     """The batch that is running through one stack of layers at this moment."""
 
-    def __init__(self, prompt_lengths: Tensor | Sequence[int] | int | None = None) -> None:
+    def __init__(
+        self,
+        prompt_lengths: Tensor | Sequence[int] | int | None = None,
+        *,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         self.prompt_lengths = prompt_lengths
+        self._stop_ids = torch.as_tensor(list(stop_ids), dtype=torch.int64)
         self.asked = True
         """Whether anyone may ask for rows: nothing is noted where not."""
         self.shape: tuple[int, int] = (0, 0)
@@ -101,13 +109,19 @@ class RowMap:
             self._fed = None
             return
         real_BS = self.real().cpu()
-        before = self._fed.tokens if self._fed is not None and self._past else [[]] * self.shape[0]
-        if len(before) != self.shape[0]:
+        begun = Fed([[]] * self.shape[0], real_BS, [False] * self.shape[0])
+        before = self._fed if self._fed is not None and self._past else begun
+        if len(before.tokens) != self.shape[0]:
             raise SteeringError(
-                f"the batch had {len(before)} sequences and has {self.shape[0]} now: cannot replay"
+                f"the batch had {len(before.tokens)} sequences and has {self.shape[0]} now: cannot replay"
             )
-        read = [ids[real].tolist() for ids, real in zip(tokens.cpu(), real_BS, strict=True)]
-        self._fed = Fed([old + new for old, new in zip(before, read, strict=True)], real_BS)
+        tokens_BS = tokens.cpu()
+        read = [ids[real].tolist() for ids, real in zip(tokens_BS, real_BS, strict=True)]
+        ended = before.ended
+        if self._past and self.shape[1] == 1:  # a step of generation; prompts may hold such tokens anywhere
+            stops_B = torch.isin(tokens_BS[:, 0], self._stop_ids).tolist()
+            ended = [old or stop for old, stop in zip(ended, stops_B, strict=True)]
+        self._fed = Fed([old + new for old, new in zip(before.tokens, read, strict=True)], real_BS, ended)
 
     def fed(self) -> Fed:
         """What each sequence has read. Raises SteeringError where the stack is called without token ids."""

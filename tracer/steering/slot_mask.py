@@ -62,7 +62,7 @@ class FileMask(SlotMask):
     """A Parquet file over the prompts of a trace: a text is found by its token ids, so every token is checked."""
 
     def __init__(self, path: str, trace: TraceRecorded) -> None:
-        self.told, self._trace = path, trace
+        self.told, self.trace = path, trace
         table = _read(path)
         dropped = ~np.asarray(table["keep"]).astype(bool)
         self._layers = set(np.unique(np.asarray(table["layer"])).tolist())
@@ -86,13 +86,13 @@ class FileMask(SlotMask):
         )
 
     def keep(self, spec: RouterSpec, tokens: Sequence[int], first: int, width: int) -> np.ndarray:
-        start = self._trace.start_of(tokens, spec.layer)
+        start = self.trace.start_of(tokens, spec.layer)
         return self._of_layer(spec.layer, width)[start + first : start + len(tokens)]
 
     def _of_layer(self, layer: int, width: int) -> np.ndarray:
         """(tokens of the trace, width) bool."""
         if (layer, width) not in self._known:
-            keep_NK = np.ones((self._trace.num_tokens, width), bool)
+            keep_NK = np.ones((self.trace.num_tokens, width), bool)
             here = (self._layer_D == layer) & (self._slot_D < width)
             keep_NK[self._row_D[here], self._slot_D[here]] = False
             self._known[layer, width] = keep_NK

@@ -24,6 +24,7 @@ from moescope.store.files.folder import open_folder
 from moescope.store.files.manifest import TABLES, Manifest
 from moescope.store.trace import DamageWarning
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
+from moescope.store.write.target import check_target
 
 PLAN = Synthetic(prompts=12, tokens_per_prompt=8, layers=2, experts=6, top_k=2, part_tokens=30, seed=5)
 
@@ -165,6 +166,22 @@ def test_a_crash_before_the_first_part_leaves_an_empty_trace(tmp_path: Path) -> 
     load = trace.view("load")
     assert load["count"].to_pylist() == [0] * 12
     assert list(trace.iter_router(0)) == []
+
+
+def test_a_trace_that_ended_before_its_first_part_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    writer(tmp_path / "t", model={"name": "the one that failed"}).close()
+    check_target(tmp_path / "t")
+    with writer(tmp_path / "t") as again:
+        with pytest.raises(TraceLocked):
+            check_target(tmp_path / "t")
+        for part in synthetic_parts(PLAN):
+            again.write(part)
+        again.finish()
+    trace = open_trace(tmp_path / "t")
+    assert (trace.state, trace.manifest.model["name"]) == ("complete", "m")
+    assert trace.verify() == []
+    with pytest.raises(TraceExists):
+        check_target(tmp_path / "t")
 
 
 @pytest.mark.parametrize("name", ["events/part-2024.csv", "prompts/part-00000.parquet", "thesis.txt"])

@@ -52,6 +52,12 @@ def run(model, batch, steering=None):
     return logits, routing
 
 
+def sets(trace):
+    """What was executed, without the order."""
+    rows = trace.events(columns=["prompt_id", "position", "layer", "experts"]).to_pylist()
+    return {(r["prompt_id"], r["position"], r["layer"]): set(r["experts"]) for r in rows}
+
+
 def real(batch):
     return batch["attention_mask"].bool()
 
@@ -158,14 +164,23 @@ def test_generated_tokens_of_a_trace_are_replayed_with_the_cache(model, tokenize
     assert [one.token_ids for one in replayed] == [one.token_ids for one in plain]
 
 
+def test_answers_that_end_at_different_times_are_replayed_in_one_batch(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    """Once an answer has ended, its row is fed what no trace holds, until the longest answer of the batch ends."""
+    monkeypatch.setattr(model.generation_config, "eos_token_id", 58)  # the first text's fifth new token
+    trace_prompts(model, tokenizer, TEXTS, tmp_path / "a", max_new_tokens=8, weight_type="float32")
+    one = open_trace(tmp_path / "a")
+    lengths = [len(one.tokens(name)) - len(text) for name, text in zip("123", TEXTS, strict=True)]
+    assert lengths == [5, 8, 8]  # a first token beside the characters, and all but the last new one
+    steering = Steering.replay(one, weights="recorded")
+    trace_prompts(model, tokenizer, TEXTS, tmp_path / "b", max_new_tokens=8, steering=steering)
+    assert sets(open_trace(tmp_path / "b")) == sets(one)
+
+
 def test_a_trace_made_under_replay_holds_the_replayed_routing(other, tokenizer, trace, tmp_path):
     trace_prompts(other, tokenizer, TEXTS, tmp_path / "b", steering=Steering.replay(trace))
     made = open_trace(tmp_path / "b")
-
-    def sets(one):
-        rows = one.events(columns=["prompt_id", "position", "layer", "experts"]).to_pylist()
-        return {(r["prompt_id"], r["position"], r["layer"]): set(r["experts"]) for r in rows}
-
     assert sets(made) == sets(trace)
     assert made.manifest.steering is not None
     assert made.manifest.steering["rules"][0]["trace"] == trace.url
