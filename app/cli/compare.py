@@ -35,7 +35,8 @@ def _a_rate(context: click.Context, option: click.Parameter, value: float | None
 @click.option("--stream", default="decoder", show_default=True, help="Which routers of a layer.")
 @click.option("--view", type=click.Choice(VIEWS), help="Another table than the one by layer.")
 @click.option("--pair-by", type=click.Choice(("prompt_id", "parallel_id")), default="prompt_id", show_default=True,
-              help="How prompts pair; parallel_id for clean and perturbed inputs.")  # fmt: skip
+              help="How prompts pair; parallel_id (with the language of translations) for clean and perturbed "
+              "inputs, token by token by position.")  # fmt: skip
 @click.option(
     "--realign", "align", flag_value="realign", help="Go on after another token id, where ids agree again."
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...kernels.agreement import selection_margin, set_overlap
+from ...kernels.agreement import selection_margin
 from ..errors import UnknownColumn
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
@@ -84,15 +84,24 @@ def _margins(pairs: Pairs, layer: int, stream: str, pair_N: np.ndarray) -> tuple
         pieces = []
         for batch in trace.iter_router(layer, stream, columns=("experts", "logits")):
             logits = batch.columns["logits"]
-            largest = np.argpartition(-logits, k - 1, axis=1)[:, :k]
-            explained = set_overlap(batch.padded(), largest) == 1
             key = key_of(batch.prompt_index, batch.position_N)
-            pieces.append((key, selection_margin(logits, k), explained))
+            pieces.append((key, selection_margin(logits, k), _explained(batch.padded(), logits, k)))
         return pieces
 
     key, margin, explained = (np.concatenate(values) for values in zip(*read(pairs.a), strict=True))
     at = np.searchsorted(key, pairs.tokens_a.key_N[pairs.row_a[pair_N]])
-    return margin[np.minimum(at, len(key) - 1)], float(explained.mean())
+    known = ~np.isnan(margin)
+    return margin[np.minimum(at, len(key) - 1)], float(explained[known].mean()) if known.any() else 1.0
+
+
+def _explained(ids_NK: np.ndarray, logits_NE: np.ndarray, k: int) -> np.ndarray:
+    """(N,) bool: whether k experts were chosen and none of them has a smaller logit than the k-th largest. Where logits
+    tie, any of the tied experts may be the one."""
+    filled_NK = ids_NK >= 0
+    chosen_NK = np.take_along_axis(logits_NE, np.where(filled_NK, ids_NK, 0), axis=1)
+    least_N = np.where(filled_NK, chosen_NK, np.inf).min(axis=1, initial=np.inf)
+    kth_N = -np.partition(-logits_NE, k - 1, axis=1)[:, k - 1]
+    return (filled_NK.sum(1) == k) & (least_N >= kth_N)
 
 
 def _tenths(

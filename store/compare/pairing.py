@@ -1,6 +1,7 @@
 """Which token of one trace is which of another.
 
-1. Prompts pair by `prompt_id` (or `parallel_id`), tokens by position where the token ids agree.
+1. Prompts pair by `prompt_id` (or `parallel_id`, with the language where translations share one), tokens by position
+   where the token ids agree.
 2. From the first other token id on the rest of a prompt is not compared: both sides have read different texts from
    there on. `realign` aligns the ids as `difflib` does and goes on; `characters` pairs tokens of two tokenizers that
    cover the same characters of the same text.
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import BadArgument
 from ..schema import RouterKey
@@ -29,8 +31,9 @@ def pair_traces(a: Trace, b: Trace, *, pair_by: PairBy = "prompt_id", align: Ali
     """Pair the rows of two traces that are the same token of the same prompt.
 
     Args:
-        pair_by: `parallel_id` for clean and perturbed inputs: their tokens pair by position alone where a prompt has
-            equally many on both sides; the others can only be compared as sequences.
+        pair_by: `parallel_id` for clean and perturbed inputs: with `ids`, their tokens pair by position alone where a
+            prompt has equally many on both sides; the others can only be compared as sequences. Where a side has a
+            `parallel_id` more than once (translations), prompts pair by `parallel_id` and `language`.
         align: `ids`, `realign` or `characters`, as above.
     Returns:
         `Pairs`, whose `unpaired` counts what was left out by reason.
@@ -52,16 +55,17 @@ def pair_traces(a: Trace, b: Trace, *, pair_by: PairBy = "prompt_id", align: Ali
 def _paired(a: Trace, b: Trace, pair_by: PairBy, align: Align) -> Pairs:
     routers, missing = _routers(a, b)
     unpaired: Counter[str] = Counter()
-    prompts = _prompts(a, b, pair_by, unpaired)
+    columns = _columns(a, b, pair_by)
+    prompts = _prompts(a, b, columns, unpaired)
     rows_a, rows_b = token_rows(a), token_rows(b)
     partings: list[Parting] = []
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for prompt_a, prompt_b in prompts:
         one, other = rows_a.of_prompt(prompt_a), rows_b.of_prompt(prompt_b)
-        if pair_by == "parallel_id":
-            pairs = _by_position(rows_a, one, rows_b, other, unpaired)
-        elif align == "characters":
+        if align == "characters":
             pairs = _by_characters(rows_a, one, rows_b, other, unpaired)
+        elif align == "ids" and pair_by == "parallel_id":
+            pairs = _by_position(rows_a, one, rows_b, other, unpaired)
         else:
             pairs = _by_ids(rows_a, one, rows_b, other, align == "realign", unpaired, partings)
         found.append(pairs)
@@ -71,7 +75,7 @@ def _paired(a: Trace, b: Trace, pair_by: PairBy, align: Align) -> Pairs:
     return Pairs(
         a=a, b=b, tokens_a=rows_a, tokens_b=rows_b, row_a=row_a[order], row_b=row_b[order],
         prompts=prompts, routers=routers, missing=missing, unpaired=dict(unpaired), partings=partings,
-        pair_by=pair_by, align=align,
+        pair_by=pair_by, prompt_columns=columns, align=align,
     )  # fmt: skip
 
 
@@ -96,25 +100,48 @@ def _routers(a: Trace, b: Trace) -> tuple[list[RouterKey], list[str]]:
     return both, alone
 
 
-def _prompts(a: Trace, b: Trace, column: str, unpaired: Counter[str]) -> list[tuple[int, int]]:
+def _columns(a: Trace, b: Trace, pair_by: PairBy) -> list[str]:
+    """What makes two prompts the same one. Translations share a `parallel_id`; their language tells them apart."""
+    shared = pair_by == "parallel_id" and any(_repeats(trace.prompts()[pair_by]) for trace in (a, b))
+    return [pair_by, "language"] if shared else [pair_by]
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    names = column.drop_null()
+    return len(names) != len(names.unique())
+
+
+def _prompts(a: Trace, b: Trace, columns: list[str], unpaired: Counter[str]) -> list[tuple[int, int]]:
     """Rows of `prompts()` of both sides that are the same prompt."""
-    ids_a, ids_b = (_names(trace, column, side) for trace, side in ((a, "A"), (b, "B")))
+    sides = ((a, "A"), (b, "B"))
+    ids_a, ids_b = (_names(trace, columns, side) for trace, side in sides)
     both = [(row, ids_b[name]) for name, row in ids_a.items() if name in ids_b]
     unpaired["prompts only in A"] += a.num_prompts - len(both)
     unpaired["prompts only in B"] += b.num_prompts - len(both)
     if not both:
-        raise BadArgument(f"the two traces have no prompt in common by {column}")
+        why = [reason for trace, side in sides if (reason := _without_prompts(trace, side))]
+        found = f"the two traces have no prompt in common by {' and '.join(columns)}"
+        raise BadArgument("; ".join([found, *why]))
     return both
 
 
-def _names(trace: Trace, column: str, side: str) -> dict[str, int]:
-    names = trace.prompts()[column].to_pylist()
-    found: dict[str, int] = {}
-    for row, name in enumerate(names):
-        if name is None:
+def _without_prompts(trace: Trace, side: str) -> str:
+    """Why a side has fewer prompts than it should, if it has."""
+    if trace.problems:
+        left = f"{len(trace.parts)} of its {len(trace.manifest.parts)} parts can be read"
+        return f"{side} is damaged ({left}): {trace.problems[0]}"
+    return "" if trace.num_prompts else f"{side} holds no prompt"
+
+
+def _names(trace: Trace, columns: list[str], side: str) -> dict[tuple[str | None, ...], int]:
+    """Rows of the prompts that have a value in the first of these columns, by their values."""
+    prompts, found = trace.prompts(), dict[tuple[str | None, ...], int]()
+    for row, name in enumerate(zip(*(prompts[column].to_pylist() for column in columns), strict=True)):
+        if name[0] is None:
             continue
         if name in found:
-            raise BadArgument(f"{side} has two prompts with {column} {name!r}: they cannot be paired by it")
+            told = " and ".join(f"{column} {value!r}" for column, value in zip(columns, name, strict=True))
+            raise BadArgument(f"{side} has two prompts with {told}: they cannot be paired by it")
         found[name] = row
     return found
 
@@ -181,7 +208,7 @@ def _by_characters(
         unpaired["prompts whose tokens spell another text"] += 1
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     both = [(row, at[span]) for span, row in spans_a.items() if span in at]
-    unpaired["tokens that cover other characters"] += len(spans_a) - len(both)
+    unpaired["tokens without one of the same characters on the other side"] += len(spans_a) - len(both)
     pairs = np.array(both, np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 

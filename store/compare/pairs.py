@@ -87,6 +87,8 @@ class Pairs:
     partings: list[Parting]
     """Prompts whose token ids part, with the position."""
     pair_by: PairBy = "prompt_id"
+    prompt_columns: list[str] = field(default_factory=lambda: ["prompt_id"])
+    """Columns of `prompts()` that two paired prompts have in common."""
     align: Align = "ids"
     _kept: dict[RouterKey, Compared] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -176,14 +178,14 @@ class Pairs:
     def notes(self) -> list[str]:
         """What a reader must know beside any number of this comparison."""
         notes = ["A and B are the same trace."] if self.same_trace else []
-        notes += [f"Left out: {count:,} {reason}." for reason, count in self.unpaired.items() if count]
+        notes += [f"Left out: {_counted(count, reason)}." for reason, count in self.unpaired.items() if count]
         notes += [f"Left out: {sentence}." for sentence in self.missing]
         for name, side in (("A", self.a), ("B", self.b)):
             notes += [f"Left out of {name}: {problem}" for problem in side.problems]
         if self.pair_by == "parallel_id":
-            notes.append(
-                "Prompts are paired by parallel_id and their tokens by position: token ids may differ."
-            )
+            notes.append(f"Prompts are paired by {' and '.join(self.prompt_columns)}.")
+            if self.align == "ids":
+                notes.append("Their tokens are paired by position: token ids may differ.")
         if self.align == "characters":
             notes.append("Tokens are paired by the characters that they cover, not by token id.")
         if self.align == "realign" and self.partings:
@@ -191,6 +193,12 @@ class Pairs:
                 "Token ids were realigned: after the first difference each side has read another text."
             )
         return notes
+
+
+def _counted(count: int, reason: str) -> str:
+    """`3 prompts only in A`, `1 prompt only in A`: a reason begins with the plural of what it counts."""
+    noun, rest = reason.split(" ", 1)
+    return f"{count:,} {noun.removesuffix('s') if count == 1 else noun} {rest}"
 
 
 def parts_of(a: Trace, b: Trace) -> tuple[list[str], list[str]]:

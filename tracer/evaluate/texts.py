@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..generate.batch import pad_token_id, stop_token_ids, trimmed
+from ..generate.batch import pad_token_id, trimmed
 from ..generate.lanes import Lane
 from ..generate.live_model import LiveModel
+from ..models.forward import stop_token_ids
 from ..steering.profile import Steering
 from ..tokens.encode import Encoded
 

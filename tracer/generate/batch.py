@@ -109,12 +109,6 @@ def trimmed(row_N: Tensor, stop_ids: Sequence[int]) -> list[int]:
     return ids[: ends[0] + 1] if ends else ids
 
 
-def stop_token_ids(model: Any) -> list[int]:
-    """Ids that end a generated sequence."""
-    stop = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-
-
 def pad_token_id(tokenizer: Any) -> int:
     """An id to pad with: it never reaches the model's attention, nor a trace."""
     found = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id", "bos_token_id"))

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.forward import stop_token_ids
 from ..steering.learn_vector import Layers, learn_vector
 from ..steering.profile import Steering
 from ..tokens.batches import Batch
-from .batch import Sampling, generate_batch, stop_token_ids, trimmed
+from .batch import Sampling, generate_batch, trimmed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.forward import stop_token_ids
 from ..prompts.prompt_set import PromptSet
 from ..tokens.batches import collate
 from ..tokens.encode import Encoder
-from .batch import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
+from .batch import Sampling, generate_batch, pad_token_id, trimmed
 from .rewiring import Rewiring, rewired
 
 

@@ -1,4 +1,5 @@
-"""What has to hold of a model while it reads: no training, no more tokens than it takes, no work that nobody needs."""
+"""What has to hold of a model while it reads and writes: no training, no more tokens than it takes, no work that nobody
+needs, and which tokens end a text."""
 
 from __future__ import annotations
 
@@ -12,6 +13,12 @@ def max_length(model: Any) -> int | None:
     """Longest sequence that the model takes, as far as its configuration says."""
     config = getattr(model, "config", None)
     return getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+
+
+def stop_token_ids(model: Any) -> list[int]:
+    """Ids that end a generated sequence."""
+    stop = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
 
 
 @contextmanager

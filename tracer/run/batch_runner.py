@@ -12,9 +12,9 @@ import torch
 
 from ...store.schema import RouterSpec
 from ..errors import CaptureError, TracerError
-from ..generate.batch import Sampling, generate_batch, pad_token_id, stop_token_ids, trimmed
+from ..generate.batch import Sampling, generate_batch, pad_token_id, trimmed
 from ..hooks.selfcheck import examined
-from ..models.forward import forward_options
+from ..models.forward import forward_options, stop_token_ids
 from ..models.input_device import input_device
 from ..prompts.prompt import Prompt
 from ..steering.profile import Applied

@@ -17,11 +17,11 @@ import numpy as np
 
 from ...store.schema import DEFAULT_CAPTURE, RouterSpec
 from ..errors import TracerError
-from ..generate.batch import Sampling, stop_token_ids
+from ..generate.batch import Sampling
 from ..hooks.outputs import OUTPUTS
 from ..hooks.record import attach
 from ..models.card import active_parameters, model_card
-from ..models.forward import evaluating, max_length
+from ..models.forward import evaluating, max_length, stop_token_ids
 from ..models.layout import layout_of, refuse_unknown_parts
 from ..prompts.prompt_set import PromptSet
 from ..routers.declare import declared_texts

@@ -47,7 +47,10 @@ def _problems(rule: Rule, specs: Sequence[RouterSpec]) -> list[str]:
     if not there:
         streams = ", ".join(sorted({spec.stream for spec in specs}))
         return [f"this model has no routers of the stream {rule.stream!r} (it has: {streams})"]
+    if broken := _unreadable(rule):
+        return [broken]
     problems: list[str] = []
+    unfit: dict[str, list[int]] = {}
     if missing := [layer for layer in rule.layers or () if layer not in there]:
         problems.append(
             f"no router in layer {_listed(missing)} (there are routers in layer {_listed(there)})"
@@ -57,19 +60,20 @@ def _problems(rule: Rule, specs: Sequence[RouterSpec]) -> list[str]:
             continue
         if beyond := [expert for expert in rule.experts or () if expert >= spec.num_experts]:
             problems.append(f"no expert {_listed(beyond)} in layer {layer}, which has {spec.num_experts}")
-        problems += _cannot_act(rule, spec)
-    return problems
+        if is_neutral(rule, spec):
+            continue
+        if problem := _unfit_source(rule, spec):
+            unfit.setdefault(problem, []).append(layer)
+        else:
+            problems += _cannot_act(rule, spec)
+    return problems + [
+        f"layer{'s' if len(layers) > 1 else ''} {_listed(layers)}: {problem}"
+        for problem, layers in unfit.items()
+    ]
 
 
 def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     layer = spec.layer
-    if is_neutral(rule, spec):
-        return []
-    if rule.kind.replays:
-        problem = _cannot_replay(rule, spec)
-        return [] if problem is None else [f"layer {layer}: {problem}"]
-    if problem := _unfit_file(rule, spec):
-        return [f"layer {layer}: {problem}"]
     if rule.kind.number is not None and rule.amount_in(layer) is None:
         return [f"no ratio for layer {layer}: give mu, or the medians of a trace (median_ratios)"]
     if (
@@ -85,24 +89,35 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
     return []
 
 
-def _unfit_file(rule: Rule, spec: RouterSpec) -> str | None:
-    """What a rule's file lacks for a router."""
+def _unreadable(rule: Rule) -> str | None:
+    """Why the trace or the file of a rule cannot be read, whatever the layer."""
+    options = rule.options
     try:
-        if rule.kind.masks_slots:
-            return slot_mask(rule.options["mask"], rule.options["trace"]).problem(spec)
-        return thetas(path).problem(spec) if (path := rule.options.get("theta")) else None
+        if rule.kind.replays:
+            recorded(options["trace"])
+        elif rule.kind.masks_slots:
+            slot_mask(options["mask"], options["trace"])
+        elif path := options.get("theta"):
+            thetas(path)
     except SteeringError as error:
         return str(error)
+    return None
+
+
+def _unfit_source(rule: Rule, spec: RouterSpec) -> str | None:
+    """What the trace or the file of a rule lacks for a router."""
+    if rule.kind.replays:
+        return _cannot_replay(rule, spec)
+    if rule.kind.masks_slots:
+        return slot_mask(rule.options["mask"], rule.options["trace"]).problem(spec)
+    return thetas(path).problem(spec) if (path := rule.options.get("theta")) else None
 
 
 def _cannot_replay(rule: Rule, spec: RouterSpec) -> str | None:
     live = rule.options["weights"] == "live"
     if live and spec.scoring not in SCORING:
         return "the router's scores are not known; take weights: recorded"
-    try:
-        return recorded(rule.options["trace"]).problem(spec, weights=not live)
-    except SteeringError as error:
-        return str(error)
+    return recorded(rule.options["trace"]).problem(spec, weights=not live)
 
 
 def _problems_together(rules: Sequence[Rule], spec: RouterSpec) -> list[str]:

@@ -23,8 +23,8 @@ from ...store.files.whole import write_whole
 from ...store.json_object import object_once
 from ...store.schema import RouterSpec
 from ..errors import SteeringError
-from ..generate.batch import stop_token_ids
 from ..hooks.taps import Steered, tapped
+from ..models.forward import stop_token_ids
 from ..routers.find import find_sites
 from ..routers.site import Site
 from .check import effective, problems_with

@@ -66,8 +66,9 @@ def _choose(context: PageContext) -> Choice:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         pair_by = link_check.selectbox("Prompts pair by", list(PAIR_BY), key="pair", what="the column", width=150,
                                        format_func=PAIR_BY.__getitem__)  # fmt: skip
+        names = ALIGN | ({"ids": "by position"} if pair_by == "parallel_id" else {})
         align = link_check.selectbox("Tokens pair", list(ALIGN), key="align", what="the way to pair", width=210,
-                                     format_func=ALIGN.__getitem__)  # fmt: skip
+                                     format_func=names.__getitem__)  # fmt: skip
         by = link_check.selectbox("Split by", ["phase", *context.tags()], key="by", what="the column", index=None,
                                   placeholder="nothing", width=160)  # fmt: skip
     link_check.tell("pair", "align", "by")

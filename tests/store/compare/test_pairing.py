@@ -60,6 +60,8 @@ def test_generated_tokens_pair_until_they_part(tmp_path):
 
 
 def test_missing_prompts_and_layers_are_told(tmp_path, plain):
+    almost = pair_traces(plain, write(tmp_path / "c", plan=replace(PLAN, prompts=23)))
+    assert "Left out: 1 prompt only in A." in almost.notes()
     shorter = write(tmp_path / "b", plan=replace(PLAN, layers=2, prompts=10))
     pairs = pair_traces(plain, shorter)
     assert pairs.unpaired["prompts only in A"] == 14
@@ -106,13 +108,42 @@ def test_perturbed_inputs_pair_by_parallel_id(tmp_path, plain):
     a, b = write(tmp_path / "a", plan=plan), write(tmp_path / "b", perturbed, plan=plan)
     pairs = pair_traces(a, b, pair_by="parallel_id")
     assert len(pairs) == a.num_tokens
-    with pytest.raises(BadArgument, match="two prompts with parallel_id"):
-        pair_traces(plain, b, pair_by="parallel_id")
+    realigned = pair_traces(a, b, pair_by="parallel_id", align="realign")
+    assert len(realigned) == a.num_tokens - 1
 
     longer = write(tmp_path / "c", plan=replace(plan, tokens_per_prompt=20))
     pairs = pair_traces(a, longer, pair_by="parallel_id")
     assert pairs.unpaired["prompts with other positions (compared as sequences only)"] > 0
     assert view(pairs, "agreement-sequences", resamples=10)["prompts"].to_pylist() == [PLAN.prompts] * 3
+
+
+def test_translations_of_one_text_pair_by_their_language_too(tmp_path, plain):
+    """PLAN has each parallel_id once a language."""
+
+    def renamed(part):
+        at = part.prompts.schema.get_field_index("prompt_id")
+        names = [f"other {name}" for name in part.prompts["prompt_id"].to_pylist()]
+        part.prompts = part.prompts.set_column(at, "prompt_id", pa.array(names))
+
+    b = write(tmp_path / "b", renamed)
+    pairs = pair_traces(plain, b, pair_by="parallel_id")
+    ids = [trace.prompts()["prompt_id"].to_pylist() for trace in (plain, b)]
+    assert {(ids[0][row], ids[1][other]) for row, other in pairs.prompts} == {
+        (name, f"other {name}") for name in ids[0]
+    }
+    assert "Prompts are paired by parallel_id and language." in pairs.notes()
+    one_language = write(tmp_path / "c", plan=replace(PLAN, languages=1))
+    with pytest.raises(BadArgument, match=r"'p' and language"):
+        pair_traces(same_language_twice(tmp_path / "d"), one_language, pair_by="parallel_id")
+
+
+def same_language_twice(path):
+    def change(part):
+        at = part.prompts.schema.get_field_index("parallel_id")
+        ids = pa.array(["p"] * part.prompts.num_rows)
+        part.prompts = part.prompts.set_column(at, "parallel_id", ids)
+
+    return write(path, change)
 
 
 def test_two_tokenizers_pair_by_characters(tmp_path):
@@ -148,6 +179,12 @@ def test_a_damaged_part_leaves_its_prompts_out_and_says_so(tmp_path, plain):
     assert pairs.b.problems
     assert any(note.startswith("Left out of B") for note in notes_of(table))
     assert any("prompts only in A" in note for note in notes_of(table))
+    for part in (path / "tokens").iterdir():
+        part.write_bytes(b"not Parquet")
+    with pytest.raises(
+        BadArgument, match=r"no prompt in common by prompt_id; B is damaged \(0 of its \d+ parts"
+    ):
+        pair_traces(plain, open_trace(path))
     whole = pair_traces(
         plain, open_trace(shutil.copytree(plain.url.removeprefix("file://"), tmp_path / "copy"))
     )

@@ -173,6 +173,26 @@ def test_small_margins_flip_first(tmp_path):
     assert not [note for note in notes_of(table) if "bias" in note]
 
 
+@pytest.mark.parametrize("bias", [0, 3])
+def test_a_bias_is_blamed_for_what_no_tie_explains(tmp_path, bias):
+    """Coarse logits tie; of tied experts the last is taken here, where a sort takes the first."""
+
+    def change(part):
+        for events in part.events:
+            rng = np.random.default_rng([events.layer, len(events.prompt)])
+            z = np.round(rng.normal(size=(len(events.prompt), PLAN.experts))).astype(np.float32)
+            biased = z + bias * (np.arange(PLAN.experts) == 4)
+            events.experts = (PLAN.experts - 1 - np.argsort(-biased[:, ::-1], axis=1, kind="stable"))[:, :3]
+            events.experts = events.experts.astype(np.uint16)
+            events.extras["logits"] = z
+        part.sums.clear()
+
+    a = write(tmp_path / "a", change, capture=["ids", "weights", "logits"])
+    table = view(pair_traces(a, a), "agreement-margin", layers="0", **FEW)
+    assert table["margin_from"][0].as_py() == 0
+    assert bool([note for note in notes_of(table) if "bias" in note]) == bool(bias)
+
+
 def test_load_correlation_by_hand_and_where_nothing_varies():
     counts = np.array([[5, 3, 1, 0], [4, 4, 2, 1]])
     assert load_correlation(counts, counts).point == pytest.approx(1)

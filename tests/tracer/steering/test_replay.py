@@ -198,12 +198,14 @@ def test_what_cannot_be_replayed_is_said_before_anything_runs(model, trace, tmp_
     def problems(**fields):
         return " ".join(Steering([{"rule": "replay", **fields}]).validate(model))
 
-    assert "not a trace" in problems(trace=str(tmp_path))
+    assert problems(trace=str(tmp_path)).count("not a trace") == 1
     assert not problems(trace=trace.url)
     smaller = tiny_olmoe(num_experts=4)
     assert "has 8 experts there, the model 4" in " ".join(Steering.replay(trace).validate(smaller))
     deeper = tiny_olmoe(num_hidden_layers=4)
     assert "layer 3" in " ".join(Steering.replay(trace).validate(deeper))
+    deepest = " ".join(Steering.replay(trace).validate(tiny_olmoe(num_hidden_layers=5)))
+    assert deepest.count("has no router there") == deepest.count("layers 3, 4: ") == 1
     assert not Steering.replay(trace, layers=[0, 1]).validate(deeper)
     with pytest.raises(SteeringError, match="must be live or recorded"):
         Steering([{"rule": "replay", "trace": trace.url, "weights": "other"}])

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ....store.schema import RouterSpec
-from ...generate.batch import stop_token_ids
 from ...generate.live_model import LiveModel
 from ...generate.rounding import rounding_floor
+from ...models.forward import stop_token_ids
 from ...tokens.chat import render
 from ..errors import ApiError
 from ..limits import Limits
