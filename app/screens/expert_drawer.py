@@ -18,8 +18,8 @@ from ..shell import messages, show, travel
 from ..shell.page_context import PageContext, remember
 from ..steering import profiles
 from ..text import words
-from ..text.literal import context_html, visible_token
-from . import expert_contrast, expert_note, expert_weights
+from ..text.literal import context_html
+from . import expert_contrast, expert_note, expert_weights, token_names
 
 CONTEXTS = 12
 COVERED = 0.6
@@ -128,12 +128,13 @@ def _tokens(context: PageContext, cell: Cell) -> None:
     if not table.num_rows:
         _why_nothing(table, "No token of this selection uses the expert.")
         return
-    shown = table.set_column(1, "token", pa.array([visible_token(t) for t in table["token"].to_pylist()]))
+    shown = table.set_column(1, "token", pa.array(token_names.named(context, table)))
+    rare = "" if order == "count" else "Tokens that occur fewer than 5 times are left out."
     show.table(
         shown.select(["token", "count", "occurrences", "share", "mean_weight"]),
         name=f"layer-{cell.layer}-expert-{cell.expert}-tokens",
         key="drawer-tokens",
-        say="" if order == "count" else "Tokens that occur fewer than 5 times are left out.",
+        say=(rare + token_names.explained(table)).strip(),
         columns={
             "share": st.column_config.NumberColumn(format="percent"),
             "mean_weight": st.column_config.NumberColumn("weight", format="%.3f"),

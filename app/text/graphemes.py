@@ -18,6 +18,8 @@ import regex
 
 _LONE = re.compile("((?:⟨[89A-F][0-9A-F]⟩)+)")
 _PIECE = re.compile("⟨[89A-F][0-9A-F]⟩|.", re.DOTALL)
+_HALF_FIRST = re.compile("^(?:⟨[89AB][0-9A-F]⟩)+")  # bytes that go on with a character
+_HALF_LAST = re.compile("(?:⟨[C-F][0-9A-F]⟩)(?:⟨[89AB][0-9A-F]⟩)*$")
 _CLUSTER = regex.compile(r"\X")
 
 
@@ -72,6 +74,17 @@ def whole(before: str, token: str | None, after: str) -> tuple[str, str, str]:
     middle = next(run for run in found if run.first <= at < run.end)
     left = "".join(run.text for run in found if run.end <= middle.first)
     return left, middle.text, "".join(run.text for run in found if run.first >= middle.end)
+
+
+def part_of(before: str, token: str, after: str) -> str:
+    """The whole characters that a token's bytes belong to in its text; what is cut off there stays as bytes."""
+    left, right = _PIECE.findall(before), _PIECE.findall(after)
+    return characters([*left, token, *right])[len(left)]
+
+
+def trimmed(before: str, after: str) -> tuple[str, str]:
+    """The text around a token without the halves of characters at its outer ends, where it was cut."""
+    return _HALF_FIRST.sub("", before), _HALF_LAST.sub("", after)
 
 
 def lone_bytes(token: str) -> str:

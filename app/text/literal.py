@@ -6,7 +6,7 @@ import html
 import re
 from pathlib import Path
 
-from .graphemes import lone_bytes, whole
+from .graphemes import lone_bytes, trimmed, whole
 from .languages import is_right_to_left
 
 _CONTROL = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡"}
@@ -48,9 +48,8 @@ def excerpt(text: str, length: int = 70) -> str:
 def context_html(row: dict) -> str:
     """One row of the `expert-contexts` view as escaped HTML: the characters that the token is of marked in their text,
     and its bytes where it is a part of them."""
-    before, token, after = (
-        html.escape(visible(part)) for part in whole(row["before"], row["token"], row["after"])
-    )
+    left, right = trimmed(row["before"], row["after"])
+    before, token, after = (html.escape(visible(part)) for part in whole(left, row["token"], right))
     split = f" bytes {found} of it" if (found := lone_bytes(row["token"] or "")) else ""
     weight = "" if row["weight"] is None else f"{row['weight']:.2f} "
     source = html.escape(f"{weight}{row['language'] or ''} {row['prompt_id']}{split}")

@@ -14,7 +14,7 @@ from ...shell import messages, show
 from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
-from ...text.literal import visible
+from .. import token_names
 from .groups import Contrast
 
 TOKENS_EACH = 5
@@ -82,8 +82,8 @@ def token_lists(context: PageContext, rows: pa.Table, params: dict[str, Any]) ->
     asked = {name: value for name, value in params.items() if name not in ("layers", "among", "ranking")}
     found = context.view("resonance-tokens", cells=cells, limit=TOKENS_EACH, **asked)
     of: dict[LayerExpert, list[str]] = {}
-    for row in found.to_pylist():
-        text = visible(row["token"]) if row["token"] is not None else f"id {row['token_id']}"
+    for row, name in zip(found.to_pylist(), token_names.named(context, found), strict=True):
+        text = name if row["token"] is not None else f"id {row['token_id']}"
         of.setdefault(LayerExpert(row["layer"], row["expert"]), []).append(
             f"{text.strip() or '␣'} {row['contribution']:+.3f}"
         )

@@ -13,8 +13,7 @@ from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show, sources
 from ...shell.page_context import PageContext
-from ...text.literal import visible_token
-from .. import expert_drawer
+from .. import expert_drawer, token_names
 from .parts import nothing, told, window_text
 
 FOLLOWING = {"input": "the token itself", "next": "the token that follows"}
@@ -98,22 +97,24 @@ def _vocabulary(context: PageContext) -> None:
         return
     beaten = sum(table["beats_luck"].to_pylist())
     chosen = token_table(
-        table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=context.snippet("vocabulary", **ask),
+        context, table, name=f"vocabulary-layer-{layer}", key="vocabulary", python=context.snippet("vocabulary", **ask),
         say=f"{beaten} of these {table.num_rows} tokens choose their expert more often than 95 % of equally rare "
         "tokens would if the router ignored the token. Click a row to open the expert.",
     )  # fmt: skip
     expert_drawer.choose_rows(table, chosen, place="vocabulary")
 
 
-def token_table(table: pa.Table, *, name: str, key: str, say: str, python: str) -> list[int]:
+def token_table(
+    context: PageContext, table: pa.Table, *, name: str, key: str, say: str, python: str
+) -> list[int]:
     """A table of the view `vocabulary`, whose rows can be chosen."""
-    shown = table.set_column(3, "token", pa.array([visible_token(t) for t in table["token"].to_pylist()]))
+    shown = table.set_column(3, "token", pa.array(token_names.named(context, table)))
     percent = st.column_config.NumberColumn(format="percent")
     return show.table(
         shown,
         name=name,
         key=key,
-        say=say,
+        say=say + token_names.explained(table),
         python=python,
         select="single-row",
         height=300,

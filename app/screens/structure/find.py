@@ -99,7 +99,8 @@ def _by_token(context: PageContext, text: str) -> bool:
     if table.num_rows == 0:
         return False
     chosen = token_table(
-        _strongest(table), name="experts-of-a-token", key="found token", python=context.snippet("token-experts", **ask),
+        context, _strongest(table), name="experts-of-a-token", key="found token",
+        python=context.snippet("token-experts", **ask),
         say=f"The two experts of each layer that take most occurrences of this token, largest share first "
         f"({words.amount(table['occurrences'][0].as_py(), 'occurrence')}). Click a row to open the expert.",
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moescope.app.text.graphemes import Run, characters, lone_bytes, runs, whole
+from moescope.app.text.graphemes import Run, characters, lone_bytes, part_of, runs, trimmed, whole
 from moescope.app.text.literal import context_html
 from moescope.store import open_trace, sample_dir
 from moescope.store.arrow import pc
@@ -72,3 +72,10 @@ def test_in_a_context_the_character_of_a_token_is_marked_with_its_bytes_beneath(
     }
     assert "尊<mark>厳</mark>と" in context_html(row)
     assert "bytes B3 of it" in context_html(row)
+
+
+def test_a_token_of_single_bytes_is_a_part_of_the_character_that_they_make():
+    assert part_of("尊⟨E5⟩⟨8E⟩", "⟨B3⟩", "と") == "厳"
+    assert part_of("a ", "⟨E5⟩", "⟨8E⟩⟨B3⟩と") == "厳"
+    assert part_of("", "⟨E5⟩", "⟨8E⟩") == "⟨E5⟩"  # cut off: nobody knows of what
+    assert trimmed("⟨8E⟩⟨B3⟩と", "語⟨E5⟩⟨8E⟩") == ("と", "語")

@@ -33,6 +33,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "specialisation": {"by": "language"},
     "tag-experts": {"by": "language", "value": "en"},
     "tag-information": {"by": "language"},
+    "token-contexts": {"token_ids": "1,2"},
     "token-experts": {"token": "t1"},
     "vocabulary": {"layer": 1},
 }

@@ -100,6 +100,19 @@ def test_expert_contexts_of_one_each_and_of_one_language(shared_trace: Trace) ->
     assert {row["language"] for row in found} == {"de"}
 
 
+def test_token_contexts_are_places_of_the_token(shared_trace: Trace) -> None:
+    tokens = [shared_trace.tokens(prompt) for prompt in shared_trace.prompts()["prompt_id"].to_pylist()]
+    texts = ["".join(table["token"].to_pylist()) for table in tokens]
+    there = Counter(token for table in tokens for token in table["token_id"].to_pylist())
+    every = shared_trace.view("token-contexts", token_ids="1,7", context=3, limit=0).to_pylist()
+    assert Counter(row["token_id"] for row in every) == {1: there[1], 7: there[7]}
+    for row in every:
+        assert any(row["before"] + row["token"] + row["after"] in text for text in texts)
+    few = shared_trace.view("token-contexts", token_ids=[1], context=3, limit=2).to_pylist()
+    assert len(few) == 2
+    assert all(row in every for row in few)
+
+
 def test_co_activation(shared_trace: Trace) -> None:
     events = events_of(shared_trace, 0)
     pairs = Counter(pair for e in events for pair in combinations(sorted(e["experts"]), 2))
