@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from moescope.app.shell.shell import PAGES
+from moescope.app.text import definitions
+from moescope.store import views
+from moescope.store.compare import views as compare_views
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -105,3 +108,22 @@ def test_every_kernel_has_its_place_in_the_methods():
         offered = getattr(importlib.import_module(f"moescope.kernels.{name}"), "__all__", [])
         missing += [f"{name}.{one}" for one in offered if one.islower() and f"`{one}" not in methods]
     assert missing == []
+
+
+def test_figures_find_their_definitions_in_the_methods():
+    """Every figure of a view that a page draws has its definition, and no definition is of a view that is gone."""
+    known = {*views.names(), *compare_views.names()}
+    assert set(definitions.OF_VIEW) <= known
+    assert all(definitions.of_view(name) for name in definitions.OF_VIEW)
+    screens = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "screens").rglob("*.py"))
+    drawn = {name for name in known if f'"{name}"' in screens}
+    plain = {
+        "expert-contexts",
+        "prompt-tokens",
+        "token-contexts",
+        "contrast-prompts",
+        "model-card",
+        "response-classes",
+    }
+    assert drawn - set(definitions.OF_VIEW) == plain  # texts and lists, no measures
+    assert definitions.of_place("agreement:chance overlap").startswith("**chance overlap**: k_a · k_b / (E")

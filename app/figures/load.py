@@ -13,34 +13,21 @@ class Measure:
 
     name: str
     label: str
-    """For legends and sentences."""
+    """For legends and sentences; docs/methods/counting.md defines it by this name."""
     format: str
     """d3 format of a value."""
     axis_format: str
     """d3 format of a round value, for legends."""
-    explained: str
 
 
 MEASURES = {
     measure.name: measure
     for measure in (
-        Measure(
-            name="share", label="share of tokens", format=".1%", axis_format=".0%",
-            explained="Tokens that choose the expert, of all tokens that pass the router. "
-            "A layer's shares sum to k.",
-        ),
-        Measure(
-            name="weight", label="mean gate weight", format=".3f", axis_format=".2f",
-            explained="Gate weight that a token gives the expert, 0 where it is not chosen, "
-            "averaged over all tokens.",
-        ),
-        Measure(
-            name="probability", label="mean probability", format=".3f", axis_format=".2f",
-            explained="The router's probability of the expert before selection, averaged over all tokens. "
-            "A layer's probabilities sum to 1 under a softmax router.",
-        ),
+        Measure(name="share", label="share of tokens", format=".1%", axis_format=".0%"),
+        Measure(name="weight", label="mean gate weight", format=".3f", axis_format=".2f"),
+        Measure(name="probability", label="mean probability", format=".3f", axis_format=".2f"),
     )
-}  # fmt: skip
+}
 
 HOVER = (
     Hover(column="share", title="share of tokens", format=".2%"),

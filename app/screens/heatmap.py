@@ -19,7 +19,7 @@ from ..figures.routing_map import Hover, default_steps, routing_map
 from ..sentences import load as sentences
 from ..shell import link_check, messages, show
 from ..shell.page_context import PageContext
-from ..text import words
+from ..text import definitions, words
 from . import expert_drawer
 
 ONE, DIFFERENCE, SIDE_BY_SIDE = "one map", "difference", "side by side"
@@ -267,7 +267,7 @@ def _not_recorded(context: PageContext, measure: str) -> str:
 
 
 def _explained() -> str:
-    return "\n\n".join(f"**{m.label}**: {m.explained}" for m in MEASURES.values())
+    return "\n\n".join(definitions.of_place(f"counting:{measure.label}") for measure in MEASURES.values())
 
 
 def _difference_snippet(context: PageContext, measure: str, a: Side, b: Side) -> str:

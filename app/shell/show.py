@@ -18,6 +18,7 @@ from .. import export
 from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
 from ..reports.render import about_line
+from ..text import definitions
 from . import page_context, take_away
 from .messages import say as say_line
 
@@ -246,9 +247,13 @@ def actions(
     python: str = "",
     item: Callable[[], Item] | None = None,
 ) -> None:
-    """The row of small actions: downloads by format, print, the link to this page, the Python, the report."""
+    """The row of small actions: the definition, downloads by format, print, the link to this page, the Python, the
+    report."""
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "moescope"
     with st.container(horizontal=True, gap="small", key=f"actions-{key}"):
+        if defined := definitions.of_snippet(python):
+            with st.popover("Definition", type="tertiary", key=f"{key}-definition"):
+                st.markdown(defined)
         for kind, make in files.items():
             st.download_button(
                 kind, make, file_name=f"{stem}.{kind.lower()}", mime=MIME[kind], key=f"{key}-{kind}",
