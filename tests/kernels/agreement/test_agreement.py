@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from moescope.kernels import compiled
 from moescope.kernels.agreement import (
@@ -13,12 +14,14 @@ from moescope.kernels.agreement import (
     first_flipped,
     flipped,
     gate_distance,
+    load_correlation,
     overlap_chance,
     persistence,
     selection_margin,
     set_counts,
     set_overlap,
 )
+from moescope.kernels.agreement.loads import SMALL, ranks_of_whole
 
 E = 9
 A = np.array([[0, 1], [2, 3], [0, 1]])
@@ -217,3 +220,20 @@ def test_the_compiled_twins_agree(side, monkeypatch):
 def test_refusals_say_what_is_wrong(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("experts", [1, 2, 5, 64, 200])
+@pytest.mark.parametrize("most", [1, 9, SMALL - 1])
+def test_ranks_of_whole_numbers_are_scipys(experts, most):
+    """Most 1 ties nearly all; the largest leaves no room beside the expert in 32 bits."""
+    values = np.random.default_rng(experts).integers(0, most + 1, (30, experts)).astype(np.float32)
+    values[0] = most
+    assert np.array_equal(ranks_of_whole(values), rankdata(values, axis=1))
+
+
+def test_load_correlation_resamples_whole_and_other_numbers_alike():
+    """Halved counts have the same ranks, and are no whole numbers."""
+    counts = np.random.default_rng(0).integers(0, 9, (2, 12, 7)) * 2 + 1
+    whole, halves = (load_correlation(*(counts / by), resamples=50) for by in (1, 2))
+    assert (whole.point, whole.low, whole.high) == (halves.point, halves.low, halves.high)
+    assert whole.low < whole.point < whole.high
