@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ...store.files.whole import write_whole
-from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
+from .decision_options import Decision, decision, say
 from .output import open_with_warnings
-from .view_options import conditions
 
 
 @click.command("bits")
@@ -39,14 +37,6 @@ from .view_options import conditions
     type=click.IntRange(2, 8),
     help="GPTQModel: bits of what is no expert.",
 )
-@FIT_WHERE
-@WHERE
-@LAYERS
-@STREAM
-@SEED
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the recipe."
-)
 @click.option(
     "--format",
     "form",
@@ -55,10 +45,9 @@ from .view_options import conditions
     show_default=True,
     help="Who reads the recipe.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+@decision("Write the recipe.")
 def bits_command(
-    trace: str, budget: float, levels: str, scope: str, method: str, group: int, rest: int, fit_where: tuple[str, ...],
-    where: tuple[str, ...], layers: str | None, stream: str, seed: int, out: Path | None, form: Any, as_json: bool,
+    trace: str, budget: float, levels: str, scope: str, method: str, group: int, rest: int, form: Any, asked: Decision
 ) -> None:  # fmt: skip
     """Bit allocations of experts side by side, and one of them as a recipe; needs the expert sheet (moescope weigh).
 
@@ -68,19 +57,15 @@ def bits_command(
       moescope bits my-trace --budget 2.5 --levels 2,3,4 --format gptqmodel --out quantize.json
     """
     from ...store.deliver.recipes import recipe
-    from ...store.read.token_filter import TokenFilter
     from ...store.views.deploy.bits import allocate, bit_costs
     from ..sentences.deploy import bits_answer
 
     opened = open_with_warnings(trace)
-    fit, chosen = conditions(fit_where), conditions(where)
-    common: dict[str, Any] = {"layers": layers, "stream": stream, "seed": seed}
     table = opened.view(
-        "bits", budgets=str(budget), levels=levels, scope=scope, fit_where=fit, where=chosen, **common
+        "bits", budgets=str(budget), levels=levels, scope=scope, fit_where=asked.fit_where, **asked.common
     )
-    if out is not None:
-        costs = bit_costs(opened, levels, fit=fit, tokens=TokenFilter(where=chosen), **common)
-        write_whole(
-            out, recipe(form, costs.allocation(allocate(costs, method, budget, scope, seed)), group, rest)
-        )
-    say({"method": method, "bits": table}, bits_answer(table, method), table, as_json, out)
+    if asked.out is not None:
+        costs = bit_costs(opened, levels, split=asked.split, routers=asked.routers, tokens=asked.tokens)
+        found = costs.allocation(allocate(costs, method, budget, scope, asked.seed))
+        write_whole(asked.out, recipe(form, found, group, rest))
+    say({"method": method, "bits": table}, bits_answer(table, method), table, asked)

@@ -1,18 +1,24 @@
-"""What the commands that decide share: which prompts to fit on, and how an answer is told."""
+"""What the commands that decide share: which prompts and layers count, and how an answer is told."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .output import as_text, json_ready
+from .view_options import Conditions, conditions
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from ...store.read.token_filter import TokenFilter
+    from ...store.views.options import Routers, Split
 
 FIT_WHERE = click.option(
     "--fit-where", multiple=True, metavar="COLUMN=VALUE,...",
@@ -48,6 +54,78 @@ CHECKPOINT = click.option(
 COMPARISON = click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What every command that decides is given beside its own options."""
+
+    where: Conditions
+    fit_where: Conditions
+    layers: str | None
+    stream: str
+    seed: int
+    out: Path | None
+    as_json: bool
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Parameters of the views, without those of the split."""
+        return {"where": self.where, "layers": self.layers, "stream": self.stream, "seed": self.seed}
+
+    @property
+    def tokens(self) -> TokenFilter:
+        from ...store.read.token_filter import TokenFilter
+
+        return TokenFilter(where=self.where)
+
+    @property
+    def routers(self) -> Routers:
+        from ...store.views.options import Routers
+
+        return Routers(layers=self.layers, stream=self.stream)
+
+    @property
+    def split(self) -> Split:
+        from ...store.views.options import Split
+
+        return Split(fit_where=self.fit_where, seed=self.seed)
+
+
+def decision(
+    what: str,
+    *,
+    metavar: str = "FILE",
+    fits: bool = True,
+    json_help: str = "The comparison as JSON on stdout.",
+) -> Callable[..., Callable[..., Any]]:
+    """Give a command the options of a `Decision`, as its parameter `asked`.
+
+    Args:
+        what: help of --out.
+        fits: whether something is fitted on one part of the prompts.
+    """
+    out = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar=metavar, help=what)
+    as_json = click.option("--json", "as_json", is_flag=True, help=json_help)
+    options = (*((FIT_WHERE,) if fits else ()), WHERE, LAYERS, STREAM, SEED, out, as_json)
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(
+            *, where: tuple[str, ...], fit_where: tuple[str, ...] = (), layers: str | None, stream: str, seed: int,
+            out: Path | None, as_json: bool, **own: Any,
+        ) -> Any:  # fmt: skip
+            asked = Decision(
+                where=conditions(where), fit_where=conditions(fit_where), layers=layers, stream=stream, seed=seed,
+                out=out, as_json=as_json,
+            )  # fmt: skip
+            return command(asked=asked, **own)
+
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return add
+
+
 def smaller_model(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of commands that write a checkpoint with fewer experts."""
     from .model_options import model_options
@@ -76,7 +154,7 @@ def tell_checkpoint(
     click.echo(f"→ {facts['out']}: {said} (largest difference {facts['logit_difference']:.1e})", err=True)
 
 
-def say(facts: dict[str, Any], answer: str, shown: pa.Table, as_json: bool, out: Path | None) -> None:
+def say(facts: dict[str, Any], answer: str, shown: pa.Table, asked: Decision) -> None:
     """A sentence, a table and its notes for people; everything as JSON for a machine.
 
     Args:
@@ -89,7 +167,8 @@ def say(facts: dict[str, Any], answer: str, shown: pa.Table, as_json: bool, out:
 
     tables = [value for value in facts.values() if isinstance(value, pa.Table)]
     notes = list(dict.fromkeys(note for table in tables for note in notes_of(table)))
-    if as_json:
+    out = asked.out
+    if asked.as_json:
         plain = {
             name: json_rows(value) if isinstance(value, pa.Table) else value for name, value in facts.items()
         }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import click
 
-from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
+from .decision_options import Decision, decision, say
 from .output import open_with_warnings, write_table
-from .view_options import conditions
 
 
 @click.command("offload")
@@ -36,22 +35,10 @@ from .view_options import conditions
     type=click.FloatRange(0),
     help="Time that you measured to copy a layer's experts in: shows the ring schedule.",
 )
-@FIT_WHERE
-@WHERE
-@LAYERS
-@STREAM
-@SEED
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The curve as .csv, .json or .parquet.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON on stdout.")
+@decision("The curve as .csv, .json or .parquet.", json_help="Everything as JSON on stdout.")
 def offload_command(
     trace: str, slots: str, expert_mb: float | None, batch: int, compute_ms: float | None, copy_ms: float | None,
-    fit_where: tuple[str, ...], where: tuple[str, ...], layers: str | None, stream: str, seed: int, out: Path | None,
-    as_json: bool,
+    asked: Decision,
 ) -> None:  # fmt: skip
     """Hit rates of expert caches and of predictors on held-out prompts, and which sequences go together.
 
@@ -65,24 +52,17 @@ def offload_command(
     if (compute_ms is None) != (copy_ms is None):
         raise click.UsageError("--compute-ms and --copy-ms go together")
     opened = open_with_warnings(trace)
-    common = {
-        "layers": layers,
-        "stream": stream,
-        "where": conditions(where),
-        "seed": seed,
-    }
     size = None if expert_mb is None else expert_mb * 1e6
-    curve = opened.view("offload", slots=slots, expert_bytes=size, fit_where=conditions(fit_where), **common)
-    groups = opened.view("regrouping", batch=batch, **common)
+    curve = opened.view("offload", slots=slots, expert_bytes=size, fit_where=asked.fit_where, **asked.common)
+    groups = opened.view("regrouping", batch=batch, **asked.common)
     said = [offload_answer(curve), regrouping_answer(groups, batch)]
     if compute_ms is not None and copy_ms is not None:
-        said.append(ring_answer(len(opened.select_routers(None, stream)), compute_ms, copy_ms))
-    if out is not None:
-        write_table(curve, None, out)
+        said.append(ring_answer(len(opened.select_routers(None, asked.stream)), compute_ms, copy_ms))
+    if asked.out is not None:
+        write_table(curve, None, asked.out)
     say(
         {"offload": curve, "regrouping": groups},
         "\n".join(said),
         curve.drop_columns(["hits", "accesses"]),
-        as_json,
-        None,
+        replace(asked, out=None),
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ...store.files.whole import write_whole
-from .decision_options import FIT_WHERE, LAYERS, SEED, STREAM, WHERE, say
+from .decision_options import Decision, decision, say
 from .output import Lines, open_with_warnings
-from .view_options import conditions
 
 
 @click.command("place")
@@ -41,24 +39,15 @@ from .view_options import conditions
     "--method", help="The placement to write. Default: the most even one on the prompts of the fit."
 )
 @click.option("--seconds", default=1.0, show_default=True, help="Of the integer program for each layer.")
-@FIT_WHERE
-@WHERE
-@LAYERS
-@STREAM
-@SEED
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the placement."
-)
 @click.option(
     "--format", "form", type=click.Choice(("sglang", "sglang-counts", "json", "csv")),
     help="sglang: for --init-expert-location; sglang-counts: loads, from which SGLang places by itself. "
     "Default: sglang, or csv by FILE's ending.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON on stdout.")
+@decision("Write the placement.")
 def place_command(
     trace: str, devices: int, replicas: int, nodes: int, groups: int | None, method: str | None, seconds: float,
-    fit_where: tuple[str, ...], where: tuple[str, ...], layers: str | None, stream: str, seed: int, out: Path | None,
-    form: Any, as_json: bool,
+    form: Any, asked: Decision,
 ) -> None:  # fmt: skip
     """Six placements of experts on devices side by side, fitted on one part of the prompts and reported on the other.
 
@@ -71,7 +60,6 @@ def place_command(
     from ...store.arrow import pc
     from ...store.deliver.placement_files import placement_file
     from ...store.notes import notes_of
-    from ...store.read.token_filter import TokenFilter
     from ...store.views.deploy.decide import decide_placement
     from ...store.views.deploy.placements import Cluster
     from ..sentences.deploy import placement_answer
@@ -80,15 +68,14 @@ def place_command(
     made = decide_placement(
         opened,
         Cluster(devices=devices, replicas=replicas, nodes=nodes, groups=groups),
-        fit=conditions(fit_where),
-        tokens=TokenFilter(where=conditions(where)),
-        layers=layers,
-        stream=stream,
+        split=asked.split,
+        routers=asked.routers,
+        tokens=asked.tokens,
         seconds=seconds,
-        seed=seed,
         progress=Lines("placements"),
     )
     chosen = made.chosen(method)
+    out = asked.out
     if out is not None:
         form = form or ("csv" if out.suffix.lower() == ".csv" else "sglang")
         text = placement_file(
@@ -99,6 +86,6 @@ def place_command(
         write_whole(out, text)
     answer = placement_answer(made.table, chosen.method)
     whole = made.table.filter(pc.is_null(made.table["layer"])).drop_columns(["layer", "stream"])
-    say({"chosen": chosen.method, "placements": made.table}, answer, whole, as_json, out)
+    say({"chosen": chosen.method, "placements": made.table}, answer, whole, asked)
     if out is not None and form.startswith("sglang") and replicas:
         click.echo(f"note: start SGLang with --ep-num-redundant-experts {replicas}", err=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,30 +70,44 @@ def _made(traces: tuple[str, ...], words: tuple[str, ...], pinned: str | None, t
     )
 
 
-VIEW = click.option(
-    "--view", "words", multiple=True, metavar="VIEW",
-    help="A view, with its options as in 'load?by=language'; may be given again. Default: a standard set.",
-)  # fmt: skip
-PINNED = click.option("--pinned", metavar="NAME", help="Begin with this report of the library.")
-TITLE = click.option("--title", help="Title of the report.")
+def figures(out: Any) -> Callable[..., Callable[..., Any]]:
+    """The arguments that both commands share: what goes in, where it goes, and --json."""
+    options = (
+        click.argument("traces", metavar="TRACE...", nargs=-1),
+        click.option(
+            "--view", "words", multiple=True, metavar="VIEW",
+            help="A view, with its options as in 'load?by=language'; may be given again. Default: a standard set.",
+        ),
+        click.option("--pinned", metavar="NAME", help="Begin with this report of the library."),
+        click.option("--title", help="Title of the report."),
+        out,
+        click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout."),
+    )  # fmt: skip
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(out: Path, as_json: bool, **asked: Any) -> None:
+            written, entries = command(out, asked)
+            if as_json:
+                click.echo(json.dumps({"out": str(written), "entries": entries}))
+            else:
+                click.echo(f"{amount(entries, 'entry', 'entries')} → {written}")
+
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return add
 
 
 @click.command("report")
-@click.argument("traces", metavar="TRACE...", nargs=-1)
-@VIEW
-@PINNED
-@TITLE
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="A file ending in .html or .pdf.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
-def report_command(
-    traces: tuple[str, ...],
-    words: tuple[str, ...],
-    pinned: str | None,
-    title: str | None,
-    out: Path,
-    as_json: bool,
-) -> None:
+@figures(
+    click.option(
+        "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="A file ending in .html or .pdf.",
+    )
+)  # fmt: skip
+def report_command(out: Path, asked: dict[str, Any]) -> tuple[Path, int]:
     """Figures, numbers, sentences and methods of a trace in one file.
 
     The HTML page holds everything that it needs and opens offline; the PDF has an entry a page.
@@ -106,28 +122,18 @@ def report_command(
         raise click.UsageError(f"--out ends in {kind or 'nothing'}; it takes .html or .pdf")
     from ..reports import pdf, render
 
-    report = _made(traces, words, pinned, title)
-    data = render.to_html(report) if kind == ".html" else pdf.to_pdf(report)
-    write_whole(out, data)
-    _said(out, len(report.items), as_json)
+    report = _made(**asked)
+    write_whole(out, render.to_html(report) if kind == ".html" else pdf.to_pdf(report))
+    return out, len(report.items)
 
 
 @click.command("bundle")
-@click.argument("traces", metavar="TRACE...", nargs=-1)
-@VIEW
-@PINNED
-@TITLE
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="A new folder.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout.")
-def bundle_command(
-    traces: tuple[str, ...],
-    words: tuple[str, ...],
-    pinned: str | None,
-    title: str | None,
-    out: Path,
-    as_json: bool,
-) -> None:
+@figures(
+    click.option(
+        "--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="A new folder."
+    )
+)  # fmt: skip
+def bundle_command(out: Path, asked: dict[str, Any]) -> tuple[Path, int]:
     """A static folder to hand on: the report, figures for print, tables, methods, fingerprints.
 
     \b
@@ -136,12 +142,5 @@ def bundle_command(
     """
     from ..reports.bundle import write_bundle
 
-    report = _made(traces, words, pinned, title)
-    _said(write_bundle(report, out), len(report.items), as_json)
-
-
-def _said(out: Path, entries: int, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps({"out": str(out), "entries": entries}))
-    else:
-        click.echo(f"{amount(entries, 'entry', 'entries')} → {out}")
+    report = _made(**asked)
+    return write_bundle(report, out), len(report.items)

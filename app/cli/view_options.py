@@ -68,7 +68,11 @@ def _where(text: str) -> dict[str, list[str]]:
     return found
 
 
-def conditions(words: tuple[str, ...]) -> dict[str, list[str]] | None:
+Conditions = dict[str, list[str]] | None
+"""Values by column or tag; None for all prompts."""
+
+
+def conditions(words: tuple[str, ...]) -> Conditions:
     """`column=value,value` given once or more, as one filter; None where nothing was given."""
     found: dict[str, list[str]] = {}
     for word in words:

@@ -24,6 +24,7 @@ from moescope.store.library import sample_dir
 from moescope.store.read.token_filter import ALL_TOKENS
 from moescope.store.views.deploy.bits import allocate, bit_costs
 from moescope.store.views.deploy.scores import kept_experts, scores_of
+from moescope.store.views.options import Split
 from moescope.tracer import PromptSet, load_model, trace_prompts
 from moescope.tracer.prune.loss import mean_loss
 from moescope.tracer.prune.merge import merged_experts
@@ -238,7 +239,7 @@ def bits(held: Held, trace: Trace, fit_P: np.ndarray) -> None:
 def allocation(trace: Trace, budget: float, texts: list[str]) -> list[ExpertBits]:
     """Bits of each expert by the program over the whole model, fitted on some texts."""
     fit = {"parallel_id": texts}
-    costs = bit_costs(trace, "2,3,4", fit=fit, layers=None, stream="decoder", tokens=ALL_TOKENS, seed=SEED)
+    costs = bit_costs(trace, "2,3,4", split=Split(fit_where=fit, seed=SEED))
     return costs.allocation(allocate(costs, "mc-moe", budget))
 
 

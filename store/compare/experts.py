@@ -9,6 +9,7 @@ from ...kernels.agreement import exchange
 from ...kernels.counting import count_experts
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
+from ..views.options import DECODER, Routers
 from .layers import compared_layers
 from .pairs import Pairs
 
@@ -26,18 +27,17 @@ _SCHEMA = pa.schema(
 
 
 def agreement_experts(
-    pairs: Pairs, *, layers: str | None = None, stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
+    pairs: Pairs, *, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """Which expert of A gave way to which of B, in flipped tokens.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         layer, stream, from_expert, to_expert, count (times; where several came for one that was left, each has a part),
         share = count / uses, uses (of from_expert in A): pairs that occur, most frequent first.
     """
     wanted_N, pieces = pairs.wanted(tokens), []
-    for layer, found, kept in compared_layers(pairs, layers, stream, wanted_N):
+    for layer, found, kept in compared_layers(pairs, routers, wanted_N):
         experts = found.spec.num_experts
         given_EE = exchange(found.ids_a_NK[kept], found.ids_b_NJ[kept], experts)
         uses_E = count_experts(found.ids_a_NK[kept], experts)
@@ -47,7 +47,7 @@ def agreement_experts(
         count = given_EE[left, came]
         columns = [
             np.full(len(left), layer),
-            [stream] * len(left),
+            [routers.stream] * len(left),
             left,
             came,
             count,

@@ -13,7 +13,8 @@ from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
 from ..read.trace_parts import retry_without_damaged_part
 from ..trace import Trace
-from .by_layer import RESAMPLES, ends, mean_over_prompts
+from ..views.options import DECODER, INTERVALS, Intervals, Routers
+from .by_layer import ends, mean_over_prompts
 from .layers import compared_layers
 from .pairs import Pairs
 from .token_rows import key_of
@@ -32,17 +33,13 @@ _SCHEMA = pa.schema(
 def agreement_margin(
     pairs: Pairs,
     *,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """Flip rate by how close A's choice was: deciles of the selection margin of each layer.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        resamples, seed: of the bootstrap over prompts.
     Returns:
         layer, stream, decile (1: the smallest margins), tokens, margin_from, margin_to (k-th largest router logit minus
         the next), flip_rate with its 95 % interval over prompts. A note names layers where the captured logits do
@@ -56,15 +53,15 @@ def agreement_margin(
             "--capture ids,weights,logits"
         )
     wanted_N, rows, unexplained = pairs.wanted(tokens), [], []
-    for layer, found, good in compared_layers(pairs, layers, stream, wanted_N):
+    for layer, found, good in compared_layers(pairs, routers, wanted_N):
         if found.spec.top_k is None or found.spec.top_k >= found.spec.num_experts:
             continue
-        margin_N, explained = _margins(pairs, layer, stream, found.pair_N)
+        margin_N, explained = _margins(pairs, layer, routers.stream, found.pair_N)
         if explained < _EXPLAINED:
             unexplained.append(layer)
         kept = good & ~np.isnan(margin_N)
-        for row in _tenths(margin_N[kept], found.flipped_N[kept], found.prompt_N[kept], resamples, seed):
-            rows.append({"layer": layer, "stream": stream} | row)
+        for row in _tenths(margin_N[kept], found.flipped_N[kept], found.prompt_N[kept], intervals):
+            rows.append({"layer": layer, "stream": routers.stream} | row)
     notes = [tokens.note()]
     if unexplained:
         notes.append(
@@ -105,7 +102,7 @@ def _explained(ids_NK: np.ndarray, logits_NE: np.ndarray, k: int) -> np.ndarray:
 
 
 def _tenths(
-    margin_N: np.ndarray, flipped_N: np.ndarray, prompt_N: np.ndarray, resamples: int, seed: int
+    margin_N: np.ndarray, flipped_N: np.ndarray, prompt_N: np.ndarray, drawn: Intervals
 ) -> list[dict[str, Any]]:
     rows = []
     order = np.argsort(margin_N, kind="stable")
@@ -113,7 +110,7 @@ def _tenths(
         if not len(chosen):
             continue
         prompt = np.unique(prompt_N[chosen], return_inverse=True)[1]
-        found = mean_over_prompts(flipped_N[chosen], prompt, int(prompt.max()) + 1, resamples, seed)
+        found = mean_over_prompts(flipped_N[chosen], prompt, int(prompt.max()) + 1, drawn)
         ends_of = {"margin_from": float(margin_N[chosen[0]]), "margin_to": float(margin_N[chosen[-1]])}
         rows.append({"decile": number, "tokens": len(chosen)} | ends_of | ends("flip_rate", found))
     return rows

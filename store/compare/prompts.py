@@ -10,6 +10,7 @@ import pyarrow as pa
 from ..errors import UnknownColumn
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
+from ..views.options import DECODER, Routers
 from .layers import compared_layers, shared_layers
 from .pairs import Pairs
 
@@ -44,12 +45,11 @@ _ONE = pa.schema(
 
 
 def agreement_prompts(
-    pairs: Pairs, *, layers: str | None = None, stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
+    pairs: Pairs, *, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """Prompts by the share of their routing decisions that changed, most first.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         prompt_id, language, tokens (compared), decisions (tokens × layers), flips, flip_rate, flipped_tokens (with a
         flip in any of these layers), parts_at (position of the first other token id; null where there is none),
@@ -58,7 +58,7 @@ def agreement_prompts(
     wanted_N, count = pairs.wanted(tokens), pairs.a.num_prompts
     decisions_P, flips_P = np.zeros(count, np.int64), np.zeros(count, np.int64)
     any_N, seen_N = np.zeros(len(pairs), bool), np.zeros(len(pairs), bool)
-    for _, found, kept in compared_layers(pairs, layers, stream, wanted_N):
+    for _, found, kept in compared_layers(pairs, routers, wanted_N):
         decisions_P += np.bincount(found.prompt_N[kept], minlength=count)
         flips_P += np.bincount(found.prompt_N[kept & found.flipped_N], minlength=count)
         any_N[found.pair_N[kept & found.flipped_N]] = True
@@ -83,13 +83,15 @@ def agreement_prompts(
 
 
 def agreement_of_prompt(
-    pairs: Pairs, *, prompt_id: str, layers: str | None = None, stream: str = "decoder"
+    pairs: Pairs,
+    *,
+    prompt_id: str,
+    routers: Routers = DECODER,
 ) -> pa.Table:
     """One prompt token by token: the experts of both sides in each layer.
 
     Args:
         prompt_id: the prompt, as A names it.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         position, token, phase, layer, stream, flipped, first_flipped, overlap, gate_distance, experts_a, experts_b.
     Raises:
@@ -99,14 +101,14 @@ def agreement_of_prompt(
     if prompt_id not in ids:
         raise UnknownColumn(f"A has no prompt {prompt_id!r}")
     row, rows, known = ids.index(prompt_id), [], pairs.tokens_a
-    for layer in shared_layers(pairs, layers, stream):
-        found = pairs.compared(layer, stream)
+    for layer in shared_layers(pairs, routers):
+        found = pairs.compared(layer, routers.stream)
         for at in np.flatnonzero(found.prompt_N == row).tolist():
             token = int(pairs.row_a[found.pair_N[at]])
             distance = None if found.distance_N is None else float(found.distance_N[at])
             rows.append(
                 {"position": int(known.position_N[token]), "token": known.text(token)}
-                | {"phase": known.table["phase"][token].as_py(), "layer": layer, "stream": stream}
+                | {"phase": known.table["phase"][token].as_py(), "layer": layer, "stream": routers.stream}
                 | {"flipped": bool(found.flipped_N[at]), "first_flipped": bool(found.first_N[at])}
                 | {"overlap": float(found.overlap_N[at])}
                 | {"gate_distance": None if distance is None or np.isnan(distance) else distance}

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from ...kernels.statistics.bootstrap import bootstrap_interval
 from ..notes import with_notes
-from .by_layer import RESAMPLES, ends
+from ..views.options import DECODER, INTERVALS, Intervals, Routers
+from .by_layer import ends
 from .layers import shared_layers
 from .pairs import Pairs
 
@@ -21,35 +22,37 @@ _SCHEMA = pa.schema(
 def agreement_sequences(
     pairs: Pairs,
     *,
-    layers: str | None = None,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    routers: Routers = DECODER,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """How far apart the expert loads of paired prompts are, whether or not their tokens correspond.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        resamples, seed: of the bootstrap over prompts, and of the pairs beside it.
+        seed: also of the pairs beside it.
     Returns:
         layer, stream, prompts, distance (mean total variation of the two sides' shares of experts, each summing to 1),
         others (the same between each prompt of A and another prompt of B: what unrelated texts give), both with their
         95 % interval over prompts. Short prompts are far apart for want of tokens alone: read it beside `others`.
     """
     rows = []
-    for layer in shared_layers(pairs, layers, stream):
-        share_a, share_b = _shares(pairs, layer, stream)
+    for layer in shared_layers(pairs, routers):
+        share_a, share_b = _shares(pairs, layer, routers.stream)
         if not len(share_a):
             continue
-        row = {"layer": layer, "stream": stream, "prompts": len(share_a)}
+        row = {"layer": layer, "stream": routers.stream, "prompts": len(share_a)}
         # One rotation of a random order: no prompt of A meets its own partner.
-        order = np.random.default_rng(seed).permutation(len(share_a))
+        order = np.random.default_rng(intervals.seed).permutation(len(share_a))
         other = np.empty_like(order)
         other[order] = np.roll(order, 1)
         for name, b in (("distance", share_b), ("others", share_b[other])):
             apart = np.abs(share_a - b).sum(1) / 2
             known = len(share_a) > 1 or name == "distance"
-            row |= ends(name, bootstrap_interval(apart, resamples=resamples, seed=seed) if known else None)
+            row |= ends(
+                name,
+                bootstrap_interval(apart, resamples=intervals.resamples, seed=intervals.seed)
+                if known
+                else None,
+            )
         rows.append(row)
     note = "All tokens of a prompt count, paired or not."
     return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [note])

@@ -8,7 +8,8 @@ import pyarrow as pa
 from ...kernels.agreement import compounding, first_flip_layer, persistence
 from ..notes import with_notes
 from ..read.token_filter import ALL_TOKENS, TokenFilter
-from .by_layer import RESAMPLES, ends, mean_over_prompts
+from ..views.options import DECODER, INTERVALS, Intervals, Routers
+from .by_layer import ends, mean_over_prompts
 from .layers import shared_layers
 from .pairs import Pairs
 
@@ -35,17 +36,13 @@ _SCHEMA = pa.schema(
 def agreement_tokens(
     pairs: Pairs,
     *,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """How flips go through the layers: where the first is, and whether one leads to the next.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        resamples, seed: of the bootstrap over prompts.
     Returns:
         layer, stream, tokens (that passed all of these layers on both sides), first_flips (tokens whose first flip is
         here), earlier and unflipped (tokens with and without a flip before this layer), flip_rate, first_share, so_far
@@ -53,7 +50,7 @@ def agreement_tokens(
         prompts, after_flip = P(flip | the layer before flipped), after_earlier = P(flip | any layer before flipped),
         after_none = P(flip | none before); null where no token is left to ask.
     """
-    flips_TL, prompt_T, found = flips(pairs, layers, stream, tokens)
+    flips_TL, prompt_T, found = flips(pairs, routers, tokens)
     count = len(flips_TL)
     rows = []
     if count:
@@ -67,23 +64,24 @@ def agreement_tokens(
             earlier = int(so_far_TL[:, at - 1].sum()) if at else 0
             rows.append(
                 {"earlier": earlier, "unflipped": count - earlier}
-                | {"layer": layer, "stream": stream, "tokens": count, "first_flips": int(first_L[at])}
+                | {"layer": layer, "stream": routers.stream, "tokens": count, "first_flips": int(first_L[at])}
                 | {"flip_rate": float(flips_TL[:, at].mean()), "first_share": float(first_L[at] / count)}
-                | ends("so_far", mean_over_prompts(so_far_TL[:, at], prompt_T, prompts, resamples, seed))
+                | ends(
+                    "so_far",
+                    mean_over_prompts(so_far_TL[:, at], prompt_T, prompts, intervals),
+                )
                 | {name: None if np.isnan(value) else float(value) for name, value in conditions.items()}
             )
     return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [tokens.note(), _NO_PROOF])
 
 
-def flips(
-    pairs: Pairs, layers: str | None, stream: str, tokens: TokenFilter
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def flips(pairs: Pairs, routers: Routers, tokens: TokenFilter) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """(T, L) flips of the tokens that passed all these layers on both sides, their prompts, and the layers."""
-    found = shared_layers(pairs, layers, stream)
+    found = shared_layers(pairs, routers)
     passed_N = pairs.wanted(tokens)
     flips_NL = np.zeros((len(pairs), len(found)), bool)
     for at, layer in enumerate(found):
-        compared = pairs.compared(layer, stream)
+        compared = pairs.compared(layer, routers.stream)
         here_N = np.zeros(len(pairs), bool)
         here_N[compared.pair_N] = True
         passed_N = passed_N & here_N

@@ -13,7 +13,7 @@ from ..errors import UnknownColumn
 from ..notes import notes_of, with_notes
 from ..views._arguments import check
 from ..views._lacks import FEW_UNITS
-from ..views.token_options import parameters_of, with_token_options
+from ..views.options import parameters_of, with_options, words_of
 from .by_layer import agreement
 from .experts import agreement_experts
 from .margin import agreement_margin
@@ -25,14 +25,14 @@ from .sequences import agreement_sequences
 from .tokens import agreement_tokens
 
 VIEWS: dict[str, Callable[..., pa.Table]] = {
-    "agreement": with_token_options(agreement),
-    "agreement-overall": with_token_options(agreement_overall),
-    "agreement-tokens": with_token_options(agreement_tokens),
-    "agreement-margin": with_token_options(agreement_margin),
-    "agreement-experts": with_token_options(agreement_experts),
-    "agreement-prompts": with_token_options(agreement_prompts),
-    "agreement-of-prompt": agreement_of_prompt,
-    "agreement-sequences": agreement_sequences,
+    "agreement": with_options(agreement),
+    "agreement-overall": with_options(agreement_overall),
+    "agreement-tokens": with_options(agreement_tokens),
+    "agreement-margin": with_options(agreement_margin),
+    "agreement-experts": with_options(agreement_experts),
+    "agreement-prompts": with_options(agreement_prompts),
+    "agreement-of-prompt": with_options(agreement_of_prompt),
+    "agreement-sequences": with_options(agreement_sequences),
 }
 
 
@@ -47,8 +47,8 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def help_of(name: str) -> str:
-    """The docstring of a view."""
-    return inspect.getdoc(inspect.unwrap(_get(name))) or ""
+    """The docstring of a view, and what each field of its option groups does."""
+    return "\n".join([inspect.getdoc(inspect.unwrap(_get(name))) or "", *words_of(_get(name))])
 
 
 def view(pairs: Pairs, name: str, **params: Any) -> pa.Table:

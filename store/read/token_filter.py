@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import UnknownColumn
+from ..option_group import OptionGroup
 from ..write.rollups import KNOWN_PHASES
 from .arrays import RollupRows
 from .selection import Where
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenKind:
+class TokenKind(OptionGroup):
     """Which tokens of a prompt count; `WORDS` says what each field does."""
 
+    TITLE: ClassVar[str] = "Tokens that count"
+    WORDS: ClassVar[Mapping[str, str]] = {
+        "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
+        "special": "false leaves special and template tokens out.",
+        "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those; unknown phases are neither.",
+        "completion": "true takes the teacher-forced completion only, false everything else only.",
+        "last": "only the last so many tokens of each prompt itself.",
+    }
+    """The words of `ContrastFilter` and `TokenFilter` too: one place for each name."""
     special: bool = True
     phase: str | None = None
     completion: bool | None = None
-
-    @classmethod
-    def words(cls) -> dict[str, str]:
-        """The name of each field, and what it does in words, for help texts."""
-        return {field.name: WORDS[field.name] for field in fields(cls)}
 
     def columns(self) -> list[str]:
         """Columns of the tokens that decide which are wanted; none where all are."""
@@ -96,14 +101,5 @@ class TokenFilter(TokenKind):
         wanted_R = self.of_rollups(rollups)
         return wanted_R if self.where is None else wanted_R & trace.prompt_mask(self.where)[rollups.prompt_R]
 
-
-WORDS: Mapping[str, str] = {
-    "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
-    "special": "false leaves special and template tokens out.",
-    "phase": "prefill (the prompt's tokens) or decode (generated tokens): only those; unknown phases are neither.",
-    "completion": "true takes the teacher-forced completion only, false everything else only.",
-    "last": "only the last so many tokens of each prompt itself.",
-}
-"""What a field does, in the words of the command line."""
 
 ALL_TOKENS = TokenFilter()

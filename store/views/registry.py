@@ -3,7 +3,7 @@
     @view("load")  # or @view("paths", needs=("events",)): what a trace may lack, see `_lacks`
     def load(trace: TraceRows, *, by: str | None = None, tokens: TokenFilter = ALL_TOKENS) -> pa.Table: ...
 
-A view is called with keyword parameters only; `tokens` may be given by its fields (`token_options`). The command
+A view is called with keyword parameters only; option groups may be given by their fields (`options`). The command
 line makes its options from the signature, and its help from the docstring. Views never draw; the arithmetic is in
 the kernels.
 """
@@ -22,7 +22,7 @@ from ..errors import UnknownColumn
 from ..notes import notes_of, with_notes
 from ._arguments import check
 from ._lacks import Need, few_units, lacks, limits, why_empty
-from .token_options import parameters_of, token_words, with_token_options
+from .options import parameters_of, with_options, words_of
 
 if TYPE_CHECKING:
     from ..read.trace_rows import TraceRows
@@ -43,7 +43,7 @@ def view(
     """
 
     def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
-        _VIEWS[name] = with_token_options(function)
+        _VIEWS[name] = with_options(function)
         _NEEDS[name] = needs
         return _VIEWS[name]
 
@@ -78,10 +78,8 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def help_of(name: str) -> str:
-    """The docstring of a view, and what each field of its token filter does."""
-    text = inspect.getdoc(get(name)) or ""
-    words = [f"    {key}: {what}" for key, what in token_words(get(name)).items()]
-    return "\n".join([text, "", "Tokens that count:", *words]) if words else text
+    """The docstring of a view, and what each field of its option groups does."""
+    return "\n".join([inspect.getdoc(get(name)) or "", *words_of(get(name))])
 
 
 def run(trace: TraceRows, name: str, params: dict[str, Any]) -> pa.Table:

@@ -11,6 +11,7 @@ import streamlit as st
 from ....store.deliver.recipes import RECIPES, recipe
 from ....store.read.token_filter import TokenFilter
 from ....store.views.deploy.bits import allocate, bit_costs
+from ....store.views.options import Routers
 from ...figures import deploy as figures
 from ...sentences.deploy import bits_answer
 from ...shell import messages, show
@@ -70,13 +71,6 @@ def _curve(context: PageContext, ask: dict[str, Any]) -> None:
 
 def _file(context: PageContext, ask: dict[str, Any], budget: float, form: Any) -> str:
     tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
-    costs = bit_costs(
-        context.trace,
-        ask["levels"],
-        fit=None,
-        layers=ask["layers"],
-        stream=context.stream,
-        tokens=tokens,
-        seed=0,
-    )
+    routers = Routers(layers=ask["layers"], stream=context.stream)
+    costs = bit_costs(context.trace, ask["levels"], routers=routers, tokens=tokens)
     return recipe(form, costs.allocation(allocate(costs, "mc-moe", budget, ask["scope"])))

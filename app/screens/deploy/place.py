@@ -109,11 +109,12 @@ def _resize(context: PageContext, ask: dict[str, Any]) -> None:
 def _file(context: PageContext, ask: dict[str, Any], method: str, form: Any) -> str:
     """The placement that the picture shows, made again: figures keep tables, not placements."""
     from ....store.read.token_filter import TokenFilter
+    from ....store.views.options import Routers
 
     made = decide_placement(
         context.trace, Cluster(devices=ask["devices"], nodes=ask["nodes"], replicas=ask["replicas"]),
-        tokens=TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens]), layers=ask["layers"],
-        stream=context.stream, seconds=SECONDS,
+        tokens=TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens]),
+        routers=Routers(layers=ask["layers"], stream=context.stream), seconds=SECONDS,
     )  # fmt: skip
     return placement_file(
         form, made.loads.layers, made.chosen(method).physical_LR, made.loads.fit_LE, ask["devices"],

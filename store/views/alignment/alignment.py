@@ -16,11 +16,10 @@ from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ..layers import layers_of
+from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
 from .divergences import all_pairs, from_pivot
 from .units import parallel_units
-
-RESAMPLES = 1000
 
 
 @view("alignment")
@@ -28,34 +27,29 @@ def alignment(
     trace: TraceRows,
     *,
     pivot: str = "en",
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """How far the routing of each language departs from the pivot's, layer by layer.
 
     Args:
         pivot: the language that the others are compared with.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
-        resamples: bootstrap resamples of the parallel units.
-        seed: of the bootstrap.
     Returns:
         language, layer, stream, divergence (mean over the parallel pairs, 0..1), low, high (95 % bootstrap
         interval over units), units (pairs), experts, top_k.
     """
     units = parallel_units(trace, pivot, tokens.where)
     languages = [units.languages[n] for n in units.others]
-    chosen = layers_of(trace, layers, stream)
-    found = from_pivot(trace, units, chosen, stream, tokens)
+    chosen = routers.numbers(trace)
+    found = from_pivot(trace, units, chosen, routers.stream, tokens)
     divergence_ULM, paired_ULM = (np.stack(arrays, axis=1) for arrays in zip(*found, strict=True))
-    mean = mean_interval(divergence_ULM, paired_ULM, resamples, seed)
+    mean = mean_interval(divergence_ULM, paired_ULM, intervals)
     rows: list[dict[str, Any]] = []
     for number, layer in enumerate(chosen):
-        spec = trace.router(layer, stream)
+        spec = trace.router(layer, routers.stream)
         for m, language in enumerate(languages):
-            row = {"language": language, "layer": layer, "stream": stream}
+            row = {"language": language, "layer": layer, "stream": routers.stream}
             row |= _interval("divergence", mean, (number, m))
             rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -77,10 +71,10 @@ _SCHEMA = pa.schema(
 )
 
 
-def mean_interval(values: np.ndarray, there: np.ndarray, resamples: int, seed: int) -> Interval:
+def mean_interval(values: np.ndarray, there: np.ndarray, drawn: Intervals) -> Interval:
     """Mean over the first axis of the values that are there, with its bootstrap interval."""
     weights = None if there.all() else there
-    return interval_of_enough(values, weights=weights, resamples=resamples, seed=seed)
+    return interval_of_enough(values, weights=weights, resamples=drawn.resamples, seed=drawn.seed)
 
 
 def _interval(name: str, interval: Any, at: Any) -> dict[str, Any]:
@@ -100,27 +94,24 @@ def alignment_matrix(
     trace: TraceRows,
     *,
     layer: int | None = None,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     pivot: str = "en",
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """Divergence between every two languages, at a layer or averaged over a window of layers.
 
     Args:
-        layer: one layer; or
-        layers: a window such as 3:6 (both ends in); all layers by default.
+        layer: one layer, instead of `layers`.
         pivot: units without a text in this language are left out.
-        resamples, seed: as in `alignment`.
     Returns:
         language_a, language_b (both orders, and each with itself: 0), divergence (mean over shared units of
         the mean over layers), low, high, units, order_a, order_b (places in an order that puts similar
         languages side by side).
     """
     units = parallel_units(trace, pivot, tokens.where)
-    chosen = layers_of(trace, layers if layer is None else layer, stream)
+    stream = routers.stream
+    chosen = routers.numbers(trace) if layer is None else layers_of(trace, layer, stream)
     one, other = np.triu_indices(len(units.languages), 1)
     divergence_UQ = np.zeros((units.shape[0], len(one)))
     there_UN = np.ones(units.shape, bool)
@@ -128,7 +119,7 @@ def alignment_matrix(
         divergence_UQ += of_layer_UQ
         there_UN &= in_layer_UN
     divergence_UQ /= len(chosen)
-    mean = mean_interval(divergence_UQ, there_UN[:, one] & there_UN[:, other], resamples, seed)
+    mean = mean_interval(divergence_UQ, there_UN[:, one] & there_UN[:, other], intervals)
     place = _places(len(units.languages), one, other, mean.point, mean.units)
     rows = []
     cell = {(int(a), int(b)): pair for pair, (a, b) in enumerate(zip(one, other, strict=True))}

@@ -17,9 +17,9 @@ from ...notes import notes_of, with_notes
 from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, INTERVALS, MORE_INTERVALS, Intervals, Routers
 from ..registry import view
-from .alignment import RESAMPLES, mean_interval
+from .alignment import mean_interval
 from .divergences import from_pivot
 from .units import parallel_units
 
@@ -75,31 +75,29 @@ def alignment_scores(
     *,
     scores: Scores = None,
     pivot: str = "en",
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """Score and mean divergence from the pivot of each language, in a window of layers.
 
     Args:
         scores: a CSV (columns language, score) or JSON file; the accuracy in the trace by default.
-        pivot, layers, resamples, seed: as in `alignment`.
+        pivot: as in `alignment`.
     Returns:
         language, score, divergence (mean over the layers of the window, then over pairs), low, high (95 %
         bootstrap over units), units. Languages without a score are left out and named in the notes.
     """
     score_of, source = language_scores(trace, scores, tokens.where)
     units = parallel_units(trace, pivot, tokens.where)
-    chosen = layers_of(trace, layers, stream)
+    chosen = routers.numbers(trace)
     languages = [units.languages[n] for n in units.others]
     total_UM = np.zeros((units.shape[0], len(languages)))
     paired_UM = np.ones(total_UM.shape, bool)
-    for divergence_UM, there_UM in from_pivot(trace, units, chosen, stream, tokens):
+    for divergence_UM, there_UM in from_pivot(trace, units, chosen, routers.stream, tokens):
         total_UM += divergence_UM
         paired_UM &= there_UM
-    mean = mean_interval(total_UM / len(chosen), paired_UM, resamples, seed)
+    mean = mean_interval(total_UM / len(chosen), paired_UM, intervals)
     rows = [
         {
             "language": language,
@@ -138,26 +136,22 @@ def alignment_correlation(
     *,
     scores: Scores = None,
     pivot: str = "en",
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = 2000,
-    seed: int = 0,
+    intervals: Intervals = MORE_INTERVALS,
 ) -> pa.Table:
     """Correlation, over languages, of score and mean divergence from the pivot in a window of layers.
 
     Args:
-        scores, pivot, layers: as in `alignment-scores`.
-        resamples: bootstrap resamples of the languages.
+        scores, pivot: as in `alignment-scores`.
     Returns:
         method (pearson, spearman), r, low, high (95 % bootstrap over languages), languages, undefined (share
         of resamples in which nothing varied).
     """
     points = alignment_scores(
-        trace, scores=scores, pivot=pivot, layers=layers, stream=stream, tokens=tokens, resamples=2,
-        seed=seed,
+        trace, scores=scores, pivot=pivot, routers=routers, tokens=tokens, resamples=2, seed=intervals.seed
     )  # fmt: skip
-    return correlate(points, resamples=resamples, seed=seed)
+    return correlate(points, resamples=intervals.resamples, seed=intervals.seed)
 
 
 def correlate(points: pa.Table, *, resamples: int = 2000, seed: int = 0) -> pa.Table:

@@ -11,24 +11,21 @@ from ....kernels.statistics.bootstrap import interval_of_enough
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
-from .alignment import RESAMPLES
 from .prompts import entropies, overlaps
 
 
 def _by_language(
     trace: TraceRows,
     name: str,
-    layers: str | None,
-    stream: str,
+    routers: Routers,
     tokens: TokenFilter,
-    resamples: int,
-    seed: int,
+    drawn: Intervals,
 ) -> list[dict[str, Any]]:
     """Mean over the sequences of each language, with a bootstrap interval over sequences."""
     groups = trace.groups("language")
-    chosen = layers_of(trace, layers, stream)
+    stream, chosen = routers.stream, routers.numbers(trace)
     values_PL = np.stack(_of_prompts(trace, name, chosen, stream, tokens), axis=1)
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for number, language in enumerate(groups.names):
@@ -37,7 +34,7 @@ def _by_language(
         for there_S, at_L in _same_masks(np.isfinite(own_SL)):
             if language is None or not there_S.any():
                 continue
-            mean = interval_of_enough(own_SL[there_S][:, at_L], resamples=resamples, seed=seed)
+            mean = interval_of_enough(own_SL[there_S][:, at_L], resamples=drawn.resamples, seed=drawn.seed)
             for i, at in enumerate(at_L):
                 ends = {"low": _known(mean.low[i]), "high": _known(mean.high[i])}
                 rows[int(at), number] = {
@@ -92,22 +89,18 @@ def _known(value: Any) -> float | None:
 def routing_entropy(
     trace: TraceRows,
     *,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """Entropy of a sequence's mean router probabilities, by language and layer.
 
-    Args:
-        layers, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, entropy (nats; mean over sequences of H(q), not the mean entropy of single
         tokens), low, high (95 % bootstrap over sequences), sequences, experts, top_k, entropy_normalised
         (entropy / log E).
     """
-    rows = _by_language(trace, "entropy", layers, stream, tokens, resamples, seed)
+    rows = _by_language(trace, "entropy", routers, tokens, intervals)
     for row in rows:
         row["entropy_normalised"] = row["entropy"] / np.log(row["experts"]) if row["experts"] > 1 else 0.0
     return with_notes(
@@ -119,22 +112,18 @@ def routing_entropy(
 def routing_consistency(
     trace: TraceRows,
     *,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """How alike the tokens of one sequence are routed, by language and layer.
 
-    Args:
-        layers, resamples, seed: as in `alignment`.
     Returns:
         language, layer, stream, consistency (share of a token's experts that another token of its sequence
         uses too; mean over pairs, then over sequences), low, high (95 % bootstrap over sequences), sequences
         (of at least two tokens), experts, top_k, chance (k / E: independent uniform routing).
     """
-    rows = _by_language(trace, "consistency", layers, stream, tokens, resamples, seed)
+    rows = _by_language(trace, "consistency", routers, tokens, intervals)
     for row in rows:
         row["chance"] = None if row["top_k"] is None else row["top_k"] / row["experts"]
     ours = "The measure of consistency is our choice: the mean overlap of two tokens of one sequence."

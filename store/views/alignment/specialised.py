@@ -20,9 +20,9 @@ from ...notes import with_notes
 from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
-from .alignment import RESAMPLES, mean_interval
+from .alignment import mean_interval
 from .prompts import rate_sums, rates
 from .units import Units, by_unit, parallel_units
 
@@ -136,11 +136,9 @@ def specialised(
     tau: float = 0.3,
     pivot: str = "en",
     task: str | None = None,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """Experts that a language (or a task) uses more often than the pivot's text, by more than tau.
 
@@ -148,7 +146,6 @@ def specialised(
         tau: threshold on the difference of frequencies; the paper uses 0.25 to 0.5.
         pivot: the language that the others are compared with.
         task: a value of `group`: prompts of the pivot language in it show the task experts.
-        layers, resamples, seed: as in `alignment`.
     Returns:
         layer, stream, expert, kind (language-specific: one language; multilingual: several; task; shared: a
         task and a language), language (one row for each that it is specialised for; null for the task),
@@ -158,24 +155,27 @@ def specialised(
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, tokens.where)
     rows: list[dict[str, Any]] = []
-    chosen = layers_of(trace, layers, stream)
-    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, tokens), strict=True):
+    chosen = routers.numbers(trace)
+    for layer, found in zip(
+        chosen, differences(trace, units, task_P, chosen, routers.stream, tokens), strict=True
+    ):
         kinds_E, chosen_ME, task_E = found.kinds(languages, tau)
         m, e = np.nonzero(chosen_ME)
-        more = unit_differences(trace, units, layer, stream, tokens, m, e) if len(m) else None
-        mean = None if more is None else mean_interval(*more, resamples, seed)
+        more = unit_differences(trace, units, layer, routers.stream, tokens, m, e) if len(m) else None
+        mean = None if more is None else mean_interval(*more, intervals)
         for at, (language, expert) in enumerate(zip(m, e, strict=True)):
             assert mean is not None
             low, high = (None if np.isnan(end[at]) else float(end[at]) for end in (mean.low, mean.high))
             rows.append(
-                _row(layer, stream, int(expert), kinds_E, found)
+                _row(layer, routers.stream, int(expert), kinds_E, found)
                 | {"language": languages[language], "delta": float(mean.point[at])}
                 | {"low": low, "high": high, "units": int(mean.units[at])}
             )
         for expert in np.flatnonzero(task_E):
             assert found.task_E is not None
             rows.append(
-                _row(layer, stream, int(expert), kinds_E, found) | {"delta": float(found.task_E[expert])}
+                _row(layer, routers.stream, int(expert), kinds_E, found)
+                | {"delta": float(found.task_E[expert])}
             )
     rows.sort(key=lambda row: (row["layer"], row["expert"]))
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -214,14 +214,13 @@ def specialised_counts(
     *,
     pivot: str = "en",
     task: str | None = None,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    stream: str = "decoder",
 ) -> pa.Table:
     """How many experts of each layer are specialised, for a range of tau.
 
     Args:
-        pivot, task, layers: as in `specialised-experts`.
+        pivot, task: as in `specialised-experts`.
     Returns:
         tau (0.05 to 0.6), layer, stream, kind, experts (how many), of (experts of the layer).
     """
@@ -229,11 +228,13 @@ def specialised_counts(
     languages = [units.languages[n] for n in units.others]
     task_P = split_task(trace, pivot, task, tokens.where)
     rows = []
-    chosen = layers_of(trace, layers, stream)
-    for layer, found in zip(chosen, differences(trace, units, task_P, chosen, stream, tokens), strict=True):
+    chosen = routers.numbers(trace)
+    for layer, found in zip(
+        chosen, differences(trace, units, task_P, chosen, routers.stream, tokens), strict=True
+    ):
         for tau in TAUS:
             kinds_E = found.kinds(languages, tau)[0]
             for number, kind in enumerate(KINDS[1:], start=1):
-                row = {"tau": tau, "layer": layer, "stream": stream, "kind": kind}
+                row = {"tau": tau, "layer": layer, "stream": routers.stream, "kind": kind}
                 rows.append(row | {"experts": int((kinds_E == number).sum()), "of": len(kinds_E)})
     return with_notes(pa.Table.from_pylist(rows), [*units.notes, tokens.note()])

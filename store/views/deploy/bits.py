@@ -17,10 +17,9 @@ from ...deliver.recipes import ExpertBits
 from ...errors import DecisionRefused
 from ...expert_sheet import expert_sheet
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, HALVES, Routers, Split
 from ..registry import view
 from .halves import halves, refusals
 
@@ -59,11 +58,9 @@ def bit_costs(
     trace: TraceRows,
     levels: str,
     *,
-    fit: Where | None,
-    layers: str | None,
-    stream: str,
-    tokens: TokenFilter,
-    seed: int,
+    split: Split = HALVES,
+    routers: Routers = DECODER,
+    tokens: TokenFilter = ALL_TOKENS,
 ) -> BitCosts:
     """Read what an allocation needs.
 
@@ -75,12 +72,12 @@ def bit_costs(
     hint = f"run: moescope weigh MODEL --trace TRACE --what quantisation,outliers --bits {levels}"
     if sheet is None:
         raise DecisionRefused(f"the trace has no expert sheet, which holds the errors of rounding; {hint}")
-    rows = [row for row in sheet.to_pylist() if row["stream"] == stream]
-    parts = halves(trace, tokens, fit, seed)
+    rows = [row for row in sheet.to_pylist() if row["stream"] == routers.stream]
+    parts = halves(trace, tokens, split.fit_where, split.seed)
     pieces, notes = [], [parts.note, LIMIT, tokens.note()]
-    for layer in layers_of(trace, layers, stream):
+    for spec in routers.specs(trace):
+        layer, stream = spec.layer, spec.stream
         mine = sorted((row for row in rows if row["layer"] == layer), key=lambda row: row["expert"])
-        spec = trace.router(layer, stream)
         if len(mine) != spec.num_experts or any(
             row["bits"] is None or not set(widths) <= set(row["bits"]) for row in mine
         ):
@@ -104,7 +101,7 @@ def bit_costs(
     return BitCosts(
         layer_N, np.concatenate([np.arange(len(piece["usage"])) for piece in pieces]), widths, joined("fit"),
         joined("report"), joined("usage"), joined("outlier"), joined("block"),
-        {piece["layer"]: trace.router(piece["layer"], stream).experts for piece in pieces}, notes,
+        {piece["layer"]: trace.router(piece["layer"], routers.stream).experts for piece in pieces}, notes,
     )  # fmt: skip
 
 
@@ -219,11 +216,9 @@ def bits(
     levels: str = "2,3,4",
     scope: str = "model",
     draws: int = 20,
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    seed: int = 0,
 ) -> pa.Table:
     """Bit allocations side by side: the error that they predict on prompts that they were not fitted on.
 
@@ -237,10 +232,10 @@ def bits(
         random), budget, mean_bits, error (sum of φ · w^1.5 · ε on held-out prompts), relative (to random), low, high
         (of random draws: the central 95 %), fitted (the error on the prompts of the fit).
     """
-    costs = bit_costs(trace, levels, fit=fit_where, layers=layers, stream=stream, tokens=tokens, seed=seed)
+    costs = bit_costs(trace, levels, split=split, routers=routers, tokens=tokens)
     rows = []
     for budget in _numbers(budgets):
-        random = [allocate(costs, "random", budget, scope, seed + draw) for draw in range(draws)]
+        random = [allocate(costs, "random", budget, scope, split.seed + draw) for draw in range(draws)]
         errors = [costs.error(bits_N, costs.report_NB) for bits_N in random]
         base = float(np.mean(errors))
         for method in METHODS:
@@ -253,7 +248,7 @@ def bits(
                 fitted = float(np.mean([costs.error(one, costs.fit_NB) for one in random]))
                 error, mean = base, float(np.mean([one.mean() for one in random]))
             else:
-                found = allocate(costs, method, budget, scope, seed)
+                found = allocate(costs, method, budget, scope, split.seed)
                 error, mean, ends = costs.error(found, costs.report_NB), float(found.mean()), [None, None]
                 fitted = costs.error(found, costs.fit_NB)
             row = {"method": method, "budget": budget, "mean_bits": mean, "error": error}

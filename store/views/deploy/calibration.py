@@ -14,6 +14,7 @@ from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 
 NOTE = "A greedy choice among recorded prompts (ours), not the text generation of arXiv 2505.03804."
@@ -75,8 +76,7 @@ def calibration_balance(
     *,
     sizes: str = "16,32,64,128",
     draws: int = 50,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
     seed: int = 0,
 ) -> pa.Table:
@@ -89,13 +89,13 @@ def calibration_balance(
         set (picked, random, all), prompts, tokens, sigma (mean over layers of the sample standard deviation of expert
         shares; 0 is even), low, high (of random sets: the central 95 %), unused (experts that the set never reaches).
     """
-    used = usage_by_prompt(trace, layers, stream, tokens)
+    used = usage_by_prompt(trace, routers.layers, routers.stream, tokens)
     there = np.flatnonzero(used.tokens_P > 0)
     if len(there) == 0:
         raise DecisionRefused("no prompt of the selection has tokens: there is nothing to pick from")
     wanted = sorted({min(size, len(there)) for size in _sizes(sizes)})
     rng = np.random.default_rng(seed)
-    picked, _ = picked_prompts(trace, wanted[-1], layers=layers, stream=stream, tokens=tokens)
+    picked, _ = picked_prompts(trace, wanted[-1], layers=routers.layers, stream=routers.stream, tokens=tokens)
     # Experts that a layer does not have are no experts that a set misses.
     real_LE = used.counts_PLE.sum(0) > 0
 

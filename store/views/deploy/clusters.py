@@ -13,6 +13,7 @@ from ...expert_sheet import expert_sheet
 from ...notes import with_notes
 from ...read.trace_rows import TraceRows
 from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 
 NOTE = (
@@ -27,8 +28,7 @@ def likeness(
     *,
     keep: float = 0.5,
     draws: int = 50,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     seed: int = 0,
 ) -> pa.Table:
     """Clusters of experts with like outputs: what a merge to fewer experts would put together.
@@ -42,19 +42,23 @@ def likeness(
     """
     rng = np.random.default_rng(seed)
     out: list[dict[str, Any]] = []
-    for layer, near in _similarities(trace, layers, stream).items():
+    for layer, near in _similarities(trace, routers.layers, routers.stream).items():
         cluster = expert_clusters(near, max(1, round(keep * len(near))))
         random = np.mean([similarity_within(near, rng.permutation(cluster)) for _ in range(draws)])
         facts = {"within": similarity_within(near, cluster), "random": float(random)}
         facts["mean"] = similarity_within(near, np.zeros(len(near), np.int64))
         for expert, number in enumerate(cluster.tolist()):
-            key = {"layer": layer, "stream": stream, "expert": expert, "cluster": number}
+            key = {"layer": layer, "stream": routers.stream, "expert": expert, "cluster": number}
             out.append(key | facts | {"similarity": near[expert].tolist()})
     return with_notes(pa.Table.from_pylist(out), [NOTE])
 
 
 @view("merge-tree")
-def merge_tree(trace: TraceRows, *, layers: str | None = None, stream: str = "decoder") -> pa.Table:
+def merge_tree(
+    trace: TraceRows,
+    *,
+    routers: Routers = DECODER,
+) -> pa.Table:
     """The tree of experts with like outputs: which join first, and at what similarity (average linkage).
 
     Returns:
@@ -62,9 +66,9 @@ def merge_tree(trace: TraceRows, *, layers: str | None = None, stream: str = "de
         cosine between what joins), experts (how many are together then).
     """
     out: list[dict[str, Any]] = []
-    for layer, near in _similarities(trace, layers, stream).items():
+    for layer, near in _similarities(trace, routers.layers, routers.stream).items():
         for step, (a, b, distance, size) in enumerate(linkage(near).tolist() if len(near) > 1 else []):
-            key = {"layer": layer, "stream": stream, "step": step, "a": int(a), "b": int(b)}
+            key = {"layer": layer, "stream": routers.stream, "step": step, "a": int(a), "b": int(b)}
             out.append(key | {"similarity": 1 - distance, "experts": int(size)})
     return with_notes(pa.Table.from_pylist(out), [NOTE])
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from ...errors import DecisionRefused
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
+from ..options import DECODER, HALVES, Routers, Split
 from .placement import given_loads, notes_of_placement, placement_table
 from .placements import METHODS, Cluster, Loads, Placement, placements
 
@@ -48,16 +48,14 @@ def decide_placement(
     trace: TraceRows,
     cluster: Cluster,
     *,
-    fit: Where | None = None,
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    layers: str | None = None,
-    stream: str = "decoder",
     seconds: float = 1.0,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PlacementDecision:
     """Make all placements of `METHODS`, and compare them on prompts that they were not fitted on."""
-    given, note = given_loads(trace, layers, stream, tokens, fit, seed)
-    made = placements(given, cluster, seed=seed, seconds=seconds, progress=progress)
-    table = placement_table(given, made, cluster.devices, seed)
+    given, note = given_loads(trace, routers, tokens, split)
+    made = placements(given, cluster, seed=split.seed, seconds=seconds, progress=progress)
+    table = placement_table(given, made, cluster.devices, split.seed)
     return PlacementDecision(given, made, with_notes(table, notes_of_placement(given, cluster, note, tokens)))

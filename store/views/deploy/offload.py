@@ -22,10 +22,9 @@ from ....kernels.offload import (
 from ....kernels.statistics.jackknife import deal, jackknife_interval
 from ...errors import DecisionRefused
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, HALVES, Routers, Split
 from ..registry import view
 from .halves import halves
 from .paths import Paths, paths
@@ -55,27 +54,24 @@ def offload(
     *,
     slots: str = "4,8,16",
     expert_bytes: float | None = None,
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    seed: int = 0,
 ) -> pa.Table:
     """Hit rates of expert caches with and without prediction, on prompts that nothing was fitted on.
 
     Args:
         slots: experts of a layer that are held, e.g. 4,8,16; predictive caches share as many over all layers.
         expert_bytes: size of an expert; from the expert sheet where it is not given.
-        fit_where: prompts to fit predictors on; a random half of the texts by default.
     Returns:
         policy, kind (cache, knows the future, predictor), slots, hit_rate = hits / accesses, low, high (95 %, jackknife
         over groups of prompts), loads_per_token (experts copied; null for caches, where a first access with room counts
         as a hit), bytes (of all slots; null where the size is unknown), hits, accesses.
     """
     sizes = slots_of(slots)
-    parts = halves(trace, tokens, fit_where, seed)
-    seen = paths(trace, layers_of(trace, layers, stream), stream, tokens, seed)
-    experts = max(trace.router(layer, stream).num_experts for layer in seen.layers)
+    parts = halves(trace, tokens, split.fit_where, split.seed)
+    seen = paths(trace, routers.numbers(trace), routers.stream, tokens, split.seed)
+    experts = max(trace.router(layer, routers.stream).num_experts for layer in seen.layers)
     fit, report = seen.of(parts.fit_P), seen.of(parts.report_P)
     size = expert_bytes if expert_bytes is not None else expert_size(trace)
     rows = []
@@ -169,11 +165,9 @@ def _rate(hits_G: np.ndarray, accesses_G: np.ndarray) -> dict[str, Any]:
 def expert_prediction(
     trace: TraceRows,
     *,
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    seed: int = 0,
 ) -> pa.Table:
     """How many of a token's experts three predictors name, each naming as many as a token has.
 
@@ -181,16 +175,16 @@ def expert_prediction(
         predictor, layer, stream, recall = |predicted ∩ chosen| / |chosen| (mean over held-out tokens that have one
         before them or not), chance = k / E.
     """
-    parts = halves(trace, tokens, fit_where, seed)
-    seen = paths(trace, layers_of(trace, layers, stream), stream, tokens, seed)
-    experts = max(trace.router(layer, stream).num_experts for layer in seen.layers)
+    parts = halves(trace, tokens, split.fit_where, split.seed)
+    seen = paths(trace, routers.numbers(trace), routers.stream, tokens, split.seed)
+    experts = max(trace.router(layer, routers.stream).num_experts for layer in seen.layers)
     fit, report = seen.of(parts.fit_P), seen.of(parts.report_P)
     k = seen.ids_TLK.shape[2]
     rows = []
     for predictor in PREDICTORS:
         share_TL = recall(predictions(fit, report, predictor, k, experts), report.ids_TLK)
         for at, layer in enumerate(seen.layers):
-            row = {"predictor": predictor, "layer": layer, "stream": stream}
+            row = {"predictor": predictor, "layer": layer, "stream": routers.stream}
             chosen = (report.ids_TLK[:, at] >= 0).sum(1).mean() if len(report.ids_TLK) else 0.0
             rows.append(row | {"recall": _mean(share_TL[:, at]), "chance": float(chosen / experts)})
     return with_notes(pa.Table.from_pylist(rows), [parts.note, LIMIT, tokens.note()])
@@ -207,8 +201,7 @@ def regrouping(
     *,
     batch: int = 8,
     draws: int = 20,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
     seed: int = 0,
 ) -> pa.Table:
@@ -221,8 +214,8 @@ def regrouping(
         order (as recorded, random, regrouped), batches, experts_per_batch (over all layers), share (of all experts),
         low, high (of random orders: the central 95 %).
     """
-    seen = paths(trace, layers_of(trace, layers, stream), stream, tokens, seed)
-    experts = max(trace.router(layer, stream).num_experts for layer in seen.layers)
+    seen = paths(trace, routers.numbers(trace), routers.stream, tokens, seed)
+    experts = max(trace.router(layer, routers.stream).num_experts for layer in seen.layers)
     used = _used(seen, experts)
     rng = np.random.default_rng(seed)
     plain = [list(range(start, min(start + batch, len(used)))) for start in range(0, len(used), batch)]

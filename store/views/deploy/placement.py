@@ -13,10 +13,9 @@ from ....kernels.statistics.jackknife import deal, jackknife_interval
 from ...errors import DecisionRefused
 from ...notes import with_notes
 from ...read.arrays import sum_rows
-from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, HALVES, Routers, Split
 from ..registry import view
 from .halves import halves, refusals
 from .placements import METHODS, Cluster, Loads, Placement, loads, placements
@@ -51,12 +50,10 @@ def placement(
     nodes: int = 1,
     groups: int | None = None,
     methods: str = ",".join(METHODS),
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
     seconds: float = 1.0,
-    seed: int = 0,
 ) -> pa.Table:
     """Placements of experts on devices side by side: how evenly loaded, and how much leaves its device.
 
@@ -65,10 +62,7 @@ def placement(
         replicas: further places for copies of busy experts; only EPLB uses them.
         groups: groups of experts that the hierarchical EPLB keeps within a node; as many as nodes by default.
         methods: of contiguous, random (mean of 20), greedy, eplb-global, eplb-hierarchical, milp (arXiv 2502.06643).
-        fit_where: prompts to fit on, e.g. language=en; a random half of the texts by default.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
         seconds: of the program for each layer.
-        seed: of the halves and of random placements.
     Returns:
         method, layer (null: all layers, each waiting for its busiest device), stream, balancedness = mean / largest
         device load on the prompts that were held out, low, high (95 %, jackknife over groups of prompts), fitted
@@ -76,13 +70,13 @@ def placement(
         only), largest_link (share over the busiest directed link), gap (of the program: 0 optimal, null not proven),
         places.
     """
-    given, note = given_loads(trace, layers, stream, tokens, fit_where, seed)
+    given, note = given_loads(trace, routers, tokens, split)
     cluster = Cluster(devices=devices, replicas=replicas, nodes=nodes, groups=groups)
     found = placements(
-        given, cluster, [name.strip() for name in methods.split(",")], seed=seed, seconds=seconds
+        given, cluster, [name.strip() for name in methods.split(",")], seed=split.seed, seconds=seconds
     )
     return with_notes(
-        placement_table(given, found, devices, seed), notes_of_placement(given, cluster, note, tokens)
+        placement_table(given, found, devices, split.seed), notes_of_placement(given, cluster, note, tokens)
     )
 
 
@@ -109,12 +103,10 @@ def placement_table(given: Loads, found: list[Placement], devices: int, seed: in
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
-def given_loads(
-    trace: TraceRows, layers: str | None, stream: str, tokens: TokenFilter, fit: Where | None, seed: int
-) -> tuple[Loads, str]:
+def given_loads(trace: TraceRows, routers: Routers, tokens: TokenFilter, split: Split) -> tuple[Loads, str]:
     """What placements need of a trace, and the note on how its prompts were split."""
-    parts = halves(trace, tokens, fit, seed)
-    return loads(trace, layers_of(trace, layers, stream), stream, tokens, parts), parts.note
+    parts = halves(trace, tokens, split.fit_where, split.seed)
+    return loads(trace, routers.numbers(trace), routers.stream, tokens, parts), parts.note
 
 
 def _rows(
@@ -210,11 +202,9 @@ def dispatch(
     method: str = "contiguous",
     per: str = "slot",
     batch_tokens: int = 4096,
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    seed: int = 0,
 ) -> pa.Table:
     """What each device sends to each under a placement, and how unevenly micro-batches load them.
 
@@ -227,8 +217,8 @@ def dispatch(
         micro-batches of the population deviation of expert shares), busiest_over_mean (mean over micro-batches of
         device loads), worst_batch (the largest of them). Sequences are dealt to devices in turn.
     """
-    given, note = given_loads(trace, layers, stream, tokens, fit_where, seed)
-    (one,) = placements(given, Cluster(devices=devices), [method], seed=seed)
+    given, note = given_loads(trace, routers, tokens, split)
+    (one,) = placements(given, Cluster(devices=devices), [method], seed=split.seed)
     if given.paths is None:
         raise DecisionRefused("dispatch needs two layers or more with events")
     seen = given.paths.of(given.report_P)
@@ -242,7 +232,13 @@ def dispatch(
             )
         facts = _batches(seen.ids_TLK[:, at], device_E, devices, batch_tokens)
         source, target = np.divmod(np.arange(devices**2), devices)
-        columns = {"layer": layer, "stream": stream, "from": source, "to": target, "sent": sent.ravel()}
+        columns = {
+            "layer": layer,
+            "stream": routers.stream,
+            "from": source,
+            "to": target,
+            "sent": sent.ravel(),
+        }
         columns |= {"share": sent.ravel() / max(1, sent.sum()), "local_share": local_share(sent)} | facts
         pieces.append(_table(columns, devices**2))
     dealt = "Sequences are dealt to the devices in turn: an engine with another rule has other local shares."
@@ -280,11 +276,9 @@ def resize(
     devices: int = 8,
     to: str = "2,4,16",
     expert_bytes: float | None = None,
-    fit_where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    split: Split = HALVES,
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
-    seed: int = 0,
 ) -> pa.Table:
     """What-if of more or fewer devices: experts that move from a largest-first placement, and loads before and after.
 
@@ -296,8 +290,8 @@ def resize(
         devices, new_devices, moves (experts of all layers), experts, moved_bytes (null where the size is unknown),
         balancedness_before, balancedness (on held-out prompts; each layer waits for its busiest device).
     """
-    given, note = given_loads(trace, layers, stream, tokens, fit_where, seed)
-    (one,) = placements(given, Cluster(devices=devices), ["greedy"], seed=seed)
+    given, note = given_loads(trace, routers, tokens, split)
+    (one,) = placements(given, Cluster(devices=devices), ["greedy"], seed=split.seed)
     try:
         sizes = [int(size) for size in str(to).split(",")]
     except ValueError:

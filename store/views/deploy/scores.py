@@ -19,7 +19,7 @@ from ...read.batches import EventBatch
 from ...read.passes import map_router
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .halves import halves
 
@@ -104,8 +104,7 @@ def _of_events(
 def expert_scores(
     trace: TraceRows,
     *,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """Scores of experts for pruning, side by side.
@@ -118,13 +117,13 @@ def expert_scores(
     pieces, missing = [], False
     kinds = [("layer", pa.int32()), ("stream", pa.string()), ("expert", pa.int32())]
     kinds += [(name, pa.float64()) for name in SCORES]
-    for layer in layers_of(trace, layers, stream):
-        found = scores_of(trace, layer, stream, tokens)
+    for layer in routers.numbers(trace):
+        found = scores_of(trace, layer, routers.stream, tokens)
         experts = len(found["frequency"])
         missing |= "reap" not in found
         columns: dict[str, Any] = {
             "layer": np.full(experts, layer),
-            "stream": pa.repeat(pa.scalar(stream), experts),
+            "stream": pa.repeat(pa.scalar(routers.stream), experts),
         }
         columns |= {"expert": np.arange(experts)}
         columns |= {name: found.get(name, pa.nulls(experts, pa.float64())) for name in SCORES}
@@ -140,8 +139,7 @@ def score_agreement(
     trace: TraceRows,
     *,
     keep: float = 0.75,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
     seed: int = 0,
 ) -> pa.Table:
@@ -156,9 +154,11 @@ def score_agreement(
     parts = halves(trace, tokens, None, seed)
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     chances = []
-    for layer in layers_of(trace, layers, stream):
-        whole = scores_of(trace, layer, stream, tokens)
-        first, second = (scores_of(trace, layer, stream, tokens, p) for p in (parts.fit_P, parts.report_P))
+    for layer in routers.numbers(trace):
+        whole = scores_of(trace, layer, routers.stream, tokens)
+        first, second = (
+            scores_of(trace, layer, routers.stream, tokens, p) for p in (parts.fit_P, parts.report_P)
+        )
         kept = kept_count(keep, len(whole["frequency"]))
         chances.append(kept / len(whole["frequency"]))
         for a, b in combinations(whole, 2):
@@ -211,8 +211,7 @@ def kept_overlap(
     by: str = "language",
     keep: float = 0.5,
     score: str = "gate",
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """Whether two domains would keep the same experts.
@@ -230,9 +229,9 @@ def kept_overlap(
         raise DecisionRefused(f"an overlap needs two values of {by}; the prompts have {len(names)}")
     kept_of: dict[str, list[np.ndarray]] = {name: [] for _, name in names}
     chances = []
-    for layer in layers_of(trace, layers, stream):
+    for layer in routers.numbers(trace):
         for at, name in names:
-            found = scores_of(trace, layer, stream, tokens, groups.group_P == at)
+            found = scores_of(trace, layer, routers.stream, tokens, groups.group_P == at)
             if score not in found:
                 raise DecisionRefused(f"the trace has no {score} by prompt; it has: {', '.join(found)}")
             kept = kept_count(keep, len(found[score]))

@@ -16,7 +16,7 @@ from ...read.passes import map_router
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
-from ..layers import layers_of
+from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
 
 RESAMPLES = 1000
@@ -39,19 +39,15 @@ _SCHEMA = pa.schema(
 def expert_half_life(
     trace: TraceRows,
     *,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
     horizon: int = 32,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """For how many consecutive tokens an expert stays chosen, beside chance.
 
     Args:
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
         horizon: the longest distance looked at, in tokens.
-        resamples, seed: of the bootstrap over prompts.
     Returns:
         layer, stream, half_life (tokens after which half of the uses of experts have ended; null where more than half
         last beyond the horizon), low, high (95 % bootstrap over prompts), chance (half-life of independent tokens with
@@ -59,11 +55,19 @@ def expert_half_life(
         experts, top_k; see docs/methods/consistency.md.
     """
     rows = []
-    for layer in layers_of(trace, layers, stream):
-        spec = trace.router(layer, stream)
+    for spec in routers.specs(trace):
         survived_PD, at_risk_PD, count_E, passed = _sums(trace, spec, tokens, horizon)
         if passed:
-            rows.append(_row(spec, survived_PD, at_risk_PD, count_E / passed, horizon, (resamples, seed)))
+            rows.append(
+                _row(
+                    spec,
+                    survived_PD,
+                    at_risk_PD,
+                    count_E / passed,
+                    horizon,
+                    (intervals.resamples, intervals.seed),
+                )
+            )
     ours = "The half-life is our choice of measure. Tokens left out by a filter end a sequence."
     return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [ours, tokens.note()])
 

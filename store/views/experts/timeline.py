@@ -15,6 +15,7 @@ from ...read.batches import EventBatch
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
+from ..options import FEWER_INTERVALS, Intervals
 from ..registry import view
 from ._axis import Axis, axis_of
 
@@ -56,8 +57,7 @@ def timeline(
     top: int = 8,
     bins: int = 64,
     tokens: TokenFilter = ALL_TOKENS,
-    resamples: int = 500,
-    seed: int = 0,
+    intervals: Intervals = FEWER_INTERVALS,
 ) -> pa.Table:
     """How the use of the experts changes along an axis: step, noise level, age, day, frame.
 
@@ -67,7 +67,6 @@ def timeline(
         top: experts of a layer that have rows of their own, those used most over all; the rest together have
             expert null.
         bins: places of the axis at most; numbers and positions beyond are put together in equal widths.
-        resamples, seed: of the bootstrap over prompts.
     Returns:
         layer, stream, axis (position, number, date or order), x (the value, or from–to), at (its number, days since
         1970 for a date), expert, share (of the tokens there that choose it; those of a layer sum to k), low, high (95 %
@@ -86,7 +85,9 @@ def timeline(
         known = len(units.x_U) <= MOST_UNITS
         if not known:
             notes.append("Without intervals: there are too many prompts and places.")
-        rows += _rows(spec, axis, sums, units, chosen_M, (resamples, seed) if known else None)
+        rows += _rows(
+            spec, axis, sums, units, chosen_M, (intervals.resamples, intervals.seed) if known else None
+        )
     return with_notes(pa.Table.from_pylist(rows, schema=_COLUMNS), list(dict.fromkeys(filter(None, notes))))
 
 

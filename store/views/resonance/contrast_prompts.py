@@ -5,11 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.trace_rows import TraceRows
-from ...response_classes import Classes, Rules
 from ..registry import view
-from .sides import Group, sides_of
+from .sides import BY_GROUP, Group, Grouping
 
 _TEXT = ("prompt_id", "language", "parallel_id", "text", "generated")
 
@@ -19,20 +17,16 @@ def contrast_prompts(
     trace: TraceRows,
     *,
     target: Group,
-    rest: Group = None,
-    by: str = "group",
-    where: Where | None = None,
-    rules: Rules | str | None = None,
-    classes: Classes | str | None = None,
+    grouping: Grouping = BY_GROUP,
 ) -> pa.Table:
     """The prompts of both groups of a contrast.
 
     Args:
-        target, rest, by, where, rules, classes: as in `resonance`.
+        target: values of `by` (comma between), or a SELECT of prompt ids.
     Returns:
         side (target or rest), prompt_id, language, parallel_id, text, generated; in the order they were
         traced.
     """
-    sides = sides_of(trace, by, target, rest, where, rules, classes)
+    sides = grouping.sides(trace, target)
     chosen = trace.prompts().select(list(_TEXT)).add_column(0, "side", pa.array(sides.labels_P, pa.string()))
     return with_notes(chosen.filter(chosen["side"].is_valid()), [sides.target, sides.rest])

@@ -11,7 +11,7 @@ from ....kernels.counting import count_experts
 from ...errors import StoreError, UnknownColumn
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter, maps_of
 
@@ -23,8 +23,7 @@ def prompt_maps(
     trace: TraceRows,
     *,
     prompts: str | Sequence[str],
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     measure: str = "rate",
     tokens: ContrastFilter = WHOLE_PROMPT,
 ) -> pa.Table:
@@ -43,14 +42,14 @@ def prompt_maps(
     if unknown:
         raise UnknownColumn(f"the trace has no prompt {unknown[0]!r}")
     wanted_P = np.array([one in ids for one in known], bool)
-    routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
-    maps_QM, rows = maps_of(trace, routers, wanted_P, measure, tokens)
-    layer_M, expert_M = _cells(routers)
+    specs = routers.specs(trace)
+    maps_QM, rows = maps_of(trace, specs, wanted_P, measure, tokens)
+    layer_M, expert_M = _cells(specs)
     return pa.table(
         {
             "prompt_id": np.repeat([known[row] for row in rows], len(layer_M)),
             "layer": np.tile(layer_M, len(rows)).astype(np.int32),
-            "stream": [stream] * maps_QM.size,
+            "stream": [routers.stream] * maps_QM.size,
             "expert": np.tile(expert_M, len(rows)).astype(np.int32),
             "value": maps_QM.ravel(),
         }
@@ -68,8 +67,7 @@ def prompt_scan(
     *,
     prompt_a: str,
     prompt_b: str,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     special: bool = True,
     frames: int = 48,
 ) -> pa.Table:
@@ -80,7 +78,6 @@ def prompt_scan(
 
     Args:
         prompt_a, prompt_b: prompt ids.
-        layers: a window such as 3:6.
         special: false leaves special and template tokens out.
         frames: at most so many.
     Returns:
@@ -89,13 +86,13 @@ def prompt_scan(
     """
     if not 1 <= frames <= MOST_FRAMES:
         raise StoreError(f"frames is {frames}; it is between 1 and {MOST_FRAMES}")
-    routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
+    specs = routers.specs(trace)
     texts = [_tokens(trace, prompt, special) for prompt in (prompt_a, prompt_b)]
     many = min(frames, max(len(positions) for positions, _ in texts))
     step_F = np.arange(1, many + 1)
     passed_F = [np.ceil(step_F * len(positions) / many).astype(np.int64) for positions, _ in texts]
     rows = {"frame": [], "layer": [], "difference": []}
-    for spec in routers:
+    for spec in specs:
         shares_FE = [
             _running_shares(trace, prompt, positions, spec, passed)
             for prompt, (positions, _), passed in zip((prompt_a, prompt_b), texts, passed_F, strict=True)
@@ -113,7 +110,7 @@ def prompt_scan(
             "token_a": pa.array([newest[0][i] for i in at], pa.string()),
             "token_b": pa.array([newest[1][i] for i in at], pa.string()),
             "layer": pa.array(rows["layer"], pa.int32()),
-            "stream": [stream] * len(at),
+            "stream": [routers.stream] * len(at),
             "difference": pa.array(rows["difference"], pa.list_(pa.float64())),
         }
     )

@@ -15,14 +15,12 @@ import pyarrow as pa
 from ....kernels.resonance import ResonanceResult
 from ....kernels.resonance import resonance as contrast
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.trace_rows import TraceRows
-from ...response_classes import Classes, Rules
 from ...schema import RouterSpec
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter, Pairing, maps_of, pairing
-from .sides import Group, Sides, sides_of
+from .sides import BY_GROUP, Group, Grouping, Sides
 
 SELF_DEFINED = (
     "the groups are classes of answers, and the tokens of the answers are counted. A class then defines itself: "
@@ -52,27 +50,22 @@ class Scan:
 def scan(
     trace: TraceRows,
     *,
-    by: str,
     target: Group,
-    rest: Group = None,
-    where: Where | None = None,
-    rules: Rules | str | None = None,
-    classes: Classes | str | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
-    measure: str = "rate",
+    grouping: Grouping,
+    chosen: Routers,
+    measure: str,
     paired: bool | None = None,
-    tokens: ContrastFilter = WHOLE_PROMPT,
-    permutations: int = 2000,
-    stability: int = 200,
-    top: int = 20,
-    ranking: str = "absolute",
-    refine: bool = True,
-    seed: int = 0,
+    tokens: ContrastFilter,
+    permutations: int,
+    stability: int,
+    top: int,
+    ranking: str,
+    refine: bool,
+    seed: int,
 ) -> Scan:
     """Run a contrast; the parameters are those of the view `resonance`."""
-    sides = sides_of(trace, by, target, rest, where, rules, classes)
-    routers = [trace.router(layer, stream) for layer in layers_of(trace, layers, stream)]
+    sides = grouping.sides(trace, target)
+    routers = chosen.specs(trace)
     wanted_P = sides.mask("target") | sides.mask("rest")
     maps_QM, rows = maps_of(trace, routers, wanted_P, measure, tokens)
     pairs = pairing(trace, sides, rows, paired)
@@ -94,7 +87,7 @@ def scan(
     share_target_M, share_rest_M = _group_means(shares_QM, pairs)
     notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, tokens.note()]
     answered = trace.prompts()["generated"].null_count < trace.num_prompts
-    if answered and answers_counted({"by": by, "phase": tokens.phase, "last": tokens.last}):
+    if answered and answers_counted({"by": grouping.by, "phase": tokens.phase, "last": tokens.last}):
         notes.append(f"Read with care: {SELF_DEFINED}")
     if result.smallest_lone_q > 0.05:
         notes.append(
@@ -128,13 +121,8 @@ def resonance(
     trace: TraceRows,
     *,
     target: Group,
-    rest: Group = None,
-    by: str = "group",
-    where: Where | None = None,
-    rules: Rules | str | None = None,
-    classes: Classes | str | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    grouping: Grouping = BY_GROUP,
+    routers: Routers = DECODER,
     measure: str = "rate",
     paired: bool | None = None,
     tokens: ContrastFilter = WHOLE_PROMPT,
@@ -150,11 +138,6 @@ def resonance(
 
     Args:
         target: values of `by` (comma between), or a SELECT of prompt ids.
-        rest: likewise; all other prompts by default.
-        by: group, language, any tag, prompt_id, or class (of the answer, with `rules` or `classes`).
-        rules: for class: a JSON file of rules, {"class": ["regular expression", ...]}.
-        classes: for class: a CSV of prompt_id, class.
-        layers: a window such as 3:6 (both ends in) or 3,5.
         measure: rate (share of a prompt's tokens), count, weight or weight_rate (summed gate weights).
         paired: exchange within parallel_id only; by default where every prompt has a partner. Where it joins
             prompts of one group only, they change sides together.
@@ -173,10 +156,9 @@ def resonance(
         prompts, where paired over pairs. In rank order.
     """
     found = scan(
-        trace, by=by, target=target, rest=rest, where=where, rules=rules, classes=classes, layers=layers,
-        stream=stream, measure=measure, paired=paired, permutations=permutations, stability=stability,
-        tokens=tokens,
-        top=among if top is None else top, ranking=ranking, refine=refine, seed=seed,
+        trace, target=target, grouping=grouping, chosen=routers, measure=measure, paired=paired,
+        tokens=tokens, permutations=permutations, stability=stability, ranking=ranking, refine=refine, seed=seed,
+        top=among if top is None else top,
     )  # fmt: skip
     return with_notes(scan_table(found, top), found.notes)
 

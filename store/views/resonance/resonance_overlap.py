@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
 from ....kernels.resonance import overlap
 from ...notes import with_notes
-from ...read.selection import Where
 from ...read.trace_rows import TraceRows
-from ...response_classes import Classes, Rules
+from ..options import DECODER, Routers
 from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter
 from .resonance import scan
-from .sides import Group
+from .sides import BY_GROUP, Group, Grouping
 
 
 @view("resonance-overlap")
@@ -22,15 +23,10 @@ def resonance_overlap(
     *,
     target: Group,
     other_target: Group,
-    rest: Group = None,
     other_rest: Group = None,
-    by: str = "group",
     other_by: str | None = None,
-    rules: Rules | str | None = None,
-    classes: Classes | str | None = None,
-    where: Where | None = None,
-    layers: str | None = None,
-    stream: str = "decoder",
+    grouping: Grouping = BY_GROUP,
+    routers: Routers = DECODER,
     measure: str = "rate",
     tokens: ContrastFilter = WHOLE_PROMPT,
     top: int = 20,
@@ -39,19 +35,19 @@ def resonance_overlap(
     """Do the top experts of two contrasts coincide?
 
     Args:
-        target, rest, by: the first contrast, as in `resonance`.
-        other_target, other_rest, other_by: the second.
-        rules, classes, measure: of both, as in `resonance`.
+        target: of the first contrast, as in `resonance`; `by` and `rest` are of the first one too.
+        other_target, other_rest, other_by: the second contrast.
+        measure: of both, as in `resonance`.
         top: experts of each contrast, towards its target.
     Returns:
         one row: jaccard, shared, expected (shared by chance, given how many each layer has), p (one-sided,
         exact), top. Contrasts that share prompts overlap for that reason alone.
     """
     masks, notes = [], []
-    for one, group, against in ((by, target, rest), (other_by or by, other_target, other_rest)):
+    other = replace(grouping, by=other_by or grouping.by, rest=other_rest)
+    for group, of in ((target, grouping), (other_target, other)):
         found = scan(
-            trace, by=one, target=group, rest=against, where=where, rules=rules, classes=classes,
-            layers=layers, stream=stream, measure=measure, tokens=tokens, top=top, ranking="target",
+            trace, target=group, grouping=of, chosen=routers, measure=measure, tokens=tokens, top=top, ranking="target",
             permutations=200, stability=0, refine=False, seed=seed,
         )  # fmt: skip
         router_M, expert_M = found.cells()

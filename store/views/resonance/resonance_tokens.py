@@ -16,14 +16,12 @@ import pyarrow as pa
 from ...errors import StoreError
 from ...notes import with_notes
 from ...read.passes import EventBatch
-from ...read.selection import Where
 from ...read.trace_rows import TraceRows
-from ...response_classes import Classes, Rules
 from ...schema import RouterSpec
 from ..experts.tokens import TokenTally, token_texts, uses_of
 from ..registry import view
 from .contrast import WHOLE_PROMPT, ContrastFilter, amounts_of, last_of, pairing
-from .sides import Group, Sides, sides_of
+from .sides import BY_GROUP, Group, Grouping, Sides
 
 Cells = str | Sequence[tuple[int, int]]
 """`5:25,7:27`: layer and expert; or pairs of them."""
@@ -35,11 +33,7 @@ def resonance_tokens(
     *,
     cells: Cells,
     target: Group,
-    rest: Group = None,
-    by: str = "group",
-    where: Where | None = None,
-    rules: Rules | str | None = None,
-    classes: Classes | str | None = None,
+    grouping: Grouping = BY_GROUP,
     stream: str = "decoder",
     measure: str = "rate",
     paired: bool | None = None,
@@ -50,14 +44,13 @@ def resonance_tokens(
 
     Args:
         cells: layer:expert, comma between, e.g. 5:25,7:27.
-        target, rest, by, where, rules, classes, measure, paired: as in
-            `resonance`.
+        target, measure, paired: as in `resonance`.
         limit: tokens of each expert, by |contribution|; 0 for all.
     Returns:
         layer, stream, expert, token_id, token, contribution (its part of the score), target_uses, rest_uses
         (occurrences that chose the expert, in the prompts that take part).
     """
-    sides = sides_of(trace, by, target, rest, where, rules, classes)
+    sides = grouping.sides(trace, target)
     experts_of: dict[int, list[int]] = {}
     for layer, expert in _cells(cells):
         experts_of.setdefault(layer, []).append(expert)

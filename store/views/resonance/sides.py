@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ...errors import StoreError
+from ...option_group import OptionGroup
 from ...read.selection import Where
 from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules, classify, read_classes, read_rules
@@ -32,45 +34,57 @@ class Sides:
         return np.array([found == label for found in self.labels_P], bool)
 
 
-def sides_of(
-    trace: TraceRows,
-    by: str,
-    target: Group,
-    rest: Group,
-    where: Where | None,
-    rules: Rules | str | None,
-    classes: Classes | str | None = None,
-) -> Sides:
-    """Who is contrasted with whom.
+@dataclass(frozen=True, kw_only=True)
+class Grouping(OptionGroup):
+    """How the prompts of a contrast are told apart: everything but the target."""
 
-    Args:
-        by: a column or tag, `prompt_id`, or `class` for the class of the generated answer.
-        rules: for `class`: rules, or a JSON file of rules.
-        classes: for `class`, instead of rules: prompt_id → class, or a CSV of them.
-    Raises:
-        StoreError: no such values, a group without prompts, or a prompt in both groups.
-    """
-    values_P = values_of(trace, by, rules, classes)
-    wanted_P = trace.prompt_mask(where)
-    target_P = _members(trace, values_P, target, by) & wanted_P
-    others = rest is None or len(rest) == 0
-    rest_P = (
-        wanted_P & ~target_P & np.array([value is not None for value in values_P], bool)
-        if others
-        else _members(trace, values_P, rest, by) & wanted_P
-    )
-    both = np.flatnonzero(target_P & rest_P)
-    if len(both):
-        name = trace.prompts()["prompt_id"][int(both[0])].as_py()
-        raise StoreError(f"{len(both)} prompts are in both groups, for instance {name!r}")
-    words = _words(target, by), "the rest" if others else _words(rest, by)
-    for word, mask in zip(words, (target_P, rest_P), strict=True):
-        if not mask.any():
-            known = sorted({value for value in values_P if value is not None})[:20]
-            raise StoreError(f"no prompt belongs to {word}; {by} is one of: {', '.join(known) or 'nothing'}")
-    labels = np.full(len(values_P), None, object)
-    labels[target_P], labels[rest_P] = "target", "rest"
-    return Sides(labels_P=labels.tolist(), target=words[0], rest=words[1])
+    TITLE: ClassVar[str] = "Groups of prompts"
+    WORDS: ClassVar[Mapping[str, str]] = {
+        "by": "group, language, any tag, prompt_id, or class (of the answer, with `rules` or `classes`).",
+        "rest": "values of `by` (comma between), or a SELECT of prompt ids; all other prompts by default.",
+        "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
+        "rules": 'for class: a JSON file of rules, {"class": ["regular expression", ...]}.',
+        "classes": "for class, instead of rules: a CSV of prompt_id, class.",
+    }
+    by: str = "group"
+    rest: Group = None
+    where: Where | None = None
+    rules: Rules | str | None = None
+    classes: Classes | str | None = None
+
+    def sides(self, trace: TraceRows, target: Group) -> Sides:
+        """Who is contrasted with whom.
+
+        Raises:
+            StoreError: no such values, a group without prompts, or a prompt in both groups.
+        """
+        by, rest = self.by, self.rest
+        values_P = values_of(trace, by, self.rules, self.classes)
+        wanted_P = trace.prompt_mask(self.where)
+        target_P = _members(trace, values_P, target, by) & wanted_P
+        others = rest is None or len(rest) == 0
+        rest_P = (
+            wanted_P & ~target_P & np.array([value is not None for value in values_P], bool)
+            if others
+            else _members(trace, values_P, rest, by) & wanted_P
+        )
+        both = np.flatnonzero(target_P & rest_P)
+        if len(both):
+            name = trace.prompts()["prompt_id"][int(both[0])].as_py()
+            raise StoreError(f"{len(both)} prompts are in both groups, for instance {name!r}")
+        words = _words(target, by), "the rest" if others else _words(rest, by)
+        for word, mask in zip(words, (target_P, rest_P), strict=True):
+            if not mask.any():
+                known = sorted({value for value in values_P if value is not None})[:20]
+                raise StoreError(
+                    f"no prompt belongs to {word}; {by} is one of: {', '.join(known) or 'nothing'}"
+                )
+        labels = np.full(len(values_P), None, object)
+        labels[target_P], labels[rest_P] = "target", "rest"
+        return Sides(labels_P=labels.tolist(), target=words[0], rest=words[1])
+
+
+BY_GROUP = Grouping()
 
 
 def values_of(

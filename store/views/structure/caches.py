@@ -20,7 +20,7 @@ from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import PHASES
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .consistency import by_phase, whole_numbers
 from .parts import add
@@ -43,8 +43,7 @@ def cache_hits(
     sizes: str | None = None,
     policies: str = "lru,lfu,belady,segment,fixed",
     ahead: int = 16,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """Hit rate of an expert cache by layer, phase, policy and size.
@@ -54,7 +53,6 @@ def cache_hits(
         policies: of lru, lfu, belady (knows the future), segment (SCH: sees some tokens ahead) and fixed (the
             experts that these tokens use most, never changed: what load alone gives).
         ahead: tokens that the segment cache sees, the current one included.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         layer, stream, phase (prefill, decode), policy, size, hit_rate = hits / accesses, low, high (95 %, jackknife
         over groups of prompts), hits, accesses, experts, top_k. Caches start empty in every sequence, and a first
@@ -66,14 +64,13 @@ def cache_hits(
     wanted = None if sizes is None else whole_numbers(sizes, "sizes")
     groups = deal(trace.num_prompts)
     pieces = [_SCHEMA.empty_table()]
-    shown = layers_of(trace, layers, stream)
-    most = max((trace.router(layer, stream).num_experts for layer in shown), default=0)
+    shown = routers.specs(trace)
+    most = max((spec.num_experts for spec in shown), default=0)
     if wanted is not None and not all(1 <= size <= most for size in wanted):
         raise BadArgument(
             f"sizes are from 1 to {most}, the experts of a layer: a cache of all of them always hits"
         )
-    for layer in shown:
-        spec = trace.router(layer, stream)
+    for spec in shown:
         found = _of_layer(trace, spec, chosen, ahead, groups, tokens)
         pieces += [_table(spec, policy, found[policy], wanted) for policy in chosen]
     ours = (

@@ -20,7 +20,7 @@ from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import PHASES
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .parts import add
 
@@ -40,15 +40,13 @@ def local_consistency(
     trace: TraceRows,
     *,
     m: str = "4,16,64,256",
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """How well experts fixed for m tokens cover what the tokens choose (SRP), by layer and phase.
 
     Args:
         m: lengths of windows, e.g. 16 or 4,16,64.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         layer, stream, phase (prefill, decode: a row for each that occurs), m, srp (one threshold for all experts of
         the layer), low, high (95 %, jackknife over groups of prompts), independent (srp of tokens that choose
@@ -60,8 +58,7 @@ def local_consistency(
     lengths = whole_numbers(m, "m")
     groups = deal(trace.num_prompts)
     rows = []
-    for layer in layers_of(trace, layers, stream):
-        spec = trace.router(layer, stream)
+    for spec in routers.specs(trace):
         for length, found in _found(trace, spec, lengths, groups, tokens).items():
             rows += _rows(spec, length, found)
     ours = (

@@ -19,7 +19,7 @@ from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import token_key
-from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 
 FOLDS = 10
@@ -40,16 +40,14 @@ def explained_view(
     trace: TraceRows,
     *,
     by: str | None = None,
-    layers: str | None = None,
+    routers: Routers = DECODER,
     intervals: bool = True,
-    stream: str = "decoder",
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """How much of a token's first expert is explained by its id, the next id, its position, the layer before, a tag.
 
     Args:
         by: also a tag of the prompts, such as language.
-        layers: a window such as 3:6 (both ends in) or 3,5; all by default.
         intervals: without them low and high are null, in less time.
     Returns:
         layer, stream, label (token, next token, position, layer before, or the tag), share = (information − expected) /
@@ -59,8 +57,8 @@ def explained_view(
         values (different labels), tokens, prompts. A label without any value is left out.
     """
     rows, before = [], None
-    for layer in layers_of(trace, layers, stream):
-        asked = _Layer(trace, trace.router(layer, stream), tokens, before)
+    for spec in routers.specs(trace):
+        asked = _Layer(trace, spec, tokens, before)
         rows += _rows(asked, intervals, by)
         before = asked
     ours = (

@@ -21,6 +21,7 @@ from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import token_key
 from ..layers import layers_of
+from ..options import DECODER, Routers
 from ..registry import view
 from .parts import summed
 
@@ -150,8 +151,7 @@ def repeats(
     trace: TraceRows,
     *,
     depth: int = 1,
-    layers: str | None = None,
-    stream: str = "decoder",
+    routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
     """How often two consecutive tokens share one of their first experts, beside chance.
@@ -165,11 +165,10 @@ def repeats(
         with this layer's own shares; for depth 1, else null), pairs, prompts (with a pair).
     """
     records = []
-    for layer in layers_of(trace, layers, stream):
-        spec = trace.router(layer, stream)
+    for spec in routers.specs(trace):
         if not 1 <= depth <= (spec.top_k or spec.num_experts):
             raise StoreError(
-                f"depth is {depth}; layer {layer} chooses {spec.top_k or 'up to E'} experts a token"
+                f"depth is {depth}; layer {spec.layer} chooses {spec.top_k or 'up to E'} experts a token"
             )
         records += _repeats(trace, spec, depth, tokens)
     return with_notes(pa.Table.from_pylist(records, schema=_REPEATS), [tokens.note()])

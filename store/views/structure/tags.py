@@ -17,6 +17,7 @@ from ...read.selection import group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ..experts.contexts import check_expert
+from ..options import INTERVALS, MORE_INTERVALS, Intervals
 from ..registry import view
 
 FLOOR = 1e-5
@@ -142,14 +143,12 @@ def expert_shares(
     by: str,
     stream: str = "decoder",
     tokens: TokenFilter = ALL_TOKENS,
-    resamples: int = 2000,
-    seed: int = 0,
+    intervals: Intervals = MORE_INTERVALS,
 ) -> pa.Table:
     """Share of the tokens of each value of a tag that choose one expert, with intervals over prompts.
 
     Args:
         by: a column of the prompts (language, group, ...) or a tag.
-        resamples, seed: of the bootstrap over prompts.
     Returns:
         [by], share (of its tokens), low, high (95 % bootstrap over its prompts; null below two), chance = k / E,
         tokens, count, prompts; largest share first.
@@ -170,7 +169,10 @@ def expert_shares(
         if not of.any():
             continue
         found = interval_of_enough(
-            count_R[of] / sums.tokens[of], weights=sums.tokens[of], resamples=resamples, seed=seed
+            count_R[of] / sums.tokens[of],
+            weights=sums.tokens[of],
+            resamples=intervals.resamples,
+            seed=intervals.seed,
         )
         ends = {"low": float(found.low), "high": float(found.high)}
         records.append(
@@ -199,15 +201,13 @@ def tag_experts(
     limit: int = 20,
     stream: str = "decoder",
     tokens: TokenFilter = ALL_TOKENS,
-    resamples: int = 1000,
-    seed: int = 0,
+    intervals: Intervals = INTERVALS,
 ) -> pa.Table:
     """The experts that the prompts of one value of a tag use more than all others do: what fires on it.
 
     Args:
         by, value: a column of the prompts or a tag, and the value, e.g. language and ja.
         limit: how many, largest difference of shares first; 0 for all.
-        resamples, seed: of the bootstrap over the value's prompts.
     Returns:
         layer, stream, expert, share (of the value's tokens), low, high (95 % bootstrap over its prompts; null below
         two), elsewhere (share of all other tokens of prompts with a value), difference, lift = share / elsewhere (null
@@ -233,7 +233,9 @@ def tag_experts(
     found.sort(key=lambda row: (row[3] - row[2], row[0].layer, row[1]))
     records = []
     for spec, expert, share, elsewhere, count_R, tokens_R in found[: limit or None]:
-        interval = interval_of_enough(count_R / tokens_R, weights=tokens_R, resamples=resamples, seed=seed)
+        interval = interval_of_enough(
+            count_R / tokens_R, weights=tokens_R, resamples=intervals.resamples, seed=intervals.seed
+        )
         ends = {"low": float(interval.low), "high": float(interval.high)}
         records.append(
             {

@@ -22,6 +22,7 @@ from moescope.store.read.token_filter import ALL_TOKENS
 from moescope.store.views.deploy.bits import allocate, bit_costs
 from moescope.store.views.deploy.calibration import picked_prompts, prompt_lines
 from moescope.store.views.deploy.halves import halves
+from moescope.store.views.options import Routers
 
 LAYERS = (0, 1, 2)
 
@@ -128,14 +129,14 @@ def test_the_program_predicts_less_error_than_every_rule_where_it_was_fitted(wei
     assert all(row["mean_bits"] <= 2.5 + 1e-9 for row in rows.values())
     assert rows["random"]["relative"] == 1
     # The error by hand: φ · w^1.5 · ε on the held-out half.
-    costs = bit_costs(weighed, "2,3,4", fit=None, layers=None, stream="decoder", tokens=ALL_TOKENS, seed=0)
+    costs = bit_costs(weighed, "2,3,4")
     bits = allocate(costs, "mc-moe", 2.5)
     at = [(2, 3, 4).index(width) for width in bits]
     assert rows["mc-moe"]["error"] == pytest.approx(sum(costs.report_NB[n, b] for n, b in enumerate(at)))
 
 
 def test_costs_are_of_each_half(weighed: Trace) -> None:
-    costs = bit_costs(weighed, "2,4", fit=None, layers="1", stream="decoder", tokens=ALL_TOKENS, seed=0)
+    costs = bit_costs(weighed, "2,4", routers=Routers(layers="1"))
     fit, _ = _split(weighed)
     rows = [row for row in rows_of(weighed, 1) if row["prompt_id"] in fit]
     usage = np.bincount([e for row in rows for e in row["experts"]], minlength=12)
@@ -144,7 +145,7 @@ def test_costs_are_of_each_half(weighed: Trace) -> None:
 
 
 def test_each_layer_keeps_its_budget_where_asked(weighed: Trace) -> None:
-    costs = bit_costs(weighed, "2,3,4", fit=None, layers=None, stream="decoder", tokens=ALL_TOKENS, seed=0)
+    costs = bit_costs(weighed, "2,3,4")
     bits = allocate(costs, "mc-moe", 3, "layer").reshape(3, 12)
     assert (bits.sum(1) <= 36).all()
     whole = allocate(costs, "mc-moe", 3, "model")

@@ -132,7 +132,7 @@ def test_a_query_of_more_rows_than_prompts_is_refused_not_cut(trace, monkeypatch
     real = sides.run_query
     monkeypatch.setattr(sides, "run_query", lambda trace, query, **limits: real(trace, query, rows=3))
     with pytest.raises(StoreError, match="more rows than there are prompts"):
-        sides.sides_of(trace, "group", "select prompt_id from prompts", None, None, None)
+        sides.Grouping().sides(trace, "select prompt_id from prompts")
 
 
 def test_an_overlap_takes_the_span(trace):
