@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ...store import Trace
 from ...store.tables import storable
 from .. import export
+from ..text.literal import without_folders
 
 KINDS = ("figure", "table", "note")
 MOST_BYTES = 5_000_000
@@ -83,9 +84,11 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
     experts = sorted({spec.num_experts for spec in trace.routers})
     return {
         "trace": name,
-        "model": _last(str(manifest.model.get("name") or manifest.model.get("class") or "unknown model")),
+        "model": without_folders(
+            str(manifest.model.get("name") or manifest.model.get("class") or "unknown model")
+        ),
         "weights": str(manifest.model.get("weights_fingerprint") or "")[:16],
-        "prompt set": _last(str(manifest.prompt_set.get("name") or "")),
+        "prompt set": without_folders(str(manifest.prompt_set.get("name") or "")),
         "prompts fingerprint": str(manifest.prompt_set.get("fingerprint") or "")[:16],
         "prompts": trace.num_prompts,
         "tokens": trace.num_tokens,
@@ -95,12 +98,6 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
         "state": trace.state,
         "versions": dict(manifest.versions),
     }
-
-
-def _last(path: str) -> str:
-    """A model's or file's name without the folders of the machine that it lay on; hub names stay whole."""
-    local = path.startswith(("/", "~", ".")) or "\\" in path or re.match(r"^[A-Za-z]:", path)
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] if local else path
 
 
 def without_paths(python: str, name: str) -> str:

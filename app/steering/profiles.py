@@ -11,7 +11,7 @@ from typing import Any
 
 from ...store.files.whole import write_whole
 from ...store.schema import LayerExpert
-from ..text.literal import safe_name
+from ..text.literal import safe_name, without_folders
 
 PROFILE_VERSION = 1
 FOLDER = ".profiles"
@@ -25,8 +25,9 @@ LARGEST_IN_ADDRESS = 1_000_000
 
 
 def profile(name: str, model: Any, rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """A profile in the form that `Steering.from_json` reads."""
-    return {"version": PROFILE_VERSION, "name": name, "model": model, "rules": [dict(rule) for rule in rules]}
+    """A profile in the form that `Steering.from_json` reads. It is shared, so the model is named without folders."""
+    named = without_folders(str(model or ""))
+    return {"version": PROFILE_VERSION, "name": name, "model": named, "rules": [dict(rule) for rule in rules]}
 
 
 def rules_by_layer(

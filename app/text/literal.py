@@ -64,3 +64,9 @@ def safe_name(name: str) -> str:
     """A file name out of whatever was typed: letters, digits, dots, dashes; never a path or a hidden file."""
     plain = re.sub(r"[^\w.-]+", "-", Path(name.replace("\\", "/")).name, flags=re.UNICODE).strip("-.")
     return plain[:80] or "trace"
+
+
+def without_folders(path: str) -> str:
+    """A model's or file's name without the folders of the machine that it lies on; hub names stay whole."""
+    local = path.startswith(("/", "~", ".")) or "\\" in path or re.match(r"^[A-Za-z]:", path)
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] if local else path

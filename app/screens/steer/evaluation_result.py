@@ -19,8 +19,8 @@ from ...figures import steer_effects as figures
 from ...sentences import evaluation as sentences_steer
 from ...shell import messages, page_context, show
 from ...text import words
+from ...text.literal import without_folders
 from . import evaluation_compare
-from .server import short
 
 FIRST = ("perplexity", "accuracy")
 MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed"}
@@ -86,7 +86,7 @@ def about(saved: SavedEvaluation) -> dict[str, Any]:
     asked = saved.asked
     profile = asked["profile"]
     return {
-        "model": short(asked["model"]), "prompt set": asked["prompt_set"],
+        "model": without_folders(asked["model"]), "prompt set": asked["prompt_set"],
         "prompts": len(asked["prompts"]), "chosen": f"profile {profile.get('name') or 'unnamed'}",
         "steering": profile.get("name"), "evaluation": saved.id, "draws": asked["options"]["controls"],
         "versions": asked["versions"],
@@ -137,7 +137,7 @@ def _numbers(saved: SavedEvaluation, table: pa.Table) -> None:
     measured = words.duration(saved.status().seconds)
     show.table(
         rows, name="steering-effects", key="evaluate-table",
-        say=f"{asked['prompt_set']} with {short(asked['model'])}, in {measured}. random: the lowest and the "
+        say=f"{asked['prompt_set']} with {without_folders(asked['model'])}, in {measured}. random: the lowest and the "
         "highest end of any draw's interval. p_draws: share of random controls with an effect at least as large; its "
         "minimum is 1/(draws + 1).",
         columns={

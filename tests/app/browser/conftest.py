@@ -1,4 +1,4 @@
-"""One app on the hand-made library and one browser for each file of tests."""
+"""One app on the hand-made library and one browser for all files of tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from real_browser import chromium, running_app, session
 PATIENCE_MS = 120_000
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running app on a copy of the hand-made library."""
     library = tmp_path_factory.mktemp("served") / "library"
@@ -21,7 +21,7 @@ def server(hand_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator:
     with chromium() as started:
         yield started

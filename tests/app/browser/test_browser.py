@@ -20,29 +20,6 @@ CHART = ".stVegaLiteChart svg.marks, .stVegaLiteChart canvas"
 pytestmark = [needs_chromium, once_more_if_late, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An OLMoE with random weights and a tokenizer of bytes, as a checkpoint."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = OlmoeConfig(
-        vocab_size=260, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, num_experts=8, num_experts_per_tok=2, eos_token_id=256, pad_token_id=257,
-    )  # fmt: skip
-    OlmoeForCausalLM(config).save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
-    fast.save_pretrained(folder)
-    return folder
-
-
 def say(page, text: str) -> None:
     page.get_by_text(text).first.wait_for()
 
@@ -110,16 +87,16 @@ def test_the_slider_walks_through_the_layers_and_a_token_opens_its_expert(page):
     say(page, f"Layer 1, expert {expert}")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "SVG", "HTML", "CSV", "Parquet"])
-def test_a_chart_downloads_as_a_valid_file(page, kind: str, tmp_path: Path):
+def test_a_chart_downloads_as_valid_files(page, tmp_path: Path):
     page.goto("/heatmap?trace=hand")
     page.locator(CHART).first.wait_for()
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name=kind, exact=True).first.click()
-    target = tmp_path / waiting.value.suggested_filename
-    waiting.value.save_as(target)
-    assert target.suffix == f".{kind.lower()}"
-    check_file(target, page)
+    for kind in ("PNG", "SVG", "HTML", "CSV", "Parquet"):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=kind, exact=True).first.click()
+        target = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(target)
+        assert target.suffix == f".{kind.lower()}"
+        check_file(target, page)
 
 
 def check_file(path: Path, page) -> None:
@@ -171,23 +148,6 @@ def test_a_wrong_prompt_set_is_refused_by_row_and_column(
     assert "id" in said
     page.locator("button:disabled", has_text="Start tracing").wait_for()  # drawn after the card
     assert not list(tmp_path_factory.getbasetemp().rglob(".uploads/wrong.csv")), "it must not be kept"
-
-
-def test_an_uploaded_prompt_set_is_traced_to_its_end_and_opened(page, tiny_model: Path, tmp_path: Path):
-    prompts = tmp_path / "greetings.csv"
-    prompts.write_text(
-        "id,text,language\na,Good morning,en\nb,Guten Morgen,de\nc,Bonjour,fr\n", encoding="utf-8"
-    )
-    page.goto("/?trace=hand")
-    page.get_by_role("textbox", name="Model").fill(str(tiny_model))
-    page.get_by_role("textbox", name="Model").press("Enter")
-    page.locator(".st-key-new-upload input[type=file]").set_input_files(prompts)
-    say(page, "3 prompts; 3 languages: ")
-    page.get_by_role("button", name="Start tracing").click()
-    say(page, "greetings is traced: 3 prompts")
-    page.locator(".st-key-open-greetings button").click()
-    page.wait_for_url(re.compile(r"heatmap.*trace=greetings"))
-    say(page, "even routing would give 25")
 
 
 def test_a_model_that_cannot_be_loaded_says_so_with_the_log_behind_a_fold(page, tmp_path: Path):
