@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from ....sample_data.gallery import ORDER, card
@@ -11,6 +14,8 @@ from ...text import words
 from . import evaluations_table, gallery
 
 TICK_SECONDS = 1.0
+_PRESSED = "job button"
+"""In the session: a button of a line was pressed since the page was last drawn."""
 _STATES = {"starting": "starting", "loading": "loading the model", "running": "tracing",
            "measuring": "measuring the noise floor", "building": "building, training, tracing"}  # fmt: skip
 _SPLITTING = "splitting the layers into groups of neurons"
@@ -30,7 +35,11 @@ def _panel(was_running: bool) -> None:
     jobs = list_jobs(sources.library())
     now = [(job, job.status()) for job in jobs]
     evaluating = evaluations_table.running()
-    if travel.waiting() or (was_running and not evaluating and all(status.ended for _, status in now)):
+    if (
+        _answered()
+        or travel.waiting()
+        or (was_running and not evaluating and all(status.ended for _, status in now))
+    ):
         st.rerun()
     with st.container(key="jobs"):
         for saved in evaluating:
@@ -46,12 +55,22 @@ def draw_one(job: Job, *, place: str) -> None:
 
 
 def _one(job: Job, place: str, was_running: bool) -> None:
-    if not job.folder.exists():
-        return
+    if _answered() or not job.folder.exists():
+        st.rerun()
     status = job.status()
     if travel.waiting() or (was_running and status.ended):
         st.rerun()
     _line(job, status, place)
+
+
+def _do(action: Callable[[], None]) -> None:
+    """What a button of a line does. The job's other line must show it too."""
+    st.session_state[_PRESSED] = True
+    action()
+
+
+def _answered() -> bool:
+    return bool(st.session_state.pop(_PRESSED, False))
 
 
 def _line(job: Job, status: Status, place: str) -> None:
@@ -63,15 +82,15 @@ def _running(job: Job, status: Status, key: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"job-{key}"):
         told = f"{job.out.name}: {progress_words(status)}{_size(job, status)}"
         st.progress(min(status.share, 1.0), text=words.label(told))
-        st.button("Cancel", key=f"cancel-{key}", on_click=job.cancel)
+        st.button("Cancel", key=f"cancel-{key}", on_click=_do, args=(job.cancel,))
 
 
 def _asking(job: Job, status: Status, key: str) -> None:
     """What the trace will cost, and the two answers."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"job-{key}"):
         messages.note("plain", asking_words(job.out.name, status))
-        st.button("Go on", type="primary", key=f"go-on-{key}", on_click=job.go_on)
-        st.button("Stop", key=f"decline-{key}", on_click=job.cancel, kwargs={"wait": 10.0})
+        st.button("Go on", type="primary", key=f"go-on-{key}", on_click=_do, args=(job.go_on,))
+        st.button("Stop", key=f"decline-{key}", on_click=_do, args=(partial(job.cancel, wait=10.0),))
 
 
 def asking_words(name: str, status: Status) -> str:
@@ -124,9 +143,9 @@ def _ended(job: Job, status: Status, key: str) -> None:
                       kwargs={"trace": name, **params})  # fmt: skip
         if status.state != "complete":
             resumable = name in sources.summaries()
-            st.button("Resume" if resumable else "Try again", key=f"retry-{key}", on_click=messages.retry_job,
-                      args=(job,), help="With the same model, prompts and settings.")  # fmt: skip
-        st.button("Dismiss", key=f"dismiss-{key}", on_click=job.forget)
+            st.button("Resume" if resumable else "Try again", key=f"retry-{key}", on_click=_do,
+                      args=(partial(messages.retry_job, job),), help="With the same settings.")  # fmt: skip
+        st.button("Dismiss", key=f"dismiss-{key}", on_click=_do, args=(job.forget,))
 
 
 def _opens(job: Job) -> tuple[str, dict[str, object]]:

@@ -163,7 +163,7 @@ def test_a_model_that_cannot_be_loaded_says_so_with_the_log_behind_a_fold(page, 
     say(page, "hopeless: tracing failed")
     assert page.get_by_text("Traceback").filter(visible=True).count() == 0
     page.locator(".st-key-dismiss-hopeless button").click()
-    page.get_by_text("hopeless: tracing failed").wait_for(state="detached")
+    page.get_by_text("hopeless: tracing failed").first.wait_for(state="detached")
 
 
 def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
