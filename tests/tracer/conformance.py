@@ -20,6 +20,7 @@ import zoo
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from zoo_expected import Expected, expected
+from zoo_pruned import pruned
 from zoo_witness import Execution, witness
 
 from moescope.store import RouterSpec
@@ -63,6 +64,8 @@ class Result:
     unsteerable: list[RouterSpec] = field(default_factory=list)
     outputs: str = "–"
     """Which captures of the experts' outputs there are: `output_norm`, `similarity`, both, or none."""
+    pruned: str = "–"
+    """Whether a checkpoint with fewer experts can be made; – where a trace has no place for the model."""
 
 
 def examine(family: zoo.Family) -> Result:
@@ -100,6 +103,8 @@ class _Examination:
         self.replayed(base, routing)
         self.outputs()
         self.require(_hooks(self.model) == before, "hooks are left")
+        self.result.pruned, failures = pruned(self.family, self.model)
+        self.result.failures += failures
 
     def require(self, holds: bool, failure: str) -> None:
         if not holds:
@@ -401,13 +406,15 @@ def table(results: Sequence[Result]) -> str:
         f"{_told(NOT_PROPORTIONAL)}. **Outputs** names the "
         "captures of what experts put out that can be told there: the chosen experts, run one by one with their "
         "gate weights, add up to what the experts module returned (`output_norm`), and that is found again, "
-        "by itself, in what the layer adds to its residual stream (`similarity`); elsewhere they are refused.",
+        "by itself, in what the layer adds to its residual stream (`similarity`); elsewhere they are refused. "
+        "**Pruned** means: transformers load the checkpoint of `moescope prune` with half of the experts, and its "
+        "logits equal those of the whole model under `keep_only`; elsewhere it is refused.",
         "",
         f"transformers {transformers.__version__}: {len(traced)} of {len(ran)} models that run are traced; "
         f"{len(results) - len(ran)} cannot be run alone.",
         "",
-        "| family | traced | steered | routers | experts | per token | scoring | outputs | notes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| family | traced | steered | routers | experts | per token | scoring | outputs | pruned | notes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_row(result) for result in results),
         "",
     ]
@@ -420,14 +427,15 @@ def _told(families: dict[str, str]) -> str:
 
 def _row(result: Result) -> str:
     if result.not_run:
-        return f"| {result.family} | – | – | – | – | – | – | – | not run: {result.not_run} |"
+        return f"| {result.family} | – | – | – | – | – | – | – | – | not run: {result.not_run} |"
     specs, fixed = result.routers, result.unsteerable
     steered = "yes" if not fixed else "no" if len(fixed) == len(specs) else "in part"
     notes = [*dict.fromkeys(spec.note for spec in specs if spec.note), *result.failures]
     streams = ", ".join(dict.fromkeys(spec.stream for spec in specs))
     cells = [
         result.family, "no" if result.failures else "yes", steered, streams, _values(s.num_experts for s in specs),
-        _values(s.top_k for s in specs), _values(s.scoring for s in specs), result.outputs, " ".join(notes),
+        _values(s.top_k for s in specs), _values(s.scoring for s in specs), result.outputs, result.pruned,
+        " ".join(notes),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,8 @@ def _written(
 
 
 def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
-    from transformers import AutoModelForCausalLM
-
     try:
-        loaded, told = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, dtype=model.dtype, output_loading_info=True
-        )
+        loaded, told = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise PruneError(f"transformers do not load the new checkpoint: {error}") from error
     if told.get("missing_keys") or told.get("mismatched_keys"):
@@ -137,11 +134,11 @@ def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
 @torch.inference_mode()
 def _logits(model: Any, probe: Sequence[int], steering: Steering | None) -> Tensor:
     ids = torch.as_tensor(list(probe[:_PROBE]), dtype=torch.int64, device=input_device(model)).unsqueeze(0)
-    with evaluating(model):
-        if steering is None:
-            return model(input_ids=ids).logits.float().cpu()
-        with steering.applied(model):
-            return model(input_ids=ids).logits.float().cpu()
+    with evaluating(model), nullcontext() if steering is None else steering.applied(model):
+        logits = getattr(model(input_ids=ids), "logits", None)
+    if logits is None:
+        raise PruneError(f"{type(model).__name__} gives no logits, by which a checkpoint is compared")
+    return logits.float().cpu()
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..routers.find import find_sites
-from .cut import PruneError, check, experts_of, reduce, rename_counts
+from .cut import PruneError, check
+from .smaller import reduced, take_back
 
 Clusters = Mapping[int, Sequence[int]]
 """Layer → cluster of each of its experts; clusters are numbered by their first expert."""
@@ -42,19 +43,15 @@ def merged_experts(
     """
     sites = find_sites(model)
     left = check(model, sites, representatives(clusters))
-    experts = sites[0].spec.num_experts
-    undo = []
+    share = {site.spec.layer: mixing(clusters[site.spec.layer], frequency[site.spec.layer]) for site in sites}
     try:
-        for site in sites:
-            layer = site.spec.layer
-            share_ME = mixing(clusters[layer], frequency[layer])
-            undo += reduce(experts_of(site, experts), experts, lambda value, w=share_ME: _mixed(value, w))
-            undo += reduce(site.router, experts, lambda value, w=share_ME: _mixed(value, w))
-        undo += rename_counts(model, experts, left)
+        undo = reduced(model, sites, left, lambda layer, rows: _mixed(rows, share[layer]))
+    except ValueError as error:
+        raise PruneError(str(error)) from error
+    try:
         yield
     finally:
-        for take_back in reversed(undo):
-            take_back()
+        take_back(undo)
 
 
 def mixing(cluster: Sequence[int], frequency: Sequence[float]) -> Tensor:

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import character_tokenizer, family, tiny_olmoe
-from transformers import AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, OlmoeConfig, OlmoeForCausalLM
+from zoo_pruned import keep_only
 
-from moescope.tracer import Steering, find_routers
+from moescope.tracer import find_routers
 from moescope.tracer.prune import PruneError, mean_loss, pruned_checkpoint
+from moescope.tracer.prune.merge import merged_experts
 
 PROBE = [1, *range(40, 64)]
 
@@ -30,24 +33,80 @@ def _kept(model: torch.nn.Module, number: int, groups: int = 1) -> dict[int, lis
     return kept
 
 
-@pytest.mark.parametrize("name", ["olmoe", "mixtral", "qwen3_moe", "granitemoe", "gpt_oss", "phimoe"])
-def test_it_loads_in_transformers_and_equals_keep_only(name: str, tmp_path: Path) -> None:
-    model = copy.deepcopy(tiny_olmoe() if name == "olmoe" else family(name))
-    experts = find_routers(model)[0].num_experts
-    left = max(experts // 2, find_routers(model)[0].top_k or 1)
-    kept = _kept(model, left)
-    ids = torch.tensor([PROBE]) % model.config.get_text_config().vocab_size
-    rules = [{"rule": "keep_only", "layers": [layer], "experts": chosen} for layer, chosen in kept.items()]
-    with torch.no_grad(), Steering(rules).applied(model):
+class Listed(nn.Module):
+    """Experts as older and custom checkpoints hold them: a module each, called in a loop."""
+
+    def __init__(self, config: OlmoeConfig) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = config.num_experts, config.num_experts_per_tok
+        self.gate = nn.Linear(config.hidden_size, self.num_experts, bias=False)
+        self.experts = ListOfExperts(
+            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(self.num_experts)
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        weights, ids = self.gate(rows).softmax(-1).topk(self.top_k)
+        return self.experts(rows, ids, weights / weights.sum(-1, keepdim=True)).view_as(hidden)
+
+
+class ListOfExperts(nn.ModuleList):
+    def forward(self, hidden, top_k_index, top_k_weights):  # pyright: ignore[reportIncompatibleMethodOverride]
+        out = torch.zeros_like(hidden)
+        for number, expert in enumerate(self):
+            row, slot = (top_k_index == number).nonzero(as_tuple=True)
+            out = out.index_add(0, row, torch.tanh(expert(hidden[row])) * top_k_weights[row, slot, None])
+        return out
+
+
+class ListedForCausalLM(OlmoeForCausalLM):
+    def __init__(self, config: OlmoeConfig) -> None:
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp = Listed(config)  # pyright: ignore[reportAttributeAccessIssue]
+        self.post_init()
+
+
+def listed() -> ListedForCausalLM:
+    torch.manual_seed(0)
+    return ListedForCausalLM(tiny_olmoe().config).eval()
+
+
+def test_experts_in_a_list_are_cut_and_their_files_renumbered(tmp_path: Path) -> None:
+    model = listed()
+    whole = {name: value.clone() for name, value in model.state_dict().items()}
+    kept, ids = _kept(model, 5), torch.tensor([PROBE])
+    with torch.no_grad(), keep_only(kept).applied(model):
         expected = model(input_ids=ids).logits
-    pruned_checkpoint(model, character_tokenizer(), kept, tmp_path / "cut", probe=ids[0].tolist(), card="cut")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "cut").eval()
+    pruned_checkpoint(model, character_tokenizer(), kept, tmp_path / "cut", probe=PROBE)
+    loaded = ListedForCausalLM.from_pretrained(tmp_path / "cut").eval()
     with torch.no_grad():
-        found = loaded(input_ids=ids).logits
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert {spec.num_experts for spec in find_routers(loaded)} == {left}
-    assert left in json.loads((tmp_path / "cut" / "config.json").read_text()).values()
-    assert (tmp_path / "cut" / "README.md").read_text() == "cut"
+        torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert loaded.config.num_experts == 5
+    written = load_file(tmp_path / "cut" / "model.safetensors")
+    for layer, chosen in kept.items():
+        at = f"model.layers.{layer}.mlp"
+        assert torch.equal(written[f"{at}.gate.weight"], whole[f"{at}.gate.weight"][chosen])
+        for new, old in enumerate(chosen):
+            assert torch.equal(written[f"{at}.experts.{new}.bias"], whole[f"{at}.experts.{old}.bias"])
+        assert f"{at}.experts.5.bias" not in written
+
+
+def test_experts_in_a_list_are_merged_and_come_back() -> None:
+    model, ids = listed(), torch.tensor([PROBE])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        mean = (
+            model.model.layers[1].mlp.experts[3].weight * 0.25
+            + model.model.layers[1].mlp.experts[7].weight * 0.75
+        )
+        label = [0, 1, 2, 3, 4, 5, 6, 3]
+        uses = [1.0, 1, 1, 1, 1, 1, 1, 3]
+        with merged_experts(model, dict.fromkeys(range(3), label), dict.fromkeys(range(3), uses)):
+            found = model.model.layers[1].mlp.experts
+            assert len(found) == model.config.num_experts == 7
+            torch.testing.assert_close(found[3].weight, mean)
+        assert torch.equal(model(input_ids=ids).logits, before)
 
 
 def test_groups_keep_as_many_experts_each(tmp_path: Path) -> None:
