@@ -35,7 +35,7 @@ def states(rules: Iterable[Rule], routers: Sequence[RouterSpec]) -> dict[Cell, S
 
 
 def _act(rule: Rule, spec: RouterSpec, found: dict[Cell, State]) -> None:
-    if is_neutral(rule, spec) or rule.kind.mark is None:
+    if is_neutral(rule, spec) or rule.kind.mark is None or rule.on_pairs:
         return
     named = range(spec.num_experts) if rule.experts is None else rule.experts
     if rule.kind.masks == "others":

@@ -21,7 +21,7 @@ ANSWER_WORD = re.compile(
 def rule_group(rules: Sequence[Rule]) -> str:
     """`off: 3 experts in layers 2 and 5 (2: 7, 9; 5: 1)`, for neighbours that do the same."""
     first = rules[0]
-    what = f"{first.rule}{_amount(first)}"
+    what = f"{first.rule}{_amount(first)}{_pairs(first)}"
     streams = {rule.stream for rule in rules} - {"decoder"}
     when = _when(first)
     tail = "".join(f" · {part}" for part in (*sorted(streams), when) if part)
@@ -46,6 +46,11 @@ def _amount(rule: Rule) -> str:
     unit = " logits" if rule.options.get("absolute") else number.unit
     sign = "+" if number.signed else ""
     return f" {rule.amount:{sign}g}{unit}".replace("-", "−")
+
+
+def _pairs(rule: Rule) -> str:
+    columns = rule.options.get("columns")
+    return f" with column{'' if len(columns) == 1 else 's'} {_some(columns)}" if columns else ""
 
 
 def _when(rule: Rule) -> str:

@@ -189,10 +189,10 @@ class ProductAxis(Passage):
     no_outputs = "an expert is a pair of keys, and no module runs one alone"
 
     def __init__(self, axis: int, heads: int, keys: int) -> None:
-        self._axis, self._heads, self._keys = axis, heads, keys
+        self._axis, self._heads, self.keys = axis, heads, keys
 
     def read(self, call: Call) -> tuple[Tensor, Tensor | None]:
-        gate_TE = call.output[self._axis].reshape(-1, self._heads * self._keys)
+        gate_TE = call.output[self._axis].reshape(-1, self._heads * self.keys)
         # How many keys a head chooses varies: as many slots as the busiest token needs.
         width = max(int((gate_TE > 0).sum(-1).max()), 1) if len(gate_TE) else 1
         weights_TK, ids_TK = gate_TE.topk(width, dim=-1)
@@ -201,7 +201,7 @@ class ProductAxis(Passage):
     def write(self, call: Call, ids_TK: Tensor, weights_TK: Tensor | None) -> None:
         assert weights_TK is not None
         before = call.output[self._axis]
-        gate_TE = before.new_zeros(len(ids_TK), self._heads * self._keys)
+        gate_TE = before.new_zeros(len(ids_TK), self._heads * self.keys)
         # Slots without an expert come as some valid id with weight 0.
         gate_TE.scatter_add_(-1, ids_TK, weights_TK.to(before.dtype))
         changed = [*call.output]

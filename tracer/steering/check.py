@@ -82,6 +82,8 @@ def _cannot_act(rule: Rule, spec: RouterSpec) -> list[str]:
         and len(vector) != spec.num_experts
     ):
         return [f"a vector of {len(vector)} numbers for layer {layer}, which has {spec.num_experts} experts"]
+    if rule.on_pairs and spec.stream != "rows":
+        return [f"layer {layer}: columns: only product keys have pairs, at the stream rows"]
     if rule.rechooses and spec.scoring not in SCORING:
         return [f"the scoring function of layer {layer} is not known"]
     if rule.kind.point == "logits" and not spec.steerable and rule.layers is not None:

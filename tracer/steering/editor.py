@@ -47,7 +47,7 @@ class RouterEditor:
 
     def __init__(self, site: Site, programs: Sequence[Program]) -> None:
         self.site = site
-        rules = [(program, rule) for program in programs for rule in program.rules]
+        rules = [(program, rule) for program in programs for rule in program.rules if not rule.on_pairs]
         at_logits = [pair for pair in rules if pair[1].kind.point == "logits"]
         self.choice = ChoiceMode(site, at_logits) if at_logits else None
         self._selecting = [

@@ -63,7 +63,7 @@ class Number:
 class Option:
     """A further field of a rule."""
 
-    holds: Literal["switch", "number", "whole", "vectors", "word", "routing", "file", "mask"]
+    holds: Literal["switch", "number", "whole", "vectors", "word", "routing", "file", "mask", "experts"]
     names: tuple[str, ...] = ()
     """Other names under which it may be given."""
     default: Any = None

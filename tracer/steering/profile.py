@@ -29,6 +29,7 @@ from ..routers.find import find_sites
 from ..routers.site import Site
 from .check import effective, problems_with
 from .editor import RouterEditor
+from .pairs import masked_pairs, no_pair
 from .protect import AttentionPaid, attention_beside
 from .read import read_rules
 from .recorded import recorded
@@ -222,6 +223,14 @@ class Applied:
             for spec in blind
             if rule.options.get(option) and rule.acts_in(spec.layer, spec.stream)
         ]
+        refused += [
+            f"layer {site.spec.layer}: {problem}"
+            for rule in steering.rules
+            for site in self._sites
+            if rule.on_pairs
+            and rule.acts_in(site.spec.layer, site.spec.stream)
+            and (problem := no_pair(rule, site))
+        ]
         unfit = [site.spec for site in self._sites if not site.proportional]
         return refused + [
             f"{rule.rule} cannot act in layer {spec.layer}: its gate weights are not proportional to its scores"
@@ -242,6 +251,8 @@ class Applied:
                 row_map.asked |= paid is not None or not all(map(program.on_all, acting))
                 row_map.follows |= any(rule.reads_tokens for rule in acting)
                 row_map.asked |= row_map.follows
+                for rule in (rule for rule in acting if rule.on_pairs):
+                    self._stack.enter_context(masked_pairs(self._model, rule, site, self._sites, program))
                 steered = Steered(program, RouterEditor)
                 self._stack.enter_context(tapped([site], lambda tap, _, steered=steered: tap.steer(steered)))
 

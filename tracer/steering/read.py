@@ -127,6 +127,10 @@ def _option(name: str, option: Option, value: Any) -> Any:
         raise SteeringError(f"{name} must be the path of a Parquet file, not {said(value)}")
     if option.holds == "whole":
         return _whole(value, name)
+    if option.holds == "experts":
+        if (numbers := _numbers(value, name)) is None:
+            raise SteeringError(f"{name} must be a list of numbers: without it the rule acts on all of them")
+        return numbers
     if option.holds == "word" and value not in option.words:
         raise SteeringError(f"{name} must be {' or '.join(option.words)}, not {value!r}")
     if option.holds == "routing" and not (isinstance(value, Recorded) or (isinstance(value, str) and value)):

@@ -25,6 +25,10 @@ def _turned_into(name: str, **fields: Any) -> Callable[[RuleJson], RuleJson]:
     return lambda rule: {own: rule[own] for own in IN_PLACE if own in rule} | {"rule": name} | fields
 
 
+def _doubled(rule: RuleJson) -> RuleJson | None:
+    return None if rule.get("columns") else _turned_into("scale", amount=2.0)(rule)
+
+
 def _inverted(rule: RuleJson) -> RuleJson | None:
     return {**rule, "amount": 1 / rule["amount"]} if rule["amount"] else None
 
@@ -98,8 +102,9 @@ KINDS: dict[str, RuleKind] = {
     "zero": RuleKind(
         point="selection", place="board", control="other experts", mark=lambda _: "zero",
         summary="keeps its slot, with weight 0",
-        options={"renormalise": Option("switch", RENORMALISE.names, False, label="renormalise")},
-        example=_half(), opposite=_turned_into("scale", amount=2.0),
+        options={"renormalise": Option("switch", RENORMALISE.names, False, label="renormalise"),
+                 "columns": Option("experts", optional=True)},
+        example=_half(), opposite=_doubled,
     ),
     "on": RuleKind(
         point="logits", place="board", control="other experts", forces=True, mark=lambda _: "on",
@@ -253,6 +258,11 @@ class Rule:
         """Whether its amount is still to be filled in from a trace."""
         number = self.kind.number
         return self.amount is None and number is not None and number.from_trace
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it acts on pairs of product keys, and leaves both axes as they are."""
+        return self.options.get("columns") is not None
 
     @property
     def rechooses(self) -> bool:
