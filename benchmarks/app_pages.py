@@ -108,7 +108,7 @@ def changed_control(page: Page, times: int = 4) -> list[float]:
         started = time.perf_counter()
         buttons.nth(number % min(2, buttons.count())).click()
         page.wait_for_function(
-            """() => !document.querySelector('[data-testid="stSkeleton"], [data-stale="true"]')
+            """() => !document.querySelector('[data-testid^="stSkeleton"], [data-stale="true"]')
                      && document.querySelector('.stApp').dataset.testScriptState !== 'running'""",
             polling=20, timeout=PATIENCE_MS,
         )  # fmt: skip

@@ -88,7 +88,7 @@ def settle(page: Page) -> None:
     until = time.monotonic() + PATIENCE
     quiet = 0
     while quiet < 4 and time.monotonic() < until:
-        busy = page.get_by_test_id("stSkeleton").count() + page.get_by_test_id("stStatusWidget").count()
+        busy = page.locator('[data-testid^="stSkeleton"], [data-testid="stStatusWidget"]').count()
         quiet = 0 if busy else quiet + 1
         time.sleep(0.5)
 

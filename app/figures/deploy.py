@@ -120,15 +120,19 @@ def squares(
     theme: Theme = LIGHT,
     value_format: str = ".0%",
     side: int = 24,
+    across: str | None = None,
+    up: str | None = None,
 ) -> alt.Chart:
-    """A matrix with a row and a column a name (`a`, `b`): magnitude from background to ink."""
+    """A matrix with a row and a column a name (`a`, `b`): magnitude from background to ink; `across`, `up`: titles."""
     data = pd.DataFrame({key: table[key].to_pylist() for key in ("a", "b", value)})
     data[["a", "b"]] = data[["a", "b"]].astype(str)
     names = list(dict.fromkeys(data["a"]))
+    longest = max(map(len, names), default=0)
     named, side = len(names) <= MOST_NAMES, max(3, min(side, 900 // len(names)))
     chart = alt.Chart(data).mark_rect().encode(
-        x=alt.X("b:N", sort=names, title=None, axis=alt.Axis(labelAngle=-45, ticks=False, domain=False, labels=named)),
-        y=alt.Y("a:N", sort=names, title=None, axis=alt.Axis(ticks=False, domain=False, labels=named)),
+        x=alt.X("b:N", sort=names, title=across,
+                axis=alt.Axis(labelAngle=-45 if longest > 3 else 0, ticks=False, domain=False, labels=named)),
+        y=alt.Y("a:N", sort=names, title=up, axis=alt.Axis(ticks=False, domain=False, labels=named)),
         color=alt.Color(f"{value}:Q", scale=alt.Scale(range=list(theme.sequential), domainMin=0),
                         legend=alt.Legend(title=label, format=value_format)),
         tooltip=["a:N", "b:N", alt.Tooltip(f"{value}:Q", title=label, format=value_format)],

@@ -9,6 +9,32 @@ import pyarrow as pa
 from ...kernels.offload import ring_schedule
 from ..text import words
 
+NAMES = {
+    "greedy": "largest first",
+    "eplb-global": "EPLB, global",
+    "eplb-hierarchical": "EPLB, hierarchical",
+    "milp": "integer program",
+    "lru": "LRU",
+    "lfu": "LFU",
+    "belady": "Belady",
+    "same_as_previous_token": "predicted: last token's",
+    "layer_frequency": "predicted: most frequent",
+    "transition": "predicted: layer before",
+    "mc-moe": "MC-MoE's program",
+}
+"""What tables call alternatives → what a page calls them; others have the same name there."""
+
+
+def named(name: str) -> str:
+    """An alternative as the page calls it."""
+    return NAMES.get(name, name)
+
+
+def with_names(table: pa.Table, column: str) -> pa.Table:
+    """A table for a picture: its alternatives as the page calls them."""
+    names = pa.array([named(name) for name in table[column].to_pylist()])
+    return table.set_column(table.column_names.index(column), column, names)
+
 
 def placement_answer(table: pa.Table, method: str) -> str:
     """How even one placement is on held-out prompts, beside the plain ones.
@@ -20,7 +46,8 @@ def placement_answer(table: pa.Table, method: str) -> str:
     whole = {row["method"]: row for row in table.to_pylist() if row["layer"] is None}
     row = whole[method]
     said = (
-        f"{method} loads devices to {words.percent(row['balancedness'])} of even on prompts that it was not fitted on"
+        f"Balancedness of the {named(method)} placement: {words.percent(row['balancedness'])} on prompts that it "
+        "was not fitted on"
         f"{_between(row['low'], row['high'])}"
     )
     plain = [
@@ -32,6 +59,21 @@ def placement_answer(table: pa.Table, method: str) -> str:
     if row["remote_share"] is not None:
         said += f" {words.percent(row['remote_share'])} of what goes from layer to layer changes the device."
     return said
+
+
+def dispatch_answer(rows: pa.Table, method: str) -> str:
+    """What stays on its device in one layer, and how uneven single batches are.
+
+    Args:
+        rows: the view `dispatch`, of one layer.
+    """
+    row = rows.to_pylist()[0]
+    devices = round(rows.num_rows**0.5)
+    return (
+        f"Layer {row['layer']}, {named(method)} without copies: {words.percent(row['local_share'])} of the choices "
+        f"stay on their token's device (by chance {words.percent(1 / devices)}). The busiest device of a micro-batch "
+        f"gets {row['busiest_over_mean']:.2f} times the mean load, {row['worst_batch']:.2f} times in the worst one."
+    )
 
 
 def offload_answer(table: pa.Table) -> str:
@@ -53,10 +95,12 @@ def offload_answer(table: pa.Table) -> str:
     memory = (
         f"{words.size(best['bytes'])} for experts ({held} a layer)" if best["bytes"] else f"{held} a layer"
     )
-    others = ", ".join(f"{row['policy']} {words.percent(row['hit_rate'])}" for row in real if row is not best)
+    others = ", ".join(
+        f"{named(row['policy'])} {words.percent(row['hit_rate'])}" for row in real if row is not best
+    )
     ceiling = next(r for r in rows if r["policy"] == "belady" and r["slots"] == best["slots"])
     return (
-        f"With {memory}, {words.percent(best['hit_rate'])} of accesses hit by {best['policy']}"
+        f"With {memory}, {words.percent(best['hit_rate'])} of accesses hit with {named(best['policy'])}"
         f"{_between(best['low'], best['high'])}; {others}; a cache that knows the future "
         f"{words.percent(ceiling['hit_rate'])}."
     )
@@ -98,9 +142,9 @@ def bits_answer(table: pa.Table, method: str) -> str:
     row = {one["method"]: one for one in table.to_pylist()}
     chosen, uniform = row[method], row["uniform"]
     return (
-        f"{method} at {chosen['mean_bits']:.2f} bits an expert predicts {words.percent(chosen['relative'])} of the "
-        f"error of random allocations of the same budget, on prompts that it was not fitted on; the same bits for all "
-        f"({uniform['mean_bits']:.2f}) {words.percent(uniform['relative'])}."
+        f"{named(method)} at {chosen['mean_bits']:.2f} bits an expert predicts {words.percent(chosen['relative'])} of "
+        f"the error of random allocations of the same budget, on prompts that it was not fitted on; the same bits for "
+        f"all ({uniform['mean_bits']:.2f}) {words.percent(uniform['relative'])}."
     )
 
 

@@ -45,7 +45,7 @@ class Held:
     def __init__(self, model: Any, trace: Trace, text_P: np.ndarray) -> None:
         self.model = model
         rows = trace.prompts().select(["prompt_id", "language"]).to_pylist()
-        at = np.flatnonzero(text_P >= TEXTS // 2)
+        at = np.flatnonzero(text_P > text_P.max() // 2)
         self.text, self.language = text_P[at], np.array([rows[i]["language"] for i in at])
         self.ids = [trace.tokens(rows[i]["prompt_id"])["token_id"].to_pylist() for i in at]
         self.whole = mean_loss(model, self.ids, batch=BATCH)
@@ -73,18 +73,29 @@ def mean(cost: np.ndarray) -> float:
     return float(cost[:, 0].sum() / cost[:, 1].sum())
 
 
-def traced(model: Any, tokenizer: Any, folder: Path) -> tuple[Trace, np.ndarray]:
-    """A weighed trace of the texts with the norms of outputs, and the number of each prompt's text."""
+def traced(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    languages: Sequence[str] = LANGUAGES,
+    texts: int = TEXTS,
+    sheet: bool = True,
+) -> tuple[Trace, np.ndarray]:
+    """A trace of the texts with the norms of outputs, weighed where `sheet`, and the number of each prompt's text."""
     with (sample_dir() / "help_parallel.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["language"] in LANGUAGES]
-    texts = sorted({row["parallel_id"] for row in rows})
-    drawn = {texts[i]: n for n, i in enumerate(np.random.default_rng(SEED).permutation(len(texts))[:TEXTS])}
+        rows = [row for row in csv.DictReader(file) if row["language"] in languages]
+    known = sorted({row["parallel_id"] for row in rows})
+    order = np.random.default_rng(SEED).permutation(len(known))[:texts]
+    drawn = {known[i]: n for n, i in enumerate(order)}
     rows = [row for row in rows if row["parallel_id"] in drawn]
     capture = ("ids", "weights", "output_norm", "similarity")
     trace_prompts(model, tokenizer, PromptSet.from_rows(rows), folder, capture=capture)
     trace = open_trace(folder)
     number = {row["id"]: drawn[row["parallel_id"]] for row in rows}
     text_P = np.array([number[name] for name in trace.prompts()["prompt_id"].to_pylist()])
+    if not sheet:
+        return trace, text_P
     weigh(
         model,
         trace,

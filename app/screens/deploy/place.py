@@ -12,12 +12,21 @@ from ....store.deliver.placement_files import placement_file
 from ....store.views.deploy.decide import decide_placement
 from ....store.views.deploy.placements import METHODS, Cluster
 from ...figures import deploy as figures
-from ...sentences.deploy import placement_answer
+from ...sentences.deploy import dispatch_answer, named, placement_answer, with_names
 from ...shell import messages, show
 from ...shell.page_context import TOKEN_KINDS, PageContext
 from .parts import decided, notes, take, window_text
 
 SECONDS = 0.3
+_NUMBER = st.column_config.NumberColumn
+RESIZED = {
+    "new_devices": _NUMBER("devices then"),
+    "moves": _NUMBER("experts that move", format="localized"),
+    "experts": _NUMBER("of", format="localized"),
+    "moved_bytes": _NUMBER("bytes that move", format="bytes"),
+    "balancedness_before": _NUMBER("balancedness now", format="percent"),
+    "balancedness": _NUMBER("balancedness then", format="percent"),
+}
 
 
 def draw(context: PageContext) -> None:
@@ -31,6 +40,7 @@ def draw(context: PageContext) -> None:
     fitted = dict(zip(whole["method"].to_pylist(), whole["fitted"].to_pylist(), strict=True))
     best = max(methods, key=fitted.__getitem__)
     method = st.selectbox("Placement to take", methods, index=methods.index(best), key="place.method", width=220,
+                          format_func=named,
                           help="The most even one on the prompts of the fit is chosen beforehand.")  # fmt: skip
     messages.say(placement_answer(table, method))
     with st.container(horizontal=True, gap="small"):
@@ -49,15 +59,17 @@ def draw(context: PageContext) -> None:
         )
     show.chart(
         lambda theme: figures.alternatives(
-            whole, "method", "balancedness", label="balancedness on held-out prompts (mean / busiest device)",
-            chosen=method, reference=1.0, theme=theme,
+            with_names(whole, "method"), "method", "balancedness",
+            label="balancedness on held-out prompts (mean / busiest device)", chosen=named(method), reference=1.0,
+            theme=theme,
         ),
         whole, name="placements", title="Placements of experts: balancedness on held-out prompts",
         say="Bars: held-out prompts, all layers, each waiting for its busiest device; lines: 95 %.",
         python=context.snippet("placement", **ask),
     )  # fmt: skip
-    _links(context, whole, ask)
+    _links(context, whole, ask, method)
     notes(table)
+    _dispatch(context, ask, method)
     _resize(context, ask)
 
 
@@ -74,18 +86,41 @@ def _controls(context: PageContext) -> dict[str, Any]:
             "seconds": SECONDS}  # fmt: skip
 
 
-def _links(context: PageContext, whole: pa.Table, ask: dict[str, Any]) -> None:
+def _links(context: PageContext, whole: pa.Table, ask: dict[str, Any], method: str) -> None:
     if whole["remote_share"].null_count == whole.num_rows:
         return
     show.chart(
         lambda theme: figures.alternatives(
-            whole.drop_columns(["low", "high"]), "method", "remote_share",
-            label="share of what goes from a layer to the next that changes the device", theme=theme,
+            with_names(whole.drop_columns(["low", "high"]), "method"), "method", "remote_share",
+            label="share of what goes from a layer to the next that changes the device", chosen=named(method),
+            theme=theme,
         ),
         whole, name="placement-links", title="Placements of experts: what changes the device",
         say="Copies of an expert are taken to share its traffic evenly; an engine that prefers near ones does better.",
         python=context.snippet("placement", **ask),
     )  # fmt: skip
+
+
+def _dispatch(context: PageContext, ask: dict[str, Any], method: str) -> None:
+    st.subheader("What does each device send to each?", anchor=False)
+    given = {"devices": ask["devices"], "method": method, "layers": ask["layers"]}
+    table = decided(lambda: context.view("dispatch", **given), "No dispatch matrix")
+    if table is None:
+        return
+    layer = st.selectbox("Layer", sorted(set(table["layer"].to_pylist())), key="dispatch layer", width=120)
+    rows = table.filter(pc.equal(table["layer"], layer))
+    messages.say(dispatch_answer(rows, method))
+    columns = {"from": "a", "to": "b"}
+    matrix = rows.rename_columns([columns.get(name, name) for name in rows.column_names])
+    show.chart(
+        lambda theme: figures.squares(
+            matrix, "share", label="share of what is sent", value_format=".1%", side=26, theme=theme,
+            across="to the device of the expert", up="from the device of the token",
+        ),
+        rows, name=f"dispatch-{layer}", title=f"Layer {layer}: what each device sends to each",
+        say="The diagonal stays on its device.", python=context.snippet("dispatch", **given),
+    )  # fmt: skip
+    notes(table)
 
 
 def _resize(context: PageContext, ask: dict[str, Any]) -> None:
@@ -102,7 +137,8 @@ def _resize(context: PageContext, ask: dict[str, Any]) -> None:
         return
     show.table(
         table, name="resize", say="Experts that move from a largest-first placement, and how even loads then are.",
-        python=context.snippet("resize", **given),
+        columns=RESIZED, order=[name for name in RESIZED if table[name].null_count < table.num_rows],
+        height="content", python=context.snippet("resize", **given),
     )  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def test_every_tab_answers_in_words_with_its_alternatives(
     text = text_of(app)
     assert "could not be drawn" not in text, text
     said = {
-        "Place": "of even on prompts that it was not fitted on",
-        "Cache and offload": "of accesses hit by",
+        "Place": "on prompts that it was not fitted on",
+        "Cache and offload": "of accesses hit with",
         "Prune": "of all choices went to them",
         "Bits": "of the error of random allocations",
         "Merge and calibrate": "in random clusters of the same sizes",
