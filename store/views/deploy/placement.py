@@ -20,6 +20,8 @@ from ..registry import view
 from .halves import halves, refusals
 from .placements import METHODS, Cluster, Loads, Placement, loads, placements
 
+EVENED = 0.15
+"""Seconds of the program that evens loads after a change of devices, for each layer."""
 LIMIT = "A trace gives loads and what goes between devices, never seconds."
 
 _SCHEMA = pa.schema(
@@ -307,7 +309,7 @@ def resize(
             )
         with refusals():
             found = [
-                resize_moves(a, new, load, seconds=0.15) for a, load in zip(now, given.fit_LE, strict=True)
+                resize_moves(a, new, load, seconds=EVENED) for a, load in zip(now, given.fit_LE, strict=True)
             ]
         moves = sum(one.moves for one in found)
         after = _evenness(given.report_LE, [one.device for one in found], new)
@@ -323,7 +325,8 @@ def resize(
         ("experts", pa.int32()),
     ]
     kinds += [(name, pa.float64()) for name in ("moved_bytes", "balancedness_before", "balancedness")]
-    notes = [note, LIMIT + " How long an engine takes to resize is not in it.", tokens.note()]
+    limit = f"The moves are the least possible; loads are evened for {EVENED} s a layer, so they can differ a little."
+    notes = [note, limit, LIMIT + " How long an engine takes to resize is not in it.", tokens.note()]
     return with_notes(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), notes)
 
 
