@@ -17,9 +17,9 @@ NAMES = {
     "lru": "LRU",
     "lfu": "LFU",
     "belady": "Belady",
-    "same_as_previous_token": "predicted: last token's",
-    "layer_frequency": "predicted: most frequent",
-    "transition": "predicted: layer before",
+    "same_as_previous_token": "last-token prediction",
+    "layer_frequency": "frequency prediction",
+    "transition": "previous-layer prediction",
     "mc-moe": "MC-MoE's program",
 }
 """What tables call alternatives → what a page calls them; others have the same name there."""
