@@ -45,7 +45,7 @@ def resize_moves(
         raise ValueError(f"load must be ({len(now)},), got {load_E.shape}")
     device = _greedy(now, size_G, load_E)
     if load is not None:
-        device = _program(now, new_devices, load_E, stays, device, seconds)
+        device = _program(now, new_devices, load_E, stays, _evened(now, device, load_E), seconds)
     return Resize(device, len(now) - stays)
 
 
@@ -71,6 +71,29 @@ def _greedy(now: np.ndarray, size_G: np.ndarray, load_E: np.ndarray) -> np.ndarr
         full = np.bincount(device[placed], minlength=len(size_G)) >= size_G
         weight = np.bincount(device[placed], load_E[placed], len(size_G))
         device[expert] = int(np.where(full, np.inf, weight).argmin())
+    return device
+
+
+def _evened(now: np.ndarray, device: np.ndarray, load_E: np.ndarray) -> np.ndarray:
+    """Experts exchange their devices, two by two, while loads become more even; as many move as before.
+
+    One of the two has moved (M of them), and the other moved too or stays where the first came from.
+    """
+    device, moved_M = device.copy(), np.flatnonzero(device != now)
+    for _ in range(2 * len(moved_M)):
+        load_G = np.bincount(device, load_E)
+        gap_ME = load_G[device[moved_M], None] - load_G[device]
+        less_ME = load_E[moved_M, None] - load_E
+        may_ME = device[moved_M, None] != device
+        may_ME &= (device != now) | (now[moved_M, None] == device)
+        # Half of what the sum of squared loads of both devices falls by.
+        gain_ME = np.where(may_ME, less_ME * (gap_ME - less_ME), 0)
+        at, other = np.unravel_index(gain_ME.argmax(), gain_ME.shape)
+        if gain_ME[at, other] <= 1e-12 * load_E.sum() ** 2:
+            break
+        pair = [moved_M[at], other]
+        device[pair] = device[pair[::-1]]
+        moved_M = np.flatnonzero(device != now)
     return device
 
 

@@ -129,6 +129,19 @@ def test_no_resize_of_a_small_case_moves_fewer_or_is_more_even(now, devices):
     assert deviation == pytest.approx(least)
 
 
+@pytest.mark.parametrize("devices", [7, 9, 16])
+def test_loads_of_a_large_resize_are_even_without_the_program(devices):
+    load = np.sort(np.random.default_rng(0).lognormal(0, 0.5, 256))
+    now = np.arange(256) % 8
+    found = resize_moves(now, devices, load, seconds=0)
+    fewest = 256 - np.minimum(np.bincount(found.device, minlength=16)[:8], 32).sum()
+    assert found.moves == (found.device != now).sum() == fewest
+    loads = np.bincount(found.device, load, devices)
+    sizes = np.bincount(found.device)
+    assert sizes.max() - sizes.min() <= 1
+    assert loads.mean() / loads.max() > 0.9
+
+
 def test_the_resize_of_the_hand_example():
     found = resize_moves([0] * 4 + [1] * 4, 3)
     assert found.moves == 2 == (found.device != np.repeat([0, 1], 4)).sum()
