@@ -82,12 +82,7 @@ def agreement_prompts(
     return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [tokens.note()])
 
 
-def agreement_of_prompt(
-    pairs: Pairs,
-    *,
-    prompt_id: str,
-    routers: Routers = DECODER,
-) -> pa.Table:
+def agreement_of_prompt(pairs: Pairs, *, prompt_id: str, routers: Routers = DECODER) -> pa.Table:
     """One prompt token by token: the experts of both sides in each layer.
 
     Args:

@@ -20,10 +20,7 @@ _SCHEMA = pa.schema(
 
 
 def agreement_sequences(
-    pairs: Pairs,
-    *,
-    routers: Routers = DECODER,
-    intervals: Intervals = INTERVALS,
+    pairs: Pairs, *, routers: Routers = DECODER, intervals: Intervals = INTERVALS
 ) -> pa.Table:
     """How far apart the expert loads of paired prompts are, whether or not their tokens correspond.
 

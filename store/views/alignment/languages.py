@@ -17,11 +17,7 @@ from .prompts import entropies, overlaps
 
 
 def _by_language(
-    trace: TraceRows,
-    name: str,
-    routers: Routers,
-    tokens: TokenFilter,
-    drawn: Intervals,
+    trace: TraceRows, name: str, routers: Routers, tokens: TokenFilter, drawn: Intervals
 ) -> list[dict[str, Any]]:
     """Mean over the sequences of each language, with a bootstrap interval over sequences."""
     groups = trace.groups("language")

@@ -24,12 +24,7 @@ NOTE = (
 
 @view("likeness")
 def likeness(
-    trace: TraceRows,
-    *,
-    keep: float = 0.5,
-    draws: int = 50,
-    routers: Routers = DECODER,
-    seed: int = 0,
+    trace: TraceRows, *, keep: float = 0.5, draws: int = 50, routers: Routers = DECODER, seed: int = 0
 ) -> pa.Table:
     """Clusters of experts with like outputs: what a merge to fewer experts would put together.
 
@@ -54,11 +49,7 @@ def likeness(
 
 
 @view("merge-tree")
-def merge_tree(
-    trace: TraceRows,
-    *,
-    routers: Routers = DECODER,
-) -> pa.Table:
+def merge_tree(trace: TraceRows, *, routers: Routers = DECODER) -> pa.Table:
     """The tree of experts with like outputs: which join first, and at what similarity (average linkage).
 
     Returns:

@@ -163,11 +163,7 @@ def _rate(hits_G: np.ndarray, accesses_G: np.ndarray) -> dict[str, Any]:
 
 @view("expert-prediction", needs=("events",))
 def expert_prediction(
-    trace: TraceRows,
-    *,
-    split: Split = HALVES,
-    routers: Routers = DECODER,
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, split: Split = HALVES, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """How many of a token's experts three predictors name, each naming as many as a token has.
 

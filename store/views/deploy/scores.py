@@ -102,10 +102,7 @@ def _of_events(
 
 @view("expert-scores", needs=("token_numbers",))
 def expert_scores(
-    trace: TraceRows,
-    *,
-    routers: Routers = DECODER,
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """Scores of experts for pruning, side by side.
 

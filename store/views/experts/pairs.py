@@ -20,11 +20,7 @@ LARGEST = 4096
 
 @view("co-activation", needs=("events",))
 def co_activation_view(
-    trace: TraceRows,
-    *,
-    layer: int,
-    stream: str = "decoder",
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, layer: int, stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """How often two experts of a layer are chosen by the same token (all pairs of a token's experts).
 

@@ -124,11 +124,7 @@ def token_texts(trace: TraceRows, token_ids: np.ndarray) -> pa.Array:
 
 @view("prompt-tokens", needs=("events",))
 def prompt_tokens(
-    trace: TraceRows,
-    *,
-    prompt_id: str,
-    layer: int | Sequence[int] | None = None,
-    stream: str | None = None,
+    trace: TraceRows, *, prompt_id: str, layer: int | Sequence[int] | None = None, stream: str | None = None
 ) -> pa.Table:
     """One prompt, token by token: every token's experts at every layer (or some).
 

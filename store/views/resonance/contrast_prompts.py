@@ -13,12 +13,7 @@ _TEXT = ("prompt_id", "language", "parallel_id", "text", "generated")
 
 
 @view("contrast-prompts")
-def contrast_prompts(
-    trace: TraceRows,
-    *,
-    target: Group,
-    grouping: Grouping = BY_GROUP,
-) -> pa.Table:
+def contrast_prompts(trace: TraceRows, *, target: Group, grouping: Grouping = BY_GROUP) -> pa.Table:
     """The prompts of both groups of a contrast.
 
     Args:

@@ -37,11 +37,7 @@ _SCHEMA = pa.schema(
 
 @view("local-consistency", needs=("events",))
 def local_consistency(
-    trace: TraceRows,
-    *,
-    m: str = "4,16,64,256",
-    routers: Routers = DECODER,
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, m: str = "4,16,64,256", routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """How well experts fixed for m tokens cover what the tokens choose (SRP), by layer and phase.
 

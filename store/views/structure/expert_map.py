@@ -38,11 +38,7 @@ _SCHEMA = pa.schema(
 
 @view("expert-map")
 def expert_map(
-    trace: TraceRows,
-    *,
-    by: str = "language",
-    stream: str = "decoder",
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, by: str = "language", stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """Every expert of every layer as a point, placed by the similarity of what it responds to.
 

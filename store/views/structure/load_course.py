@@ -92,11 +92,7 @@ def _stretch(sums: RollupArrays, of: np.ndarray, total_E: np.ndarray) -> dict[st
 
 @view("load-influence")
 def load_influence(
-    trace: TraceRows,
-    *,
-    layer: int | None = None,
-    stream: str = "decoder",
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, layer: int | None = None, stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """Whether a layer's imbalance is one prompt's doing: its busiest expert over the mean, leaving out one prompt.
 

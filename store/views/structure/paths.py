@@ -148,11 +148,7 @@ def _strongest(matrix: np.ndarray, layer: int, target: int, limit: int) -> list[
 
 @view("repeats", needs=("events",))
 def repeats(
-    trace: TraceRows,
-    *,
-    depth: int = 1,
-    routers: Routers = DECODER,
-    tokens: TokenFilter = ALL_TOKENS,
+    trace: TraceRows, *, depth: int = 1, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
     """How often two consecutive tokens share one of their first experts, beside chance.
 
