@@ -11,22 +11,15 @@ so many visitors walk over all pages at once: exceptions they saw, and the memor
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-import moescope.app
+from moescope.app.running import running
 
 PAGES = (
     "library",
@@ -47,40 +40,6 @@ FIGURE = (
 EMPTY = 'import streamlit as st\nst.markdown("ready")\n'
 CONTROL = '.stMain [data-testid="stButtonGroup"] button >> visible=true'
 PATIENCE_MS = 120_000
-
-
-@contextmanager
-def served(script: Path, library: Path) -> Iterator[tuple[str, int]]:
-    """Address and process id of a Streamlit app."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
-    command += [
-        "--server.headless",
-        "true",
-        "--server.fileWatcherType",
-        "none",
-        "--browser.gatherUsageStats",
-        "false",
-    ]
-    environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
-    process = subprocess.Popen(command, env=environment, cwd=script.parent, stdout=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and not _healthy(port):
-            time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def first_figure(browser: Browser, address: str, selector: str) -> tuple[float, int, Page]:
@@ -179,9 +138,8 @@ def main() -> None:
         blank = Path(folder) / "empty.py"
         blank.write_text(EMPTY)
         library = asked.library.absolute() if asked.library else Path(folder) / "library"
-        main_script = Path(moescope.app.__path__[0]) / "main.py"
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        with served(main_script, library) as (app, pid), served(blank, library) as (empty, _):
+        with running(library) as (app, pid), running(library, script=blank) as (empty, _):
             if asked.sessions:
                 crowd(browser, app, pid, asked.trace, asked.sessions, asked.minutes)
                 return

@@ -7,23 +7,17 @@ each below 250 kB.
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-import moescope.app
+from moescope.app.running import running
 from moescope.app.steering import profiles
 from moescope.store.schema import LayerExpert
 
@@ -49,37 +43,6 @@ LARGEST = 250_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 IMAGES = Path(__file__).parent / "img"
 PATIENCE = 120
-
-
-@contextmanager
-def served(library: Path) -> Iterator[str]:
-    """Address of the app with a library that holds the sample alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = Path(moescope.app.__path__[0])
-    command = [sys.executable, "-m", "streamlit", "run", str(app / "main.py"), "--server.port", str(port)]
-    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
-    environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
-    process = subprocess.Popen(command, env=environment, cwd=app, stdout=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + PATIENCE
-        while not _healthy(port):
-            if process.poll() is not None or time.monotonic() > until:
-                raise SystemExit("the app did not start")
-            time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def settle(page: Page) -> None:
@@ -121,7 +84,7 @@ def main(names: list[str]) -> None:
         raise SystemExit("no Chromium on the PATH")
     with (
         tempfile.TemporaryDirectory() as library,
-        served(Path(library)) as address,
+        running(Path(library)) as (address, _),
         sync_playwright() as play,
     ):
         browser = play.chromium.launch(executable_path=chromium, args=FLAGS)

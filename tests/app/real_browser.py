@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import moescope.app
+from moescope.app.running import running
 
 CHROMIUM = os.environ.get("MOESCOPE_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -35,34 +30,8 @@ once_more_if_late = pytest.mark.flaky(reruns=1, only_rerun=["TimeoutError"])
 @contextmanager
 def running_app(library: Path, folder: Path) -> Iterator[str]:
     """Address of an app on a library; its log goes to `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    main = Path(moescope.app.__file__).parent / "main.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(main), "--server.port", str(port)]
-    command += ["--server.headless", "true", "--server.fileWatcherType", "none"]
-    with (folder / "log.txt").open("wb") as log:
-        environment = os.environ | {"MOESCOPE_LIBRARY": str(library)}
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait_for(address, process, folder / "log.txt")
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
-    until = time.monotonic() + 90
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the app did not start: {log.read_text()[-2000:]}")
+    with (folder / "log.txt").open("wb") as log, running(library, log=log) as (address, _):
+        yield address
 
 
 @contextmanager

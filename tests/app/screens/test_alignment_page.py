@@ -8,6 +8,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from page_test import drawn, text_of
 from streamlit.testing.v1 import AppTest
 
 from moescope.app.figures.alignment import by_layer, common_domain
@@ -31,31 +32,9 @@ def library(tmp_path_factory):
     return folder
 
 
-def draw(url: str) -> None:
-    """The script of an AppTest: the page on one trace."""
-    import streamlit as st
-
-    from moescope.app.screens import alignment
-    from moescope.app.shell.page_context import PageContext
-    from moescope.store import open_trace as reopen
-
-    context = PageContext(url=url, name="first", trace=reopen(url))
-    st.session_state["page context"] = context
-    alignment.page(context)
-
-
 def run(library, monkeypatch, **state) -> AppTest:
     monkeypatch.setenv("MOESCOPE_LIBRARY", str(library))
-    app = AppTest.from_function(draw, kwargs={"url": str(library / "first")}, default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    app.run()
-    assert not app.exception, [error.message for error in app.exception]
-    return app
-
-
-def text_of(app: AppTest) -> str:
-    return "\n".join(str(element.proto.body) for element in app.get("html"))
+    return drawn("alignment", library / "first", **state)
 
 
 def divergences(folder, *, special: bool = True) -> pd.DataFrame:

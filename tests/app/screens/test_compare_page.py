@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from page_test import text_of
 from streamlit.testing.v1 import AppTest
 
 from moescope.app.screens.steer import server
@@ -75,10 +76,6 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, second: str | None = "b"
     for key, value in state.items():
         app.session_state[key] = value
     return app.run()
-
-
-def text_of(app: AppTest) -> str:
-    return " ".join(str(element.proto) for element in app.main if element.type == "html") + str(app)
 
 
 def test_it_says_the_numbers_of_the_views(library, monkeypatch):

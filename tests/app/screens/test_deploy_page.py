@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_test import drawn, text_of
 from streamlit.testing.v1 import AppTest
 
 from moescope.app.screens.deploy.page import QUESTIONS
@@ -38,31 +39,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def draw(url: str) -> None:
-    """The script of an AppTest: the page on one trace."""
-    import streamlit as st
-
-    from moescope.app.screens import deploy
-    from moescope.app.shell.page_context import PageContext
-    from moescope.store import open_trace as reopen
-
-    context = PageContext(url=url, name="first", trace=reopen(url))
-    st.session_state["page context"] = context
-    deploy.page(context)
-
-
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, name: str, **state: object) -> AppTest:
     monkeypatch.setenv("MOESCOPE_LIBRARY", str(library))
-    app = AppTest.from_function(draw, kwargs={"url": str(library / name)}, default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    app.run()
-    assert not app.exception, [error.message for error in app.exception]
-    return app
-
-
-def text_of(app: AppTest) -> str:
-    return "\n".join(str(element.proto.body) for element in app.get("html"))
+    return drawn("deploy", library / name, **state)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

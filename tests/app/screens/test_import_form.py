@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from page_test import text_of
 from streamlit.testing.v1 import AppTest
 
 from moescope.app.screens.library import import_form
@@ -23,10 +24,6 @@ def opened(library: Path) -> AppTest:
     app = AppTest.from_function(script, kwargs={"library": str(library)}, default_timeout=60).run()
     assert not app.exception
     return app
-
-
-def text_of(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 def test_every_format_is_offered_with_its_options(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from page_test import text_of
 from streamlit.testing.v1 import AppTest
 
 from moescope.tracer import PromptSet
@@ -31,10 +32,6 @@ def opened(path: Path, folder: Path) -> AppTest:
     ).run()
     assert not app.exception
     return app
-
-
-def text_of(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 def test_a_table_from_excel_and_pandas_is_detected_mapped_counted_and_traced(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from page_test import drawn, text_of
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -53,30 +54,8 @@ def rates(slots: pd.DataFrame) -> pd.DataFrame:
     return uses.div(slots.groupby("prompt_id")["position"].nunique(), axis=0)
 
 
-def draw(url: str) -> None:
-    """The script of an AppTest: the page on one trace."""
-    import streamlit as st
-
-    from moescope.app.screens import resonance
-    from moescope.app.shell.page_context import PageContext
-    from moescope.store import open_trace as reopen
-
-    context = PageContext(url=url, name="trace", trace=reopen(url))
-    st.session_state["page context"] = context
-    resonance.page(context)
-
-
 def run(folder, **state) -> AppTest:
-    app = AppTest.from_function(draw, kwargs={"url": str(folder)}, default_timeout=60)
-    for key, value in {"contrast": "language", "target": "de", "rest": "en", **state}.items():
-        app.session_state[key] = value
-    app.run()
-    assert not app.exception, [error.message for error in app.exception]
-    return app
-
-
-def text_of(app: AppTest) -> str:
-    return "\n".join(str(element.proto.body) for element in app.get("html"))
+    return drawn("resonance", folder, **{"contrast": "language", "target": "de", "rest": "en", **state})
 
 
 def top_of(app: AppTest) -> pd.DataFrame:
