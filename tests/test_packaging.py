@@ -48,6 +48,7 @@ def test_moescope_stays_a_namespace_and_kernels_without_init(wheel_names):
 def test_the_sample_travels_with_the_wheel(wheel_names):
     assert "moescope/sample_data/model/model.safetensors" in wheel_names
     assert "moescope/sample_data/udhr.csv" in wheel_names
+    assert "moescope/app/methods/alignment.md" in wheel_names  # definitions that pages show
     assert "moescope/sample_data/trace/trace.json" in wheel_names
     assert "moescope/sample_data/gallery/two_streams.py" in wheel_names
     assert "moescope/sample_data/gallery/thumbnails/two_streams-dark.png" in wheel_names

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..text import words
 from .look import Width, finish
-from .palette import expert_color, language_color
+from .palette import expert_color, family_of, language_color
 from .routing_map import map_legend
 from .theme import LIGHT, Theme
 
@@ -57,54 +57,67 @@ def by_layer(
         {name: table[name].to_pylist() for name in ("language", "layer", value, "low", "high")}
     )
     data["name"] = [words.language_name(code) for code in data["language"]]
+    data["family"] = [
+        (classes[1].get(code) or UNKNOWN) if classes else family_of(code) for code in data["language"]
+    ]
     layers = sorted(set(data["layer"]))
     names = data.drop_duplicates("language").sort_values("name")
     color, legend_pick = _color(data, names, theme, colors, scores, classes)
     named = legend and not legend_beneath and len(names) * LABEL_PIXELS <= height and len(layers) > 1
+    kin = None
     if named:  # a name at the end of its line needs no legend
-        legend_pick = alt.selection_point(
-            name="lifted", fields=["name"], on="pointerover", clear="pointerout"
+        legend_pick, kin = (
+            alt.selection_point(name=name, fields=[field], on="pointerover", clear="pointerout")
+            for name, field in (("lifted", "name"), ("kin", "family"))
         )
         color = _with_legend(color, None if scores is None and classes is None else {"orient": "top"})
     if legend_beneath:
         color = _with_legend(color, {"orient": "bottom", "columns": LEGEND_ACROSS})
     if not legend:
         color, legend_pick = _without_legend(color), None
-    base = alt.Chart(data).encode(x=_layer_axis(layers), color=color, detail="language:N")
+    base = alt.Chart(data).encode(x=layer_axis(layers), color=color, detail="language:N")
     scale = alt.Scale(domain=list(domain), zero=False, clamp=True) if domain else alt.Scale(zero=False)
     bands = base.mark_area().encode(
-        y=alt.Y("low:Q", title=label, scale=scale), y2="high:Q", opacity=_faded(legend_pick, 0.14, 0.02)
+        y=alt.Y("low:Q", title=label, scale=scale),
+        y2="high:Q",
+        opacity=_faded(legend_pick, kin, 0.14, 0.05, 0.02),
     )
     about = [("class", classes[0])] if classes else [("score", scores[0])] if scores else []
     lines = base.mark_line(strokeWidth=1.7, point=alt.OverlayMarkDef(size=22)).encode(
         y=alt.Y(f"{value}:Q", title=label, scale=scale),
-        opacity=_faded(legend_pick, 1.0, 0.12),
+        opacity=_faded(legend_pick, kin, 1.0, 0.55, 0.12),
         tooltip=_line_card(value, label, about),
     )
-    if legend_pick:
-        lines = lines.add_params(legend_pick)
+    lines = lines.add_params(*filter(None, (legend_pick, kin)))
     if brush and len(layers) > 1:
         lines = lines.add_params(alt.selection_interval(name=BRUSH, encodings=["x"]))
     parts: list[Any] = [bands, lines]
     if named:
-        parts.append(_end_labels(data, value, color, legend_pick, height, domain))
+        opacity = _faded(legend_pick, kin, 1.0, 0.8, 0.25)
+        card = _line_card(value, label, about)
+        parts.append(
+            end_labels(data, value, height, domain).encode(color=color, opacity=opacity, tooltip=card)
+        )
     if chance is not None:
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
         parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
     return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
 
 
-def _end_labels(
-    data: pd.DataFrame, value: str, color: Any, lifted: Any, height: int, domain: tuple[float, float] | None
-) -> alt.Chart:
-    """The name of each line at its right end, moved up or down where names would lie on one another."""
+def end_labels(data: pd.DataFrame, value: str, height: int, domain: tuple[float, float] | None) -> alt.Chart:
+    """The name of each line at its right end, moved up or down where names would lie on one another.
+
+    Args:
+        data: columns name, layer, `value`, low, high.
+        domain: ends of the vertical axis, where it is not the data's own.
+    """
     ends = pd.DataFrame(data[(data["layer"] == data["layer"].max()) & data[value].notna()]).sort_values(value)
     drawn = data[[value, "low", "high"]].astype(float)  # where no interval is known, the values alone
     low, high = domain or (float(drawn.min().min()), float(drawn.max().max()))
     step = LABEL_PIXELS * (high - low) / height
     ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
-    mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5, tooltip=None)
-    return mark.encode(x="layer:Q", y="at:Q", text="name:N", color=color, opacity=_faded(lifted, 1.0, 0.25))
+    mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5)
+    return mark.encode(x="layer:Q", y="at:Q", text="name:N")
 
 
 def spread(values: list[float], step: float, low: float, high: float) -> list[float]:
@@ -126,15 +139,22 @@ def spread(values: list[float], step: float, low: float, high: float) -> list[fl
     return places
 
 
-def _layer_axis(layers: list[int]) -> alt.X:
+def layer_axis(layers: list[int]) -> alt.X:
     return alt.X("layer:Q", title="layer (input at the left)",
                  axis=alt.Axis(values=_ticks(layers), format="d", grid=False),
                  scale=alt.Scale(domain=[layers[0], layers[-1]], nice=False, padding=8))  # fmt: skip
 
 
-def _faded(picked: alt.Parameter | None, shown: float, others: float) -> Any:
-    """Opacity: `others` for what is not picked in the legend."""
-    return alt.condition(picked, alt.value(shown), alt.value(others)) if picked else alt.value(shown)
+def _faded(
+    picked: alt.Parameter | None, kin: alt.Parameter | None, shown: float, family: float, others: float
+) -> Any:
+    """Opacity: `family` for the kin of what is picked, `others` for the rest."""
+    if picked is None:
+        return alt.value(shown)
+    chosen = alt.when(picked).then(alt.value(shown))
+    if kin is not None:
+        chosen = chosen.when(kin).then(alt.value(family))
+    return chosen.otherwise(alt.value(others))
 
 
 def _line_card(value: str, label: str, about: Sequence[tuple[str, str]]) -> list[alt.Tooltip]:

@@ -29,6 +29,7 @@ FAMILIES: dict[str, tuple[float, tuple[str, ...]]] = {
 _HOME = {
     language: (hue, rank) for hue, languages in FAMILIES.values() for rank, language in enumerate(languages)
 }
+_FAMILY = {language: family for family, (_, languages) in FAMILIES.items() for language in languages}
 _HUES = 12
 _HUE_STEP = 5  # coprime to _HUES: neighbouring expert ids get hues far apart
 
@@ -37,11 +38,20 @@ def language_color(language: str | None, theme: Theme) -> str:
     """Fixed colour of a language: hue by family, lightness by its place in the family."""
     if not language:
         return theme.muted
-    subtag = language.split("-")[0].split("_")[0].lower()
+    subtag = _subtag(language)
     hue, rank = _HOME.get(subtag, (float(zlib.crc32(subtag.encode()) % 360), 0))
     lightness = theme.category_lightness[rank % 3]
     chroma = 0.115 if rank < 6 else 0.07
     return oklch(lightness, chroma, hue + (rank // 3) * 11)
+
+
+def family_of(language: str) -> str:
+    """Family of a language by its code; `others` for one that has no place among FAMILIES."""
+    return _FAMILY.get(_subtag(language), "others")
+
+
+def _subtag(language: str) -> str:
+    return language.split("-")[0].split("_")[0].lower()
 
 
 def expert_color(expert: int, theme: Theme) -> str:

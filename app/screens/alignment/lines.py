@@ -9,12 +9,14 @@ import streamlit as st
 
 from ....store.notes import notes_of
 from ...figures import alignment as figures
+from ...figures.alignment_families import family_lines
 from ...sentences import alignment as sentences_alignment
 from ...shell import messages, show, sources, theme_watch
 from ...shell.page_context import PageContext
 from ...text import words
 
 ACROSS = 3
+TOGETHER, APART = "all in one chart", "in small charts"
 MOST_BESIDE = 6
 WIDEN = "Widen the filter in the bar above, or choose other tokens."
 
@@ -30,6 +32,11 @@ def draw(context: PageContext, params: dict[str, Any], colors: dict[str, Any]) -
         return None
     label = f"divergence from {words.language_name(pivot)}"
     domain = figures.common_domain([table, *beside.values()], "divergence") if beside else None
+    if "scores" not in colors and _apart():
+        _by_family(context, table, params, label, colors)
+        messages.note("plain", " ".join(notes_of(table)))
+        _small(beside, params, label, domain, colors)
+        return _window(context, [])
     brushed = show.chart(
         lambda theme: figures.by_layer(
             table, "divergence", label=label, theme=theme, brush=True, domain=domain,
@@ -42,6 +49,30 @@ def draw(context: PageContext, params: dict[str, Any], colors: dict[str, Any]) -
     messages.note("plain", " ".join(notes_of(table)))
     _small(beside, params, label, domain, colors)
     return _window(context, brushed)
+
+
+def _apart() -> bool:
+    """Draw the choice between one chart and a small one for each family or class."""
+    shown = st.segmented_control(
+        "Lines", [TOGETHER, APART], default=TOGETHER, key="charts", bind="query-params", required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    return shown == APART
+
+
+def _by_family(
+    context: PageContext, table: pa.Table, params: dict[str, Any], label: str, colors: dict[str, Any]
+) -> None:
+    """A small chart for each family or class, all other lines in grey behind its own."""
+    pivot = params["pivot"]
+    show.chart(
+        lambda theme: family_lines(
+            table, "divergence", label=label, theme=theme, across=1 if theme_watch.narrow() else ACROSS,
+            classes=colors.get("classes"),
+        ),
+        table, name=f"alignment-{pivot}-apart", title=f"Routing divergence from {words.language_name(pivot)} by layer",
+        say=sentences_alignment.lines(table, pivot), python=context.snippet("alignment", **params),
+    )  # fmt: skip
 
 
 def choose_beside(context: PageContext) -> None:
