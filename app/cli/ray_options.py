@@ -14,7 +14,7 @@ RAY_OPTIONS = (
     click.option("--workers", type=click.IntRange(1), metavar="N",
                  help="--ray: copies of the model. Default: as many as the cluster has GPUs for."),
     click.option("--gpus-per-worker", type=click.FloatRange(0), metavar="G",
-                 help="--ray: GPUs of each. Default: 1 where the cluster has any."),
+                 help="--ray: GPUs of each. Default: 1 where the cluster has any; with vllm its parallel devices."),
 )  # fmt: skip
 ALONE = ("noise", "expert_parallel")
 """Options that a run on a cluster has no place for."""
@@ -40,6 +40,6 @@ def take_ray(options: dict[str, Any]) -> dict[str, Any] | None:
         return None
     refuse_ranks()
     for name in ALONE:
-        if options.pop(name):
+        if options.pop(name, None):
             raise click.UsageError(f"--{name.replace('_', '-')} does not apply to --ray")
     return {"address": address, **given}

@@ -100,8 +100,6 @@ def trace_command(
 
     engine = take_engine(options)
     ray = take_ray(options)
-    if ray is not None and engine is not None:
-        raise click.UsageError("--ray runs transformers in its workers, not --engine vllm")
     ranks = _layout(options, engine, ray)
     _reproducible(options)
     prompt_set = PromptSet.from_file(prompts)
@@ -117,7 +115,7 @@ def trace_command(
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
         click.echo(f"{of}{amount(len(prompt_set), 'prompt')} from {prompts}; loading {model}", err=True)
     if ray is not None:
-        summary = _trace_on_ray(model, prompt_set, out, profile, options, ray)
+        summary = _trace_on_ray(model, prompt_set, out, profile, options, ray | {"vllm": engine})
     elif engine is not None:
         summary = _trace_in_vllm(model, prompt_set, out, profile, options, engine)
     else:
@@ -155,7 +153,7 @@ def _trace_on_ray(
     from ...tracer.engines.ray.trace import trace_with_ray
     from ...tracer.prepared import OPTIONS
 
-    given = {name: options.pop(name) for name in OPTIONS}
+    given = {name: options.pop(name) for name in OPTIONS if name in options}
     # Ray writes to stdout, which is for the command's own answer.
     with redirect_stdout(sys.stderr), Meter() as meter, _resumable(out):
         summary = trace_with_ray(

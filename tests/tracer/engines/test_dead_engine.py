@@ -1,4 +1,4 @@
-"""Where vLLM's engine process is gone its answer never comes: the wait ends, and says how to go on."""
+"""An engine that can't be used: its process is gone and its answer never comes, or its release is another one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moescope.tracer.engines.vllm import running
-from moescope.tracer.engines.vllm.running import ONE_DEVICE, EngineError, VllmEngine
+from moescope.tracer.engines.vllm.running import ONE_DEVICE, EngineError, VllmEngine, version_note
 
 
 class Engine:
@@ -43,3 +43,10 @@ def test_an_answer_that_never_comes_is_not_awaited() -> None:
 def test_a_slow_answer_of_a_living_engine_is() -> None:
     engine = VllmEngine("m", Engine(0.1, dies=10**9), ONE_DEVICE, prefix_caching=False)
     assert asyncio.run(engine.call("moescope_write", 1)) == ["moescope_write", 1]
+
+
+def test_a_release_is_refused_where_too_old_and_named_where_not_tried() -> None:
+    assert version_note("0.32.1+cpu") is version_note(None) is version_note("dev") is None
+    assert "moescope was run with 0.32" in str(version_note("0.33.0"))
+    with pytest.raises(EngineError, match=r"0\.9\.2 is too old: moescope needs 0\.15 or later"):
+        version_note("0.9.2")

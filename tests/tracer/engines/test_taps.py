@@ -12,10 +12,13 @@ import torch
 
 from moescope.store.schema import RouterSpec
 from moescope.tracer.engines.vllm.checks import KernelCheck, contradictions, refused, weights_problem
-from moescope.tracer.engines.vllm.spool import Order, Spool, StepRows
+from moescope.tracer.engines.vllm.rotation import rotation_problems
+from moescope.tracer.engines.vllm.rows import read_files
+from moescope.tracer.engines.vllm.spool import Order, Spool, StepRows, put_problem
 from moescope.tracer.engines.vllm.steer import StepRequest, StepSteering, unsteerable
 from moescope.tracer.engines.vllm.step_watch import Step, watch
 from moescope.tracer.engines.vllm.taps import UNSEEN, RouterTap, TapBuffers
+from moescope.tracer.errors import CaptureError
 from moescope.tracer.steering.read import read_rules
 
 EXPERTS, K, ROWS = 6, 2, 8
@@ -259,3 +262,41 @@ def test_a_dummy_step_is_not_taken_for_the_step_before() -> None:
     runner.execute_model(SimpleNamespace(total_num_scheduled_tokens=2))
     runner._model_forward(torch.zeros(2), torch.arange(2))
     assert [step.requests for step in watcher.steps] == [["a"]]
+
+
+class Rotary(torch.nn.Module):
+    """vLLM's interface; `kernel` is what its forward does."""
+
+    head_size = 4
+
+    def __init__(self, kernel: Any) -> None:
+        super().__init__()
+        self.cos_sin_cache, self.kernel = torch.zeros(8, 4), kernel
+
+    def forward_native(self, positions: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
+        turn = positions.float().cos()[:, None, None]
+        return query * turn, key * turn
+
+    def forward(self, positions: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
+        return self.kernel(self, positions, query, key)
+
+
+def test_a_rotary_kernel_that_takes_heads_for_one_is_named_with_the_way_out() -> None:
+    def wrong(rotary: Rotary, positions: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
+        query = query.clone()
+        query[:, 0] = rotary.forward_native(positions, query[:, :1], key)[0][:, 0]
+        return query, key
+
+    assert (
+        rotation_problems(torch.nn.Sequential(Rotary(Rotary.forward_native)), "DeepseekV3ForCausalLM") == []
+    )
+    (said,) = rotation_problems(torch.nn.Sequential(Rotary(wrong)), "DeepseekV3ForCausalLM")
+    assert "rotates the wrong elements" in said
+    assert '"-rotary_embedding"' in said
+
+
+def test_what_went_wrong_in_any_rank_reaches_the_driver(tmp_path: Path) -> None:
+    """The answers of other ranks than the first do not; their files do."""
+    put_problem(tmp_path / "000000-001.npz", "layers [3]: its experts received other ids than it chose")
+    with pytest.raises(CaptureError, match="received other ids than it chose"):
+        read_files([str(tmp_path / "000000-001.npz")])

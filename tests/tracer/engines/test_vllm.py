@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import OlmoeConfig, OlmoeForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, OlmoeConfig, OlmoeForCausalLM
 from vllm_runs import (
     COMMON,
     NEEDS_VLLM,
@@ -114,6 +114,27 @@ def test_another_model_than_the_checkpoint_is_refused_by_name(
     assert done.returncode == 1
     assert "OlmoeForCausalLM runs with renormalize = False" in done.stderr
     assert not (tmp_path / "t").exists()
+
+
+def test_latent_attention_is_refused_with_the_wrong_rotation_and_right_without(
+    prompts: Path, tmp_path: Path
+) -> None:
+    config = DeepseekV3Config(
+        **COMMON, intermediate_size=64, moe_intermediate_size=32, n_routed_experts=16, n_shared_experts=1,
+        routed_scaling_factor=2.5, n_group=4, topk_group=2, first_k_dense_replace=1, q_lora_rank=64, kv_lora_rank=512,
+        qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, topk_method="noaux_tc", scoring_func="sigmoid",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = save(DeepseekV3ForCausalLM(config), tmp_path / "model")
+    done = in_vllm("trace", str(model), str(prompts), "--out", str(tmp_path / "t"), "--dtype", "float32")
+    assert done.returncode == 1
+    assert "rotates the wrong elements" in done.stderr
+    here = traced_here(model, prompts, tmp_path / "here")
+    own = [*SMALL, 'compilation_config={"custom_ops": ["-rotary_embedding"]}']
+    there, _ = traced_in_vllm(model, prompts, tmp_path / "there", engine=own)
+    count, ties = compare(here, there)
+    print(f"deepseek_v3: {count} events, {ties} ties decided otherwise")
+    assert ties < 0.01 * count
 
 
 def test_without_vllm_the_reason_is_one_line(prompts: Path, tmp_path: Path) -> None:

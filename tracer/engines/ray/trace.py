@@ -1,6 +1,6 @@
 """One trace by many workers on a Ray cluster.
 
-1. Prompts are dealt in lots, in a seeded random order, to actors that hold the model.
+1. Prompts are dealt in lots, in a seeded random order, to actors that hold the model, in transformers or a vLLM.
 2. A worker puts whole parts into the trace's folder, which every node must reach (a shared disk, or a URL as s3://).
 3. A worker that dies is given up: what it had not committed is run by others, and a new worker takes its place.
 4. Where this process dies, its actors end; what is committed stays, and `resume` goes on.
@@ -23,8 +23,11 @@ from ...errors import TracerError
 from ...generate.batch import Sampling
 from ...prompts.prompt_set import PromptSet
 from ...run.begin import describe
+from ...run.part_writer import part_events_at
 from ...run.progress import Progress, TraceSummary
+from ..vllm.recording import check_wanted
 from .desk import Desk, Standing
+from .vllm_worker import VllmWorker, devices_of, in_an_actor
 from .worker import Job, Worker, asked
 
 DEATHS_A_WORKER = 3
@@ -55,6 +58,7 @@ def trace_with_ray(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     load: Mapping[str, Any] | None = None,
+    vllm: Mapping[str, Any] | None = None,
     capture: Sequence[str] = DEFAULT_CAPTURE,
     batch_tokens: int = 8192,
     batch_size: int | None = None,
@@ -78,28 +82,38 @@ def trace_with_ray(
         out: a folder that every node reaches under the same path, or a URL.
         address: of the cluster (`auto`, `HOST:PORT`), or `local` for one on this machine.
         workers: copies of the model; as many as the cluster has GPUs for if left out, one without GPUs.
-        gpus_per_worker: 1 where the cluster has GPUs, else 0, if left out.
-        load: options of `load_prepared`.
+        gpus_per_worker: 1 where the cluster has GPUs, else 0, if left out; for vLLM as many as it spreads over.
+        load: options of `load_prepared`; for vLLM `dtype` and `trust_remote_code`.
+        vllm: each worker runs a vLLM: `parallel` and `arguments` of `trace_with_vllm`. Without: transformers.
         The others are those of `run.trace.trace_prompts`.
     Raises:
         RayError: see there.
         TracerError, StoreError: as for a plain trace; what is committed stays, and `resume=True` goes on.
     """
     prompt_set = PromptSet.of(prompts)
-    ray, ours = _connected(address)
     chosen = prompt_set.chosen(limit, shard)
+    if vllm is not None:
+        check_wanted(chosen, capture, weight_type)
+    ray, ours = _connected(address)
     url = os.fspath(out)
     url = url if "://" in url else os.path.abspath(url.removeprefix("file://"))
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     recording = {
-        "capture": tuple(capture), "batch_tokens": batch_tokens, "batch_size": batch_size, "sampling": sampling,
-        "chat": chat, "limit": limit, "shard": shard, "weight_type": weight_type,
+        "capture": tuple(capture), "sampling": sampling, "chat": chat, "limit": limit, "shard": shard,
+        "weight_type": weight_type,
     }  # fmt: skip
+    if vllm is None:
+        recording |= {"batch_tokens": batch_tokens, "batch_size": batch_size}
+    else:
+        recording |= {**dict(load or {}), **in_an_actor(vllm)}
     where = model if not os.path.isdir(model) else os.path.abspath(model)
-    job = Job(where, dict(load or {}), recording, url, part_events)
-    gpus, count = _shares(ray, workers, gpus_per_worker)
+    events = part_events_at(url) if part_events is None else part_events
+    job = Job(where, dict(load or {}), recording, url, events)
+    gpus, count = _shares(ray, workers, gpus_per_worker, 1 if vllm is None else devices_of(vllm))
     desk = _desk(ray, url, [prompt.id for prompt in chosen], count, describe(prompt_set), resume)
-    crew = _Crew(ray, desk, job, ray.put(chosen), steering, gpus, count)
+    crew = _Crew(
+        ray, desk, job, ray.put(chosen), steering, gpus, count, Worker if vllm is None else VllmWorker
+    )
     try:
         crew.work(len(chosen), progress)
         told = asked(desk.finish.remote(crew.seconds, count))
@@ -142,10 +156,10 @@ def _check_answers(address: str) -> None:
         raise RayError(f"--ray {address}: no cluster can be reached: {error}") from None
 
 
-def _shares(ray: Any, workers: int | None, gpus_per_worker: float | None) -> tuple[float, int]:
-    """GPUs of a worker, and how many workers there are."""
+def _shares(ray: Any, workers: int | None, gpus_per_worker: float | None, usual: int) -> tuple[float, int]:
+    """GPUs of a worker (`usual` if nothing was said), and how many workers there are."""
     there = ray.cluster_resources().get("GPU", 0)
-    gpus = gpus_per_worker if gpus_per_worker is not None else (1 if there else 0)
+    gpus = gpus_per_worker if gpus_per_worker is not None else (usual if there else 0)
     if gpus > there:
         raise RayError(f"a worker needs {gpus:g} GPUs, the cluster has {there:g}")
     most = int(there // gpus) if gpus else None
@@ -177,9 +191,10 @@ class _Crew:
     """The workers of one run."""
 
     def __init__(
-        self, ray: Any, desk: Any, job: Job, prompts: Any, steering: Any, gpus: float, count: int
-    ) -> None:
-        self._ray, self._desk, self._arguments = ray, desk, (job, prompts, steering)
+        self, ray: Any, desk: Any, job: Job, prompts: Any, steering: Any, gpus: float, count: int,
+        kind: type,
+    ) -> None:  # fmt: skip
+        self._ray, self._desk, self._arguments, self._kind = ray, desk, (job, prompts, steering), kind
         self._gpus, self._count = gpus, count
         self._running: dict[Any, tuple[str, Any]] = {}
         self._idle: list[tuple[str, Any]] = []
@@ -213,7 +228,7 @@ class _Crew:
     def _hire(self) -> None:
         name = f"worker-{self._hired}"
         self._hired += 1
-        actor = self._ray.remote(Worker).options(num_cpus=1, num_gpus=self._gpus, max_restarts=0)
+        actor = self._ray.remote(self._kind).options(num_cpus=1, num_gpus=self._gpus, max_restarts=0)
         self._set_to_work(name, actor.remote(name, self._desk, *self._arguments))
 
     def _set_to_work(self, name: str, actor: Any) -> None:

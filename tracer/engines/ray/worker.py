@@ -32,9 +32,9 @@ class Job:
     load: dict[str, Any]
     """Options of `load_prepared`."""
     recording: dict[str, Any]
-    """Options of `Recording`."""
+    """Options of `Recording`, or of `VllmRecording`."""
     url: str
-    part_events: int | None
+    part_events: int
 
 
 def asked(reference: Any) -> Any:
@@ -132,12 +132,9 @@ class Worker:
             **self._job.recording,
         )  # fmt: skip
         recording.probe()
-        described = recording.manifest()
-        described |= {
-            "routers": list(recording.routers), "capture": ordered_capture(described["capture"])
-        }  # fmt: skip
+        described = described_by(recording)
         created = asked(self._desk.open.remote(self._name, described))
-        _check_reached(self._job.url, created)
+        check_reached(self._job.url, created)
         self._writer = RemoteWriter(self._job, self._desk, self._name, described)
         self._recording = recording
 
@@ -151,7 +148,15 @@ class Worker:
         self._desk.ran.remote(self._name, {number: int(self._lengths[number]) for number in numbers})
 
 
-def _check_reached(url: str, created: str) -> None:
+def described_by(recording: Any) -> dict[str, Any]:
+    """What the desk takes of a recording's model and settings."""
+    described = recording.manifest()
+    return described | {
+        "routers": list(described["routers"]), "capture": ordered_capture(described["capture"])
+    }  # fmt: skip
+
+
+def check_reached(url: str, created: str) -> None:
     """Raises TracerError where this node does not see the folder of the trace: its parts would be lost."""
     try:
         found = Manifest.load(open_folder(url)).created

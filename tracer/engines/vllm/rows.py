@@ -6,7 +6,7 @@ Shapes: N rows, L routers, K slots, R segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,6 @@ class Finished:
     special: np.ndarray
     completion: np.ndarray
     prompt_length: int
-    new: bool = True
-    """Not yet counted as progress."""
 
     @property
     def number(self) -> int:
@@ -46,9 +44,6 @@ class Finished:
         """Of each token: special + 2 · completion + 4 · generated."""
         return self.special + 2 * self.completion.astype(np.int64) + 4 * self.decode
 
-    def counted(self) -> Finished:
-        return replace(self, new=False) if self.new else self
-
 
 @dataclass(frozen=True)
 class WorkerRows:
@@ -60,11 +55,17 @@ class WorkerRows:
 
 
 def read_files(paths: Sequence[str]) -> WorkerRows:
-    """The rows of one order, from the file of each data-parallel rank."""
-    loaded = []
+    """The rows of one order, from the file of each data-parallel rank.
+
+    Raises:
+        CaptureError: a rank says why it has none, or there are none at all.
+    """
+    loaded: list[dict[str, np.ndarray]] = []
     for path in paths:
         with np.load(path) as arrays:
             loaded.append({name: arrays[name] for name in arrays.files})
+        if "problem" in loaded[-1]:
+            raise CaptureError(f"inside vLLM: {loaded[-1]['problem'][0]}")
     loaded = [arrays for arrays in loaded if len(arrays["request"])]
     if not loaded:
         raise CaptureError("inside vLLM: no worker recorded a single row")

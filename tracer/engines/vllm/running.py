@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ ALIVE_SECONDS = 2.0
 """How often the engine's process is looked at while an answer is awaited."""
 OWN = {"worker_extension_cls", "enable_prefix_caching"}
 """Settings of vLLM that moescope makes itself."""
+OLDEST = (0, 15)
+"""vLLM release from which on everything that the worker stands on is there."""
+RUN_WITH = ((0, 32),)
+"""vLLM releases that moescope's comparisons with transformers were run with."""
 
 
 class EngineError(TracerError):
@@ -205,6 +210,7 @@ def start(
     Raises:
         EngineError: vLLM is not installed, or can't start.
     """
+    version_note(vllm_version())
     given = dict(arguments or {})
     if clash := sorted(OWN & given.keys()):
         raise EngineError(f"--engine-arg {clash[0]}: moescope sets it itself")
@@ -213,11 +219,17 @@ def start(
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
         raise EngineError(
             f"--engine vllm needs vLLM in this Python environment ({error}); docs/scale.md says how to install it"
         ) from None
+    if parallel.data > 1 and current_platform.is_cpu():
+        raise EngineError(
+            "--data-parallel: vLLM on CPUs can't gather the tokens of several copies for their experts; for copies of "
+            "a whole model use --ray ... --workers N"
+        )
     settings: dict[str, Any] = {
         "model": model, "dtype": dtype, "trust_remote_code": trust_remote_code,
         "tensor_parallel_size": parallel.tensor, "data_parallel_size": parallel.data, "seed": 0,
@@ -243,6 +255,32 @@ def start(
 def _raise_problem(state: dict[str, Any]) -> None:
     if state["problem"]:
         raise CaptureError(f"inside vLLM: {state['problem']}")
+
+
+def version_note(found: str | None) -> str | None:
+    """What is to be said of a vLLM release that moescope was not run with.
+
+    Raises:
+        EngineError: it is too old.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", found or "")
+    if numbers is None:
+        return (
+            None  # not installed, which is said where it is imported; or built from source, without a number
+        )
+    release = (int(numbers[1]), int(numbers[2]))
+    tested = ", ".join(f"{major}.{minor}" for major, minor in RUN_WITH)
+    if release < OLDEST:
+        oldest = f"{OLDEST[0]}.{OLDEST[1]}"
+        raise EngineError(
+            f"vLLM {found} is too old: moescope needs {oldest} or later (it was run with {tested})"
+        )
+    if release in RUN_WITH:
+        return None
+    return (
+        f"vLLM {found}: moescope was run with {tested}. Decisions are compared with what the experts received, so "
+        "that a release that works otherwise stops the run"
+    )
 
 
 def vllm_version() -> str | None:

@@ -160,6 +160,11 @@ class Spool:
         _put(order.path, arrays)
 
 
+def put_problem(path: Path, problem: str) -> None:
+    """A file that says why there are no rows."""
+    _put(path, {"problem": np.array([problem])})
+
+
 def _put(path: Path, arrays: dict[str, Any]) -> None:
     part = path.with_suffix(".tmp")
     with open(part, "wb") as file:

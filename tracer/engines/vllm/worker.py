@@ -28,7 +28,8 @@ from ...steering.read import read_rules
 from ...steering.rules import Rule
 from .checks import KernelCheck, contradictions, corrected, normalises, refused
 from .orphans import end_with
-from .spool import Order, Spool, StepRows
+from .rotation import rotation_problems
+from .spool import Order, Spool, StepRows, put_problem
 from .steer import StepRequest, StepSteering, unsteerable
 from .step_watch import Step, watch
 from .taps import RouterTap, TapBuffers, all_rows, to_host
@@ -65,7 +66,7 @@ class Routing:
         self.config = worker.vllm_config
         model, runner = worker.model_runner.get_model(), worker.model_runner
         self.layers = {name: m for name, m in model.named_modules() if isinstance(m, MoERunner)}
-        self.problems = self._problems(type(model).__name__)
+        self.problems = self._problems(model)
         self.specs = [] if self.problems else [_spec(name, layer) for name, layer in self.layers.items()]
         self.routers = [layer.router for layer in self.layers.values()]
         self.spool: Spool | None = None
@@ -78,7 +79,8 @@ class Routing:
             self._set_taps(worker)
             watch(runner, self)
 
-    def _problems(self, architecture: str) -> list[str]:
+    def _problems(self, model: Any) -> list[str]:
+        architecture = type(model).__name__
         parallel = self.config.parallel_config
         hf_config = self.config.model_config.hf_text_config
         if parallel.pipeline_parallel_size > 1:
@@ -91,11 +93,8 @@ class Routing:
         known = [text for text in found if text]
         for name, layer in self.layers.items() if not known else ():
             known += contradictions(hf_config, name, layer.router, architecture)
-        if not known and _latent_attention_on_cpu(self.config):
-            known = [
-                f"{architecture} has latent attention (MLA), which vLLM's CPU backend computes otherwise than the "
-                "checkpoint's own code after the first position: trace it without --engine vllm"
-            ]
+        if not known and getattr(self.config.model_config, "use_mla", False):
+            known = rotation_problems(model, architecture)
         return known
 
     def _set_taps(self, worker: Any) -> None:
@@ -170,10 +169,6 @@ class Routing:
         spool.add(StepRows(request_N, *copies, ready=ready))
 
 
-def _latent_attention_on_cpu(config: Any) -> bool:
-    return bool(getattr(config.model_config, "use_mla", False)) and not torch.accelerator.is_available()
-
-
 def _spec(name: str, layer: Any) -> RouterSpec:
     router = layer.router
     custom = getattr(router, "custom_routing_function", None) is not None
@@ -223,11 +218,15 @@ class RoutingWorker:
     def moescope_write(self, number: int, classes: dict[str, list[int]]) -> dict[str, Any]:
         """Order a file with the rows of finished requests; it appears when it is whole."""
         routing: Routing = self._moescope  # type: ignore[attr-defined]
-        if routing.spool is not None and routing.step_problem is None:
+        state = self.moescope_state()
+        if routing.spool is not None:
             rank = routing.config.parallel_config.data_parallel_rank
             path = routing.folder / f"{number:06d}-{rank:03d}.npz"
-            routing.spool.add(Order(path, {int(key): np.array(value) for key, value in classes.items()}))
-        return self.moescope_state()
+            if state["problem"] is None:
+                routing.spool.add(Order(path, {int(key): np.array(value) for key, value in classes.items()}))
+            else:  # of several data-parallel ranks only the first one's answer reaches the caller
+                put_problem(path, state["problem"])
+        return state
 
     def moescope_state(self) -> dict[str, Any]:
         """What has gone wrong since the beginning, and how many steps were compared with the experts' kernel."""
