@@ -18,6 +18,8 @@ import pytest
 import torch
 from tiny import tiny_olmoe
 from transformers import AutoTokenizer
+from vllm_runs import PYTHON as MAY_RUN_VLLM
+from vllm_runs import compare, qwen3, some_prompts, traced_here
 
 from moescope.store import Trace, open_trace, sample_dir
 from moescope.tracer import load_model, trace_prompts
@@ -50,13 +52,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def on_ray(made: Path, out: Path, accident: str) -> subprocess.CompletedProcess[str]:
+def on_ray(made: Path, out: Path, accident: str, *engine: str) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).parent / "two_nodes.py"
-    command = [PYTHON, str(script), str(made / "model"), str(made / "prompts.jsonl"), str(out), accident]
+    command = [
+        PYTHON,
+        str(script),
+        str(made / "model"),
+        str(made / "prompts.jsonl"),
+        str(out),
+        accident,
+        *engine,
+    ]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=500, cwd=made.parent
@@ -114,3 +125,18 @@ def test_where_the_driver_is_killed_the_trace_goes_on(made: Path, tmp_path: Path
     summary = told(done)
     assert summary["resumed_prompts"] >= before.num_prompts
     assert len(check(made, tmp_path / "t", summary).manifest.runs) == 2
+
+
+@pytest.mark.skipif(not MAY_RUN_VLLM, reason="MOESCOPE_ENGINES names no Python with vLLM (make engines)")
+def test_each_worker_may_run_a_vllm(tmp_path: Path) -> None:
+    model = qwen3(tmp_path / "model")
+    prompts = some_prompts(tmp_path / "prompts.jsonl", 6)
+    here = traced_here(model, prompts, tmp_path / "here", max_new_tokens=0)
+    done = on_ray(tmp_path, tmp_path / "t", "none", "vllm")
+    assert done.returncode == 0, done.stderr[-3000:]
+    there = open_trace(tmp_path / "t")
+    assert there.verify() == []
+    count, ties = compare(here, there)
+    assert (told(done)["events"], told(done)["workers"]) == (count, 2)
+    assert ties < 0.01 * count
+    assert there.manifest.model["engine"] == "vllm"

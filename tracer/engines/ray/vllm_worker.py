@@ -31,19 +31,16 @@ def in_an_actor(vllm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VllmWorker:
-    """As `worker.Worker`: `run` may be called again, when there is more to do."""
+    """As `worker.Worker`: `run` may be called again, when there is more to do. Its methods are coroutines, so that Ray
+    runs them all in one event loop, in which vLLM's client must stay."""
 
     def __init__(self, name: str, desk: Any, job: Job, prompts: PromptSet, steering: Any) -> None:
         self._name, self._desk, self._job, self._prompts = name, desk, job, prompts
         self._steering = steering
-        self._loop = asyncio.new_event_loop()  # vLLM's client lives in the one that it began in
         self._recording: VllmRecording | None = None
 
-    def run(self) -> int:
+    async def run(self) -> int:
         """Records until nothing waits; the number of prompts that this call committed."""
-        return self._loop.run_until_complete(self._run())
-
-    async def _run(self) -> int:
         if self._recording is None:
             self._recording = await self._prepared()
         before = self._recording.committed.prompts

@@ -34,7 +34,7 @@ OWN = {"worker_extension_cls", "enable_prefix_caching"}
 """Settings of vLLM that moescope makes itself."""
 OLDEST = (0, 15)
 """vLLM release from which on everything that the worker stands on is there."""
-RUN_WITH = ((0, 32),)
+RUN_WITH = ((0, 31), (0, 32))
 """vLLM releases that moescope's comparisons with transformers were run with."""
 
 
