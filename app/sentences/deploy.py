@@ -256,6 +256,8 @@ def card_answer(table: pa.Table) -> str:
             f" Granularity {row['granularity']:.3g}; the scaling law expects a leverage of {row['leverage']:.2f} at "
             f"{row['compute']:.3g} training FLOPs{outside}."
         )
+    else:
+        said += " The trace lacks the parameter counts, so the leverage of this model can't be computed."
     return said
 
 

@@ -25,7 +25,8 @@ def decided(make: Callable[[], pa.Table], title: str, *, height: int = 280) -> p
         with messages.loading(height=height):
             table = make()
     except DecisionRefused as error:
-        messages.empty(title, str(error)[:1].upper() + str(error)[1:])
+        said = str(error)[:1].upper() + str(error)[1:]
+        messages.empty(title, said if said.endswith((".", "!", "?")) else f"{said}.")
         return None
     if table.num_rows:
         return table

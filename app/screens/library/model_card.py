@@ -16,7 +16,7 @@ from ...shell import messages, show, sources
 def draw(trace: Trace) -> None:
     """The card of one trace, and every traced model as a point beside it."""
     tokens = st.number_input(
-        "Training tokens in billions", 0.0, 1e6, 0.0, key="training tokens",
+        "Training tokens in billions", 0.0, 1e6, 0.0, key="training tokens", width=240,
         help="0: not known. Gives tokens per parameter, and the compute that the leverage is asked for.",
     )  # fmt: skip
     given = {"training_tokens": tokens * 1e9} if tokens else {}
@@ -29,7 +29,9 @@ def draw(trace: Trace) -> None:
         return
     points = pa.Table.from_pylist(rows)
     show.chart(
-        lambda theme: leverage_points(points, compute=compute, theme=theme), points, name="leverage",
+        lambda theme: leverage_points(
+            points, compute=compute, chosen=trace.manifest.model.get("name"), theme=theme
+        ), points, name="leverage",
         title="Efficiency leverage of the traced models (arXiv 2507.17702)",
         say=" ".join(notes_of(card)) + " Line: the law at granularity 12. Shaded: around its worked points.",
         python=f"from moescope.store import open_trace\n\ntable = open_trace({trace.url!r}).view('model-card')",
