@@ -47,6 +47,8 @@ def offload_command(
       moescope offload my-trace --slots 4,8,16 --expert-mb 9.4
       moescope offload my-trace --slots 8 --compute-ms 0.6 --copy-ms 4
     """
+    from ...store.errors import DecisionRefused
+    from ...store.notes import notes_of
     from ..sentences.deploy import offload_answer, regrouping_answer, ring_answer
 
     if (compute_ms is None) != (copy_ms is None):
@@ -54,6 +56,8 @@ def offload_command(
     opened = open_with_warnings(trace)
     size = None if expert_mb is None else expert_mb * 1e6
     curve = opened.view("offload", slots=slots, expert_bytes=size, fit_where=asked.fit_where, **asked.common)
+    if not curve.num_rows:
+        raise DecisionRefused(notes_of(curve)[0])
     groups = opened.view("regrouping", batch=batch, **asked.common)
     said = [offload_answer(curve), regrouping_answer(groups, batch)]
     if compute_ms is not None and copy_ms is not None:

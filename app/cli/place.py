@@ -58,13 +58,18 @@ def place_command(
       python -m sglang.launch_server ... --init-expert-location placement.json --ep-num-redundant-experts 16
     """
     from ...store.arrow import pc
-    from ...store.deliver.placement_files import placement_file
+    from ...store.deliver.placement_files import check_form, placement_file
     from ...store.notes import notes_of
-    from ...store.views.deploy.decide import decide_placement
+    from ...store.views.deploy.decide import check_method, decide_placement
     from ...store.views.deploy.placements import Cluster
     from ..sentences.deploy import placement_answer
 
-    opened = open_with_warnings(trace)
+    opened, out = open_with_warnings(trace), asked.out
+    check_method(method)
+    model_layers = opened.manifest.model.get("layers")
+    if out is not None:
+        form = form or ("csv" if out.suffix.lower() == ".csv" else "sglang")
+        check_form(form, asked.routers.numbers(opened), model_layers)
     made = decide_placement(
         opened,
         Cluster(devices=devices, replicas=replicas, nodes=nodes, groups=groups),
@@ -75,12 +80,10 @@ def place_command(
         progress=Lines("placements"),
     )
     chosen = made.chosen(method)
-    out = asked.out
     if out is not None:
-        form = form or ("csv" if out.suffix.lower() == ".csv" else "sglang")
         text = placement_file(
             form, made.loads.layers, chosen.physical_LR, made.loads.fit_LE, devices,
-            model_layers=opened.manifest.model.get("layers"),
+            model_layers=model_layers,
             about={"method": chosen.method, "notes": notes_of(made.table)},
         )  # fmt: skip
         write_whole(out, text)

@@ -45,9 +45,11 @@ def placement_answer(table: pa.Table, method: str) -> str:
     """
     whole = {row["method"]: row for row in table.to_pylist() if row["layer"] is None}
     row = whole[method]
+    # A trace of one sequence has no other prompts to report on.
+    own = all(one["balancedness"] == one["fitted"] for one in whole.values())
+    on = "the counts that it was fitted on" if own else "prompts that it was not fitted on"
     said = (
-        f"Balancedness of the {named(method)} placement: {words.percent(row['balancedness'])} on prompts that it "
-        "was not fitted on"
+        f"Balancedness of the {named(method)} placement: {words.percent(row['balancedness'])} on {on}"
         f"{_between(row['low'], row['high'])}"
     )
     plain = [

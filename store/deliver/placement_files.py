@@ -21,6 +21,19 @@ Form = Literal["sglang", "sglang-counts", "json", "csv"]
 FORMS: tuple[Form, ...] = ("sglang", "sglang-counts", "json", "csv")
 
 
+def check_form(form: Form, layers: Sequence[int], model_layers: int | None) -> None:
+    """Refuse a file that the trace can't fill.
+
+    Raises:
+        DecisionRefused: SGLang's formats without the number of the model's layers, or with a layer beyond it.
+    """
+    if form.startswith("sglang") and (model_layers is None or max(layers) >= model_layers):
+        raise DecisionRefused(
+            f"the trace does not say how many layers the model has (or fewer than {max(layers) + 1}): SGLang's file "
+            "has a row for each; write --format json"
+        )
+
+
 def placement_file(
     form: Form,
     layers: Sequence[int],
@@ -40,8 +53,9 @@ def placement_file(
         model_layers: decoder layers of the model, dense ones too; needed for SGLang.
         about: for `json`: how it was made.
     Raises:
-        DecisionRefused: SGLang's formats without the number of the model's layers, or with a layer beyond it.
+        DecisionRefused: see `check_form`.
     """
+    check_form(form, layers, model_layers)
     if form == "csv":
         return _csv(layers, physical_LR, devices)
     if form == "json":
@@ -51,11 +65,7 @@ def placement_file(
             "physical_to_logical_map": physical_LR.tolist(),
         }
         return json.dumps({**(about or {}), **experts, "logical_count": count_LE.tolist()}, indent=1) + "\n"
-    if model_layers is None or max(layers) >= model_layers:
-        raise DecisionRefused(
-            f"the trace does not say how many layers the model has (or fewer than {max(layers) + 1}): SGLang's file "
-            "has a row for each; write --format json"
-        )
+    assert model_layers is not None
     experts, places = count_LE.shape[1], physical_LR.shape[1]
     if form == "sglang":
         rows = np.tile(np.arange(places) % experts, (model_layers, 1))

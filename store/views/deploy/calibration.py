@@ -60,8 +60,14 @@ def picked_prompts(
 
 
 def prompt_lines(trace: TraceRows, rows: np.ndarray) -> str:
-    """Prompts as JSONL: id, text, and language, group, parallel_id, completion where they have one."""
+    """Prompts as JSONL: id, text, and language, group, parallel_id, completion where they have one.
+
+    Raises:
+        DecisionRefused: a trace without texts, as one of counts.
+    """
     table = trace.prompts().take(pa.array(rows))
+    if table["text"].null_count:
+        raise DecisionRefused("the trace does not hold the texts of these prompts, so they can't be written")
     names = ("text", "language", "group", "parallel_id", "completion")
     lines = []
     for row in table.to_pylist():

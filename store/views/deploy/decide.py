@@ -38,10 +38,14 @@ class PlacementDecision:
                 "method"
             ]
         )
-        found = next((one for one in self.placements if one.method == name), None)
-        if found is None:
-            raise DecisionRefused(f"there is no placement {name!r}; there are: {', '.join(METHODS)}")
-        return found
+        check_method(name)
+        return next(one for one in self.placements if one.method == name)
+
+
+def check_method(method: str | None) -> None:
+    """Refuse a name that is no placement, before any is made."""
+    if method is not None and method not in METHODS:
+        raise DecisionRefused(f"there is no placement {method!r}; there are: {', '.join(METHODS)}")
 
 
 def decide_placement(

@@ -95,6 +95,9 @@ def notes_of_placement(given: Loads, cluster: Cluster, note: str, tokens: TokenF
         )
     if cluster.nodes == 1:
         notes.append("With one node the two policies of EPLB are the same.")
+    if cluster.groups is not None and cluster.groups % cluster.nodes:
+        wrong = f"{cluster.groups} groups do not divide over {cluster.nodes} nodes"
+        notes.append(f"{wrong}, so the hierarchical EPLB is the global one, as in DeepSeek's code.")
     return notes
 
 
@@ -153,10 +156,11 @@ def _balance(
     ]
     # A bootstrap would make devices look less even than they are: what is drawn twice is a busier device.
     found = jackknife_interval(of(total), of(without))
+    known = groups > 1  # One prompt left out leaves nothing: there is no interval.
     return {
         "balancedness": float(found.point),
-        "low": _number(max(0.0, float(found.low))),
-        "high": _number(min(1.0, float(found.high))),
+        "low": _number(max(0.0, float(found.low))) if known else None,
+        "high": _number(min(1.0, float(found.high))) if known else None,
         "fitted": float(of([given.count_LPE[layer][given.fit_P].sum(0) for layer in at])),
     }
 

@@ -33,6 +33,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trace_prompts(
             loaded.model, loaded.tokenizer, PromptSet.from_rows(ROWS), folder / name, card=loaded.card
         )
+    rows = [f"{layer},{expert},{expert + 1}" for layer in range(2) for expert in range(4)]
+    (folder / "counts.csv").write_text("\n".join(["layer,expert,count", *rows]))
+    assert run(["import", "counts", str(folder / "counts.csv"), "--out", str(folder / "counts")]) == 0
     words = ["weigh", str(folder / "m"), "--trace", str(folder / "weighed"), "--probe", "16", "--group", "8"]
     assert run(words) == 0
     return folder
@@ -105,12 +108,18 @@ def test_recipes_name_modules_of_the_model(
         ("prune m --trace weighed --keep 0.1 --out OUT", "a token uses 2 experts"),
         ("merge m --trace weighed --keep 0.1 --out OUT", "a token uses 2 experts"),
         ("pick weighed --prompts 500 --out OUT", "10"),
+        ("place weighed --method nonsense --out OUT", "there is no placement 'nonsense'"),
+        ("place counts --devices 2 --out OUT", "how many layers the model has"),
+        ("offload counts --out OUT", "The trace holds counts only"),
+        ("pick counts --prompts 1 --out OUT", "does not hold the texts"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_decided_is_refused_in_one_sentence(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
 ) -> None:
-    names = {name: place / name for name in ("m", "other", "plain", "weighed")} | {"OUT": tmp_path / "out"}
+    names = {name: place / name for name in ("m", "other", "plain", "weighed", "counts")} | {
+        "OUT": tmp_path / "out"
+    }
     code, out, err = call(capsys, *(names.get(word, word) for word in words.split()))
     assert (code, out) == (1, "")
     assert said in err, err
