@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ...kernels.scaling import NEAR_ACTIVATION, efficiency_leverage
+from ..text import words
 from .look import Width, finish
 from .theme import LIGHT, Theme
 
@@ -46,7 +47,7 @@ def leverage_points(
     least = min([LEAST, *data["activation"]])
     x = alt.X("activation:Q", title=TITLE, scale=alt.Scale(type="log", domain=[least, 1], nice=False),
               axis=alt.Axis(format="~%", grid=False))  # fmt: skip
-    y = alt.Y("leverage:Q", title=f"leverage at {_power(compute)} FLOPs")
+    y = alt.Y("leverage:Q", title=f"leverage at {words.power(compute)} FLOPs")
     shaded = alt.Chart(pd.DataFrame({"from": [max(LEAST, NEAR_ACTIVATION[0])], "to": [NEAR_ACTIVATION[1]]}))
     band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(x=alt.X("from:Q", title=TITLE), x2="to:Q")
     line = alt.Chart(law).mark_line(color=theme.muted, strokeDash=[4, 3]).encode(x=x, y=y)
@@ -65,7 +66,3 @@ def leverage_points(
         .encode(x=x, y=y, text="name:N")
     )
     return finish(alt.LayerChart(layer=[band, line, points, names]), theme, width=width, height=height)
-
-
-def _power(value: float) -> str:
-    return f"{value:.3g}".replace("e+", "e")

@@ -21,6 +21,9 @@ NAMES = {
     "layer_frequency": "frequency prediction",
     "transition": "previous-layer prediction",
     "mc-moe": "MC-MoE's program",
+    "gate": "gate weight",
+    "reap": "REAP",
+    "easy_ep": "EASY-EP",
 }
 """What tables call alternatives → what a page calls them; others have the same name there."""
 
@@ -175,7 +178,7 @@ def pruning_answer(
     ]
     if own:
         said += (
-            f" On two halves of the texts, {score} keeps {words.percent(own[0]['overlap'])} of the same experts "
+            f" On two halves of the texts, {named(score)} keeps {words.percent(own[0]['overlap'])} of the same experts "
             f"(chance {words.percent(own[0]['chance'])})."
         )
     return said
@@ -191,7 +194,7 @@ def preview_answer(table: pa.Table, score: str) -> str:
     row = rows[0]
     told = (
         f"{words.amount(row['tokens'], 'held-out token')}: perplexity {row['all experts']:.4g} with all experts, "
-        f"{row[score]:.4g} with those that {score} keeps, {row['random']:.4g} with random ones "
+        f"{row[score]:.4g} with those that {named(score)} keeps, {row['random']:.4g} with random ones "
         f"({row['random least']:.4g} to {row['random most']:.4g} in three draws)."
     )
     if score != "frequency":
@@ -199,8 +202,8 @@ def preview_answer(table: pa.Table, score: str) -> str:
     worst = max(rows[1:], key=lambda one: one[score] / one["all experts"], default=None)
     if worst is not None and len(rows) > 2:
         told += (
-            f" It costs most in {worst['language']}: {worst['all experts']:.4g} → {worst[score]:.4g}. "
-            "Few prompts a language: a hint, no finding; moescope prune measures more."
+            f" It costs most in {words.language_name(worst['language'])}: {worst['all experts']:.4g} → "
+            f"{worst[score]:.4g}. Few prompts a language: a hint, no finding; moescope prune measures more."
         )
     return told
 
@@ -256,7 +259,7 @@ def card_answer(table: pa.Table) -> str:
         outside = "" if row["inside_fit"] else " (far from its worked points)"
         said += (
             f" Granularity {row['granularity']:.3g}; the scaling law expects a leverage of {row['leverage']:.2f} at "
-            f"{row['compute']:.3g} training FLOPs{outside}."
+            f"{words.power(row['compute'])} training FLOPs{outside}."
         )
     else:
         said += " The trace lacks the parameter counts, so the leverage of this model can't be computed."

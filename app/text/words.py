@@ -93,3 +93,8 @@ def label_of_view(name: str) -> str:
     """`co-activation` → `Co-activation`, `expert-tokens` → `Expert tokens`."""
     kept = {"co-activation": "Co-activation"}
     return kept.get(name, name.replace("-", " ").capitalize())
+
+
+def power(value: float) -> str:
+    """A large number by its power of ten: 1e22."""
+    return f"{value:.3g}".replace("e+", "e")

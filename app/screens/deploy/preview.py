@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import streamlit as st
 
@@ -9,7 +11,7 @@ from ....store.errors import DecisionRefused
 from ....store.read.token_filter import TokenFilter
 from ....store.views.deploy.preview import PrunePlan, prune_plan
 from ....tracer.client import ServerError
-from ...sentences.deploy import preview_answer
+from ...sentences.deploy import named, preview_answer
 from ...shell import messages, show
 from ...shell.page_context import TOKEN_KINDS, PageContext
 from ...steering.prune_preview import measured, table_of
@@ -37,9 +39,18 @@ def draw(context: PageContext, keep: float, score: str, layers: str) -> None:
     if table is not None:
         messages.say(preview_answer(table, score))
         show.table(
-            table, name="prune-preview",
+            table, name="prune-preview", height="content", columns=_columns(table, score),
             say="Perplexity of held-out prompts under keep_only; random: mean, least and most of three draws.",
         )  # fmt: skip
+
+
+def _columns(table: pa.Table, score: str) -> dict[str, Any]:
+    number = st.column_config.NumberColumn
+    ends = {"random least": "least", "random most": "most"}
+    names = [name for name in table.column_names if name not in ("language", "tokens")]
+    return {"tokens": number(format="localized")} | {
+        name: number(named(name) if name == score else ends.get(name, name), format="%.4g") for name in names
+    }
 
 
 def _same_weights(context: PageContext, served: Served) -> bool:

@@ -11,16 +11,12 @@ import streamlit as st
 from ....store.schema import LayerExpert
 from ....store.views.deploy.scores import SCORES, kept_count, kept_experts
 from ...figures import deploy as figures
-from ...sentences.deploy import pruning_answer
+from ...sentences.deploy import named, pruning_answer
 from ...shell import messages, show
 from ...shell.page_context import PageContext
 from ...steering.offer import offer
 from . import preview
 from .parts import decided, notes, window_text
-
-LABELS = {
-    "frequency": "frequency", "gate": "gate weight", "reap": "REAP (gate × output)", "easy_ep": "EASY-EP",
-}  # fmt: skip
 
 
 def draw(context: PageContext) -> None:
@@ -33,7 +29,7 @@ def draw(context: PageContext) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         best = "reap" if "reap" in there else "gate" if "gate" in there else there[0]
         score = st.selectbox(
-            "Score", there, index=there.index(best), key="score", width=220, format_func=LABELS.__getitem__
+            "Score", there, index=there.index(best), key="score", width=220, format_func=named
         )
         keep = st.slider(
             "Experts that stay", 0.1, 1.0, 0.75, 0.05, key="keep", bind="query-params", width=260

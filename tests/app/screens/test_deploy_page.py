@@ -112,7 +112,7 @@ def test_a_live_model_measures_what_pruning_costs(library: Path, monkeypatch: py
     app = run(library, monkeypatch, "plain", decide="Prune", keep=0.5)
     app.button(key="prune-measure").click().run()
     assert not app.exception
-    assert "perplexity 2.718 with all experts, 4.482 with those that gate keeps" in text_of(app)
+    assert "perplexity 2.718 with all experts, 4.482 with those that gate weight keeps" in text_of(app)
     assert asked[0] is None
     assert len(asked) == 6  # gate, frequency, three random choices
     assert {tuple(r["layers"]) for r in asked[1]["rules"]} == {(0,), (1,), (2,)}  # pyright: ignore[reportIndexIssue]
