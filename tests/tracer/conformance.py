@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,15 @@ NOT_OVERRIDDEN = {
     "vitpose_backbone": "there is no choice",
 }
 """Families where the model's own top-k can't be overridden, to see which weights it gives a foreign choice."""
+
+NOT_PERMUTED = {
+    "jetmoe": "its experts are no module of their own",
+    "llama4": "its experts are no module that tells ids",
+    "switch_transformers": "each expert is a module of its own",
+    "vitpose": "there is no choice",
+    "vitpose_backbone": "there is no choice",
+}
+"""Families whose experts are not permuted to see that replaying a permuted routing is the permuted model, and why."""
 
 
 @dataclass
@@ -217,6 +227,7 @@ class _Examination:
             self.require(
                 _identical(base, output), f"replaying its own routing ({weights}) changes the output"
             )
+        self.permuted(base, routing, weighed)
         able = [spec for spec in weighed if spec.steerable]
         if not able:
             return
@@ -234,6 +245,38 @@ class _Examination:
         )
         self.require(not _alike(found, base), "replaying a foreign routing changes nothing")
         self.replayed_live(other, able)
+
+    def permuted(self, base: Any, routing: Routing, specs: Sequence[RouterSpec]) -> None:
+        """Experts that change places in the model and in what is replayed give the same output."""
+        if self.family.folder in NOT_PERMUTED:
+            return
+        renamed, moved, kept = copy.deepcopy(routing), dict[int, Tensor](), []
+        for spec in specs:
+            tensors = [t for t in self.model.get_submodule(spec.experts or "").parameters() if t.dim() > 1]
+            # Experts without weights of their own (of nothing, of the input itself) come last, and stay.
+            real = min(len(tensor) for tensor in tensors)
+            real = spec.num_experts if real % spec.num_experts == 0 else real
+            to = torch.cat([torch.arange(real).roll(-1), torch.arange(real, spec.num_experts)])
+            renamed._calls[spec.key] = [
+                (torch.where(ids < 0, ids, to[ids.clamp(min=0)]), weights, logits)
+                for ids, weights, logits in renamed._calls[spec.key]
+            ]
+            for tensor in tensors:
+                count = spec.num_experts if len(tensor) % spec.num_experts == 0 else real
+                rows = tensor.data.view(count, -1)  # some keep the rows of all experts in one matrix
+                new = torch.cat([rows[:real].roll(1, 0), rows[real:]])
+                moved[id(tensor)] = new.view(tensor.shape)  # once: layers may share them
+                kept.append((tensor, tensor.data))
+        for tensor, _ in kept:
+            tensor.data = moved[id(tensor)]
+        steering, _ = self.replaying(renamed, specs, "recorded")
+        plain = self.model(**self.batch)
+        with steering.applied(self.model):
+            found = self.model(**self.batch)
+        for tensor, data in kept:
+            tensor.data = data
+        self.require(not _alike(plain, base), "permuting the experts changes nothing")
+        self.require(_alike(found, base), "replaying a permuted routing is not the permuted model")
 
     def replayed_live(self, other: Routing, able: list[RouterSpec]) -> None:
         """Gate weights of a foreign choice are those that the model itself gives it: its own top-k is overridden."""
@@ -402,7 +445,9 @@ def table(results: Sequence[Result]) -> str:
         "always does, in every layer, and a neutral steering leaves the output bit-identical; so does "
         "replaying the model's own routing; a replayed foreign routing is executed, and gets the gate weights that the "
         "model's own code gives it when its top-k is overridden (not told so for "
-        f"{_told(NOT_OVERRIDDEN)}). Replay is refused for {_told(NOT_REPLAYED)}, with live gate weights also for "
+        f"{_told(NOT_OVERRIDDEN)}). Where experts change places in the model and in the replayed routing alike, "
+        f"nothing changes (not told so for {_told(NOT_PERMUTED)}). "
+        f"Replay is refused for {_told(NOT_REPLAYED)}, with live gate weights also for "
         f"{_told(NOT_PROPORTIONAL)}. **Outputs** names the "
         "captures of what experts put out that can be told there: the chosen experts, run one by one with their "
         "gate weights, add up to what the experts module returned (`output_norm`), and that is found again, "
