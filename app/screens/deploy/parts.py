@@ -26,7 +26,8 @@ def decided(make: Callable[[], pa.Table], title: str, *, height: int = 280) -> p
             table = make()
     except DecisionRefused as error:
         said = str(error)[:1].upper() + str(error)[1:]
-        messages.empty(title, said if said.endswith((".", "!", "?")) else f"{said}.")
+        # A command at the end is copied: no full stop behind it.
+        messages.empty(title, said if "run: " in said or said.endswith(".") else f"{said}.")
         return None
     if table.num_rows:
         return table

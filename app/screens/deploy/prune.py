@@ -18,6 +18,15 @@ from ...steering.offer import offer
 from . import preview
 from .parts import decided, notes, window_text
 
+_NUMBER = st.column_config.NumberColumn
+AGREEMENT = {
+    "a": "score",
+    "b": "and score",
+    "spearman": _NUMBER("rank correlation", format="%.3f"),
+    "overlap": _NUMBER("kept by both", format="percent"),
+    "chance": _NUMBER("by chance", format="percent"),
+}
+
 
 def draw(context: PageContext) -> None:
     """Scores, the kept experts as a profile, agreement of scores, overlap of domains, the command."""
@@ -50,7 +59,8 @@ def draw(context: PageContext) -> None:
     if agreement is not None:
         st.subheader("Do the scores agree?", anchor=False)
         show.table(
-            agreement, name="score-agreement", python=context.snippet("score-agreement", keep=keep, layers=layers),
+            agreement, name="score-agreement", columns=AGREEMENT, height="content",
+            python=context.snippet("score-agreement", keep=keep, layers=layers),
             say="Two names: rank correlation and overlap of what both keep, beside chance. One name twice: the score "
             "on two halves of the texts.",
         )  # fmt: skip
