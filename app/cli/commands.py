@@ -119,6 +119,8 @@ def reason(error: Exception) -> str:
     from ...tracer.prompts.prompt import PromptSetError
 
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     if isinstance(error, (StoreError, TracerError, PromptSetError, OSError)) and text:
         return text
     return f"{type(error).__name__}: {text} (set MOESCOPE_DEBUG=1 to see where)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model_options import SEEDS
 from .output import as_text, json_ready
 from .view_options import Conditions, conditions
 
@@ -29,7 +30,9 @@ WHERE = click.option(
 )
 LAYERS = click.option("--layers", metavar="3:6", help="MoE layers, both ends in, or 3,5. Default: all.")
 STREAM = click.option("--stream", default="decoder", show_default=True, help="Which routers.")
-SEED = click.option("--seed", default=0, show_default=True, help="Of the halves and of random choices.")
+SEED = click.option(
+    "--seed", type=SEEDS, default=0, show_default=True, help="Of the halves and of random choices."
+)
 
 OF_MODEL = click.option(
     "--trace", required=True, metavar="TRACE", help="A trace of this model: which experts its prompts need."

@@ -13,7 +13,7 @@ import click
 
 from ...store.files.whole import write_whole
 from .engine_options import engine_options, take_engine
-from .model_options import load, model_options, profile_in, steering_from
+from .model_options import SEEDS, load, model_options, profile_in, steering_from
 from .output import format_options, write_table
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _doses(
 @click.option("--controls", type=click.IntRange(0), default=5, show_default=True,
               help="Random-expert controls. A finding needs at least 5; the smallest p is 1/(N+1), "
     "0.05 with 19.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(0), default=0, show_default=True,
               help="Tokens to generate after each prompt, for --classes.")  # fmt: skip

@@ -10,12 +10,13 @@ from dataclasses import asdict
 import click
 
 from ...sample_data import gallery
+from .model_options import SEEDS
 
 
 @click.command("example")
 @click.argument("name", required=False)
 @click.option("--out", metavar="TRACE", help="Folder of the new trace.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of everything that is drawn.")
 @click.option("--open", "opens", is_flag=True, help="Open the trace in the explorer when it is made.")
 @click.option("--json", "as_json", is_flag=True, help="The list, or what was made, as JSON on stdout.")
 @click.pass_context

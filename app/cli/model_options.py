@@ -10,6 +10,9 @@ import click
 from .output import Lines
 from .ranks import refuse_ranks
 
+SEEDS = click.IntRange(0, 2**32 - 1)
+"""Of every `--seed`: what all random generators take."""
+
 MODEL_OPTIONS = (
     click.option(
         "--device",
@@ -59,7 +62,7 @@ def model_options(command: Any) -> Any:
 def sampling_options(command: Any) -> Any:
     """How the next token is chosen, of every command that generates."""
     for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling."),
+        click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of the sampling."),
         click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True,
                      help="Sample among the likeliest tokens that hold this probability."),
         click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True,

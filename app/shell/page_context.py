@@ -40,7 +40,9 @@ import streamlit as st
 
 from ...store import RouterSpec, Trace
 from ...store.arrow import pc
+from ...store.read.token_filter import TokenFilter
 from ...store.slices import Slice
+from ...store.views.chance import even_share_at
 from ..figures.theme import DARK, LIGHT, Theme
 from ..text import words
 from . import sources
@@ -90,6 +92,10 @@ class PageContext:
             chosen["where"] = dict(self.where)
         return {key: value for key, value in chosen.items() if sources.takes(name, key)} | params
 
+    def token_filter(self) -> TokenFilter:
+        """The bar's choice of prompts and tokens."""
+        return TokenFilter(where=dict(self.where) or None, **TOKEN_KINDS[self.tokens])
+
     def in_window(self, table: pa.Table) -> pa.Table:
         """Rows whose `layer` lies in the layer window."""
         low, high = self.layers
@@ -106,9 +112,9 @@ class PageContext:
         return list(self.trace.tags())
 
     def chance(self, layer: int) -> float | None:
-        """Share of tokens that an expert would get from even routing: k / E; None where k varies."""
+        """Share of the chosen tokens that an expert would get from even routing: k / E; None where k varies."""
         spec = self.trace.router(layer, self.stream)
-        return None if spec.top_k is None else spec.top_k / spec.num_experts
+        return even_share_at(self.trace, spec, self.token_filter())
 
     def describe(self) -> str:
         """The choice in words, for sentences and exports."""

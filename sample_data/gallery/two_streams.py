@@ -11,7 +11,8 @@ Toy: four bandits with four arms instead of control tasks; the model imitates th
     loss is InfoNCE on the task gates' probabilities, a simplified form.
 Not shown: generalisation to unseen tasks, and any return that the paper reports.
 Look at: streams `decoder` (token) and `task`. The task stream's experts tell the task; the token stream's tell action
-    and reward. The measured information about the task stands beside its permutation null.
+    and reward. Structure's information about the task stands beside its
+    permutation null.
 Opens: structure?question=Specialisation&stream=task
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -20,6 +21,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
     if target.exists() and not target.is_file():
         target.write_bytes(content)
         return
+    if not target.parent.is_dir():  # said by the name that was asked for, not by that of the file beside it
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(Path(path).parent))
     temporary = target.with_name(f".{target.name[:200]}.writing-{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_bytes(content)

@@ -32,9 +32,16 @@ def sequences(rows: list[dict]) -> Iterator[tuple[str, str, list[list[int]]]]:
 
 
 def even_trace(
-    path: Path, *, prompts: int = 60, length: int = 40, layers: int = 2, experts: int = 8, k: int = 2
+    path: Path,
+    *,
+    prompts: int = 60,
+    length: int = 40,
+    layers: int = 2,
+    experts: int = 8,
+    k: int = 2,
+    steered: bool = False,
 ) -> Trace:
-    """Every token chooses evenly, independently of everything."""
+    """Every token chooses evenly, independently of everything; `steered`: and keeps any number from 1 to k of them."""
     rng = np.random.default_rng(11)
     tokens = prompts * length
     prompt_N = np.repeat(np.arange(prompts, dtype=np.int32), length)
@@ -43,13 +50,18 @@ def even_trace(
         RouterSpec(layer=layer, num_experts=experts, top_k=k, router=f"{layer}") for layer in range(layers)
     ]
     token_N = rng.integers(0, 300, tokens).astype(np.int32)
+
+    def kept(ids_NK: np.ndarray) -> np.ndarray:
+        fewest = 1 if steered else k
+        return np.where(np.arange(k) < rng.integers(fewest, k + 1, (tokens, 1)), ids_NK, -1)
+
     events = [
         RouterEvents(
             layer=spec.layer,
             stream="decoder",
             prompt=prompt_N,
             position=position_N,
-            experts=np.argsort(rng.random((tokens, experts)), 1)[:, :k].astype(np.uint16),
+            experts=kept(np.argsort(rng.random((tokens, experts)), 1)[:, :k].astype(np.int16)),
             weights=np.tile(np.linspace(0.6, 0.4, k, dtype=np.float16), (tokens, 1)),
             offsets=None,
         )

@@ -11,6 +11,7 @@ from ....kernels.statistics.bootstrap import interval_of_enough
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
+from ..chance import even_share_at
 from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
 from .prompts import entropies, overlaps
@@ -120,8 +121,9 @@ def routing_consistency(
         (of at least two tokens), experts, top_k, chance (k / E: independent uniform routing).
     """
     rows = _by_language(trace, "consistency", routers, tokens, intervals)
+    chance_L = {spec.layer: even_share_at(trace, spec, tokens) for spec in routers.specs(trace)}
     for row in rows:
-        row["chance"] = None if row["top_k"] is None else row["top_k"] / row["experts"]
+        row["chance"] = chance_L[row["layer"]]
     ours = "The measure of consistency is our choice: the mean overlap of two tokens of one sequence."
     table = pa.Table.from_pylist(rows, schema=_schema("consistency", "chance"))
     return with_notes(table, [ours, tokens.note()])

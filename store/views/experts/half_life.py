@@ -113,7 +113,8 @@ def _row(
     def of(prompts: np.ndarray) -> float:
         return half_life(survived_PD[prompts].sum(0), at_risk_PD[prompts].sum(0))
 
-    found = interval_of_enough(survived_PD, of, resamples=draws[0], seed=draws[1])
+    with np.errstate(invalid="ignore"):  # some resamples never fall to one half: their half-life is infinite
+        found = interval_of_enough(survived_PD, of, resamples=draws[0], seed=draws[1])
     chance, kept_chance = half_life_chance(share_E, horizon)
     survived_D, at_risk_D = survived_PD.sum(0), at_risk_PD.sum(0)
     values = {"half_life": found.point, "low": found.low, "high": found.high, "chance": chance}

@@ -15,6 +15,7 @@ from ...read.batches import EventBatch
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
+from ..chance import even_share
 from ..options import FEWER_INTERVALS, Intervals
 from ..registry import view
 from ._axis import Axis, axis_of
@@ -156,7 +157,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rest_E = np.ones(spec.num_experts, bool)
     rest_E[chosen_M] = False
-    chance = spec.top_k and spec.top_k / spec.num_experts
+    chance = even_share(spec, int(sums.count_XE.sum()), int(sums.tokens_X.sum()))
     rows: list[dict[str, Any]] = []
     for x in np.flatnonzero(sums.tokens_X):
         of = units.x_U == x

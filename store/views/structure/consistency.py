@@ -20,6 +20,7 @@ from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import PHASES
+from ..chance import even_share
 from ..options import DECODER, Routers
 from ..registry import view
 from .parts import add
@@ -115,7 +116,8 @@ def _rows(spec: RouterSpec, m: int, found: tuple[Any, ...]) -> list[dict[str, An
             used = single[single > 0]
             uses_E = table.sum(0) @ np.arange(m + 1)
             row |= {"independent": _by_load_alone(uses_E / (windows * m), m)}
-            row |= {"even": spec.top_k and _by_load_alone(np.full(len(uses_E), spec.top_k / len(uses_E)), m)}
+            share = even_share(spec, int(uses_E.sum()), windows * m)
+            row |= {"even": None if share is None else _by_load_alone(np.full(len(uses_E), share), m)}
             row |= {"srp": float(performance.srp), "size_ratio": float(performance.size_ratio)}
             row |= {
                 "threshold": int(performance.threshold),

@@ -57,10 +57,12 @@ def explained_view(
         values (different labels), tokens, prompts. A label without any value is left out.
     """
     rows, before = [], None
-    for spec in routers.specs(trace):
-        asked = _Layer(trace, spec, tokens, before)
-        rows += _rows(asked, intervals, by)
-        before = asked
+    wanted = {spec.layer for spec in routers.specs(trace)}
+    for spec in trace.select_routers(None, routers.stream):
+        here = _Layer(trace, spec, tokens, before)
+        if spec.layer in wanted:
+            rows += _rows(here, intervals, by)
+        before = here
     ours = (
         "Of the expert with the largest gate weight. Positions are counted in doublings (0, 1, 2–3, 4–7, ...). A token "
         "id that few prompts use also carries what those prompts are about."
@@ -142,14 +144,9 @@ def _read(trace: TraceRows, spec: RouterSpec, tokens: TokenFilter) -> tuple[np.n
 
 
 def _rows(layer: _Layer, intervals: bool, by: str | None) -> Iterator[dict[str, Any]]:
-    before = None if layer.before is None else layer.before.spec.layer
     for name, label in layer.labels().items():
-        more = (before,) if name == "layer before" else ()
         [row] = layer.remembered(
-            f"explained by {name}",
-            lambda label=label: (_of_label(layer, label, intervals),),
-            *more,
-            intervals,
+            f"explained by {name}", lambda label=label: (_of_label(layer, label, intervals),), intervals
         )
         if row is not None:
             yield {"layer": layer.spec.layer, "stream": layer.spec.stream, "label": name, **row}

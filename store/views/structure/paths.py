@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import comb
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ....kernels.counting import transitions
-from ....kernels.counting.locality import repeated_assignment_chance, repeated_pairs
+from ....kernels.counting.locality import repeated_pairs
 from ....kernels.statistics.bootstrap import interval_of_enough
 from ....kernels.structure import path_counts, strongest_flows
 from ...errors import StoreError
@@ -157,8 +158,9 @@ def repeats(
         layers: a window such as 3:6 (both ends in) or 3,5; all by default.
     Returns:
         layer, stream, depth, repeats (share of pairs of consecutive tokens), low, high (95 % bootstrap over prompts),
-        even (chance of even, independent routing: 1 − C(E − d, d) / C(E, d)), independent (chance of independent tokens
-        with this layer's own shares; for depth 1, else null), pairs, prompts (with a pair).
+        even (chance of even, independent routing: 1 − C(E − d, d) / C(E, d), and where tokens have fewer than d experts
+        the mean over pairs of 1 − C(E − a, b) / C(E, b)), independent (chance of independent tokens with this layer's
+        own shares; for depth 1, else null), pairs, prompts (with a pair).
     """
     records = []
     for spec in routers.specs(trace):
@@ -182,12 +184,16 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
         repeated = np.bincount(prompt, repeated_pairs(ids, depth)[same_sequence], trace.num_prompts)
         firsts = firsts_of(batch)
         uses_E = np.bincount(firsts[firsts >= 0], minlength=spec.num_experts)
-        return repeated, np.bincount(prompt, minlength=trace.num_prompts), uses_E
+        # Where k varies a token may have fewer experts than `depth`: how many each side of a pair has.
+        size_N = np.minimum((ids >= 0).sum(1), depth)
+        sizes = (size_N[:-1] * (depth + 1) + size_N[1:])[same_sequence]
+        pairs_DD = np.bincount(sizes, minlength=(depth + 1) ** 2).reshape(depth + 1, depth + 1)
+        return repeated, np.bincount(prompt, minlength=trace.num_prompts), uses_E, pairs_DD
 
     sums = summed(map_router(trace, of_part, spec.layer, spec.stream, token_columns=PHASE, tokens=tokens))
     if not sums:
         return []
-    repeated_P, pairs_P, uses_E = sums
+    repeated_P, pairs_P, uses_E, pairs_DD = sums
     held = pairs_P > 0
     if not held.any():
         return []
@@ -201,12 +207,23 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
             "repeats": float(found.point),
             "low": float(found.low) if np.isfinite(found.low) else None,
             "high": float(found.high) if np.isfinite(found.high) else None,
-            "even": repeated_assignment_chance(spec.num_experts, depth),
+            "even": _even(spec.num_experts, pairs_DD),
             "independent": float(share_E @ share_E) if depth == 1 else None,
             "pairs": int(pairs_P.sum()),
             "prompts": int(held.sum()),
         }
     ]
+
+
+def _even(num_experts: int, pairs_DD: np.ndarray) -> float:
+    """Chance that two tokens share an expert in even, independent routing, over pairs (D, D) of tokens with so many
+    experts each."""
+    before, after = np.nonzero(pairs_DD)
+    apart = [
+        comb(num_experts - a, b) / comb(num_experts, b)
+        for a, b in zip(before.tolist(), after.tolist(), strict=True)
+    ]
+    return float(1.0 - np.average(apart, weights=pairs_DD[before, after]))
 
 
 def checked_layers(trace: TraceRows, layers: str, stream: str) -> list[int]:

@@ -16,6 +16,7 @@ from ...read.arrays import sum_rows
 from ...read.selection import group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
+from ..chance import even_share, even_share_at
 from ..experts.contexts import check_expert
 from ..options import INTERVALS, MORE_INTERVALS, Intervals
 from ..registry import view
@@ -44,7 +45,7 @@ def specialisation(
     rows: dict[str, list[Any]] = {name: [] for name in _SPREAD.names}
     names, group_P = groups_of(trace, by)
     for spec in trace.select_routers(layer, stream):
-        _, share_GE, there_G = shares_of(trace, spec.layer, stream, group_P, len(names), tokens)
+        tokens_G, share_GE, there_G = shares_of(trace, spec.layer, stream, group_P, len(names), tokens)
         if not there_G.any():
             continue
         known = np.flatnonzero(there_G)
@@ -57,7 +58,8 @@ def specialisation(
         rows["spread"] += specialisation_spread(rates, floor=FLOOR).tolist()
         rows["values"] += (rates > FLOOR).sum(0).tolist()
         rows["mean_share"] += rates.mean(0).tolist()
-        rows["chance"] += [spec.top_k and spec.top_k / spec.num_experts] * spec.num_experts
+        uses = round(float(tokens_G @ share_GE.sum(1)))
+        rows["chance"] += [even_share(spec, uses, int(tokens_G.sum()))] * spec.num_experts
         for name, at in (("most", most), ("least", least)):
             rows[name] += [names[g] for g in at]
             rows[f"{name}_share"] += share_GE[at, experts].tolist()
@@ -150,7 +152,7 @@ def expert_shares(
     Args:
         by: a column of the prompts (language, group, ...) or a tag.
     Returns:
-        [by], share (of its tokens), low, high (95 % bootstrap over its prompts; null below two), chance = k / E,
+        [by], share (of its tokens), low, high (95 % bootstrap over its prompts; null below 5), chance = k / E,
         tokens, count, prompts; largest share first.
     """
     check_expert(trace, layer, stream, expert)
@@ -163,6 +165,7 @@ def expert_shares(
     own = [*floats, *((name, pa.int64()) for name in ("tokens", "count", "prompts"))]
     shown = group_column(by, [name for name, _ in own])
     group_R, count_R = group_P[sums.prompt_index], sums.count[:, expert]
+    chance = even_share(spec, int(sums.count.sum()), int(sums.tokens.sum()))
     records = []
     for number, name in enumerate(names):
         of = group_R == number
@@ -180,7 +183,7 @@ def expert_shares(
                 shown: name,
                 "share": float(found.point),
                 **{key: value if np.isfinite(value) else None for key, value in ends.items()},
-                "chance": spec.top_k and spec.top_k / spec.num_experts,
+                "chance": chance,
                 "tokens": int(sums.tokens[of].sum()),
                 "count": int(count_R[of].sum()),
                 "prompts": int(of.sum()),
@@ -210,7 +213,7 @@ def tag_experts(
         limit: how many, largest difference of shares first; 0 for all.
     Returns:
         layer, stream, expert, share (of the value's tokens), low, high (95 % bootstrap over its prompts; null below
-        two), elsewhere (share of all other tokens of prompts with a value), difference, lift = share / elsewhere (null
+        5), elsewhere (share of all other tokens of prompts with a value), difference, lift = share / elsewhere (null
         where elsewhere is 0), chance = k / E, prompts. The largest of many differences are shown: for a test see
         `resonance`.
     """
@@ -247,7 +250,7 @@ def tag_experts(
                 "elsewhere": elsewhere,
                 "difference": share - elsewhere,
                 "lift": share / elsewhere if elsewhere else None,
-                "chance": spec.top_k and spec.top_k / spec.num_experts,
+                "chance": even_share_at(trace, spec, tokens),
                 "prompts": len(tokens_R),
             }
         )

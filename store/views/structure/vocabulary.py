@@ -54,7 +54,7 @@ def vocabulary(
         limit: how many rows, largest share first; 0 for all.
     Returns:
         layer, stream, token_id, token, expert, share (of the token's occurrences), low, high (95 % bootstrap over the
-        prompts that hold it; null below two), layer_share (of all tokens), luck and luck_high (mean and 95 % quantile
+        prompts that hold it; null below 5), layer_share (of all tokens), luck and luck_high (mean and 95 % quantile
         of the largest share of a token with so many occurrences whose routing does not depend on it), beats_luck,
         occurrences, prompts.
     """

@@ -65,6 +65,30 @@ def test_consistency_and_repeats_are_at_chance(even: Trace) -> None:
     assert all(abs(row["hit_rate"] - 0.5) < 0.05 for row in fixed)
 
 
+def test_chance_is_that_of_the_experts_that_steering_left(tmp_path: Path) -> None:
+    """The router has k = 4, tokens keep 1 to 4: its own k would put chance at 4/8."""
+    trace = even_trace(tmp_path / "trace", layers=1, k=4, steered=True)
+    sizes = [len(row["experts"]) for row in rows_of(trace, 0)]
+    chance = np.mean(sizes) / 8
+    assert 0.2 < chance < 0.4
+    for name, params in {
+        "specialisation": {"by": "language"},
+        "tag-experts": {"by": "language", "value": "en"},
+        "expert-shares": {"by": "language", "layer": 0, "expert": 1},
+        "timeline": {"by": "language", "layer": 0},
+        "routing-consistency": {},
+    }.items():
+        assert trace.view(name, **params)["chance"].to_pylist() == pytest.approx(
+            [chance] * trace.view(name, **params).num_rows
+        )
+    for depth in (1, 2, 4):
+        [row] = trace.view("repeats", depth=depth).to_pylist()
+        error = np.sqrt(row["even"] * (1 - row["even"]) / row["pairs"])
+        assert abs(row["repeats"] - row["even"]) < 4.5 * error
+    for row in trace.view("local-consistency", m="4,16").to_pylist():
+        assert abs(row["srp"] - row["even"]) < row["high"] - row["low"] + 0.01
+
+
 def test_tags_paths_and_neighbours_are_at_chance(even: Trace) -> None:
     information = even.view("tag-information", by="language").to_pylist()
     assert max(row["q_value"] for row in information) > 0.02
