@@ -35,7 +35,7 @@ PAGES = (
 )
 FIGURE = (
     ".stMain :is(.stVegaLiteChart svg.marks, .stVegaLiteChart canvas, .js-plotly-plot, .ms-text, .ms-board canvas, "
-    '[data-testid="stDataFrame"] canvas, .ms-card)'
+    '[data-testid="stDataFrame"] canvas, .ms-card) >> visible=true'
 )
 EMPTY = 'import streamlit as st\nst.markdown("ready")\n'
 CONTROL = '.stMain [data-testid="stButtonGroup"] button >> visible=true'

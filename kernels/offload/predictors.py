@@ -55,10 +55,11 @@ def transition(fit: ArrayLike, ids: ArrayLike, num_experts: int, k: int | None =
     out = layer_frequency(fit_FLK, len(ids_TLK), num_experts, named)
     for layer in range(1, ids_TLK.shape[1]):
         follows = _one_hot(fit_FLK[:, layer - 1], num_experts).T @ _one_hot(fit_FLK[:, layer], num_experts)
-        # What is seen in all tokens breaks ties, and stands in for experts that were never seen.
-        share = _counts(fit_FLK[:, layer], num_experts)
-        score = _one_hot(ids_TLK[:, layer - 1], num_experts) @ follows + share / (share.sum() + 1)
-        out[:, layer] = _top(score, named)
+        # What is seen in all tokens breaks ties, and stands in for experts that were never seen; then the lower number.
+        place_E = np.empty(num_experts, np.int64)
+        place_E[_top(_counts(fit_FLK[:, layer], num_experts), num_experts)] = np.arange(num_experts)
+        seen_TE = (_one_hot(ids_TLK[:, layer - 1], num_experts) @ follows).astype(np.int64)
+        out[:, layer] = _smallest(place_E - num_experts * seen_TE, named)
     return out
 
 
@@ -91,3 +92,13 @@ def _one_hot(ids_FK: np.ndarray, num_experts: int) -> np.ndarray:
 
 def _top(score: np.ndarray, k: int) -> np.ndarray:
     return np.argsort(-score, axis=-1, kind="stable")[..., : check_size(k, "k")]
+
+
+def _smallest(key_TE: np.ndarray, k: int) -> np.ndarray:
+    """(T, k) columns of the smallest keys, in rising order; no two keys of a row are equal."""
+    kept = min(check_size(k, "k"), key_TE.shape[1])
+    if 2 * kept >= key_TE.shape[1]:
+        return np.argsort(key_TE, axis=-1)[:, :kept]
+    best_TK = np.argpartition(key_TE, kept - 1, axis=-1)[:, :kept]
+    order_TK = np.argsort(np.take_along_axis(key_TE, best_TK, axis=-1), axis=-1)
+    return np.take_along_axis(best_TK, order_TK, axis=-1)

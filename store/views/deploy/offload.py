@@ -76,13 +76,14 @@ def offload(
     size = expert_bytes if expert_bytes is not None else expert_size(trace)
     rows = []
     curves = {name: _curves(report, name, experts) for name in POLICIES}
+    predicted = {name: _predicted(fit, report, name, sizes, experts) for name in PREDICTORS}
     for slot in sizes:
         held = min(slot, experts)
         found = []
         for name, (hits_GE, accesses_G) in curves.items():
             kind = "knows the future" if name == "belady" else "cache"
             found.append((name, kind, hits_GE[:, held - 1], accesses_G, None))
-        found += [(name, "predictor", *_predicted(fit, report, name, held, experts)) for name in PREDICTORS]
+        found += [(name, "predictor", *predicted[name][held]) for name in PREDICTORS]
         for policy, kind, hits_G, accesses_G, loads in found:
             base = {"policy": policy, "kind": kind, "slots": slot, "loads_per_token": loads}
             base["bytes"] = None if size is None else held * len(seen.layers) * size
@@ -126,9 +127,18 @@ def _curves(report: Paths, policy: Any, experts: int) -> tuple[np.ndarray, np.nd
 
 
 def _predicted(
-    fit: Paths, report: Paths, predictor: str, slots: int, experts: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    predicted = predictions(fit, report, predictor, slots, experts)
+    fit: Paths, report: Paths, predictor: str, sizes: list[int], experts: int
+) -> dict[int, tuple[np.ndarray, np.ndarray, float]]:
+    """Slots of a layer → hits and accesses of each group of prompts, and experts copied for each token."""
+    held = sorted({min(size, experts) for size in sizes})
+    named = predictions(fit, report, predictor, held[-1], experts)
+    if predictor == PREDICTORS[0]:  # the same for any number of slots
+        return {slots: _run(named, report, slots) for slots in held}
+    # Best first: what fewer slots hold stands at the beginning of what more hold.
+    return {slots: _run(named[..., :slots], report, slots) for slots in held}
+
+
+def _run(predicted: np.ndarray, report: Paths, slots: int) -> tuple[np.ndarray, np.ndarray, float]:
     group_T = _groups(report)
     groups = int(group_T.max(initial=0)) + 1
     hits, accesses, loads = np.zeros(groups), np.zeros(groups), 0
