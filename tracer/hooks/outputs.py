@@ -81,7 +81,7 @@ class OutputWatch:
         self._ids: dict[str, Tensor] = {}
         self._residuals: dict[str, Tensor] = {}
         for site in self._sites if self._norms else ():
-            _check_sum(site, self._additions[site.spec.router].call)
+            check_sum(site, self._additions[site.spec.router].call)
         for addition in self._additions.values():
             addition.call = None
 
@@ -147,8 +147,12 @@ def output_norms(site: Site, call: Call, ids_TK: Tensor) -> Tensor:
     return torch.cat(norms).reshape(ids_TK.shape).masked_fill(ids_TK < 0, 0)
 
 
-def _check_sum(site: Site, call: Call | None) -> None:
-    """Single experts with their gate weights must add up to what the experts module returned."""
+def check_sum(site: Site, call: Call | None) -> None:
+    """Single experts with their gate weights must add up to what the experts module returned.
+
+    Raises:
+        CaptureError: they do not.
+    """
     assert call is not None
     ids_TK, _ = site.passage.read(call)
     rows_N = torch.arange(len(ids_TK), device=ids_TK.device).repeat_interleave(ids_TK.shape[-1])

@@ -108,16 +108,17 @@ def _usage(site: Site, seen: Seen) -> dict[str, Any]:
     rows_N, ids_N = _pairs(seen)
     gate_N = seen.gates_TK.reshape(-1)[seen.ids_TK.reshape(-1) >= 0]
     part_N = gate_N * _alone(site, seen, rows_N, ids_N).norm(dim=-1)
-    change_N = seen.change_T[rows_N].clamp_min(0)
-    for sums, values in ((tokens, torch.ones_like(gate_N)), (gate_sum, gate_N), (reap, part_N),
-                         (easy, part_N * change_N)):  # fmt: skip
+    parts = [(tokens, torch.ones_like(gate_N)), (gate_sum, gate_N), (reap, part_N)]
+    if seen.change_T is not None:
+        parts.append((easy, part_N * seen.change_T[rows_N].clamp_min(0)))
+    for sums, values in parts:
         sums.index_add_(0, ids_N.cpu().long(), values.double().cpu())
     return {
         "tokens": tokens.long().tolist(),
         "frequency": (tokens / tokens.sum().clamp_min(1)).tolist(),
         "gate_sum": gate_sum.tolist(),
         "reap": (reap / tokens.clamp_min(1)).tolist(),
-        "easy_ep": easy.tolist(),
+        **({} if seen.change_T is None else {"easy_ep": easy.tolist()}),
     }
 
 

@@ -8,8 +8,8 @@ Shapes: B prompts, S tokens of the longest, T = B · S rows, K slots, H width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from torch.nn.utils.rnn import pad_sequence
 
+from ..errors import CaptureError
+from ..hooks.outputs import check_sum
 from ..hooks.outputs_probe import Addition, probe
+from ..models.by_layer import in_memory
 from ..models.forward import evaluating, forward_options
 from ..models.input_device import input_device
 from ..routers.passages import Call
@@ -33,8 +36,8 @@ class Seen:
     ids_TK: Tensor
     """-1 in rows of padding."""
     gates_TK: Tensor
-    change_T: Tensor
-    """1 − cos between the residual stream before and after the routed experts."""
+    change_T: Tensor | None
+    """1 − cos between the residual stream before and after the routed experts; None where that can't be told."""
     real_T: Tensor
     """Rows that are no padding."""
 
@@ -57,7 +60,7 @@ def run_through(
     real_T = inputs["attention_mask"].bool().reshape(-1)
     modules = dict(model.named_modules())
     with evaluating(model):
-        additions = probe(model, sites, _inputs(model, prompts[:1]), residual=True)
+        additions = _additions(model, sites, _inputs(model, prompts[:1]))
         with ExitStack() as stack:
             for site in sites:
                 handles = _watch_experts(site, additions[site.spec.router], real_T, ran)
@@ -66,6 +69,29 @@ def run_through(
                 for handle in handles:
                     stack.callback(handle.remove)
             model(**inputs, **forward_options(model))
+
+
+def _additions(model: Any, sites: Sequence[Site], inputs: dict[str, Tensor]) -> dict[str, Addition]:
+    """How the experts' outputs are told: with the way into the residual stream, or by themselves where there is none
+    that is simple."""
+    try:
+        return probe(model, sites, inputs, residual=True)
+    except CaptureError:
+        found = probe(model, sites, inputs, residual=False)
+    for site in sites:
+        with weights_of(site):
+            check_sum(site, found[site.spec.router].call)
+    return found
+
+
+@contextmanager
+def weights_of(site: Site) -> Iterator[None]:
+    """The weights of a router and its experts in memory, where they lie on disk."""
+    with ExitStack() as stack:
+        for module in (site.experts, site.router):
+            for part in module.modules() if module is not None else ():
+                stack.enter_context(in_memory(part))
+        yield
 
 
 def layer_path(router: str) -> str:
@@ -85,33 +111,35 @@ def _inputs(model: Any, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 def _watch_experts(site: Site, addition: Addition, real_T: Tensor, ran: Ran) -> list[Any]:
     assert site.experts is not None
-    assert addition.residual is not None
     place = addition.residual
     # Without what accelerate puts around it, which would take the weights away after each run.
     forward: Any = getattr(site.experts, "_old_forward", site.experts.forward)
     residual: list[Tensor] = []
 
     def passed(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
-        if (x := place.tensor(args, kwargs, output)) is not None:
+        if place is not None and (x := place.tensor(args, kwargs, output)) is not None:
             residual[:] = [x.detach()]
 
     def experts_ran(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         call = Call(module, args, kwargs, output, run=forward)
         ids_TK, _ = site.passage.read(call)
-        routed_TH = site.passage.routed(call).float()
-        x_TH = residual[0].reshape(routed_TH.shape).float()
-        change_T = 1 - cosine_similarity(x_TH, x_TH + addition.scale * routed_TH, dim=-1)
+        change_T = None
+        if place is not None:
+            routed_TH = site.passage.routed(call).float()
+            x_TH = residual[0].reshape(routed_TH.shape).float()
+            change_T = 1 - cosine_similarity(x_TH, x_TH + addition.scale * routed_TH, dim=-1)
         rows_T = real_T.to(ids_TK.device)
         ids_TK = ids_TK.masked_fill(~rows_T.unsqueeze(-1), -1)
         ran(site, Seen(call, ids_TK, site.passage.factors(call).float(), change_T, rows_T))
 
-    register = (
-        place.module.register_forward_hook if place.side == "out" else place.module.register_forward_pre_hook
-    )
-    return [
-        site.experts.register_forward_hook(experts_ran, with_kwargs=True),
-        register(passed, with_kwargs=True),
-    ]
+    handles = [site.experts.register_forward_hook(experts_ran, with_kwargs=True)]
+    if place is not None:
+        at = place.module
+        register: Callable[..., Any] = (
+            at.register_forward_hook if place.side == "out" else at.register_forward_pre_hook
+        )
+        handles.append(register(passed, with_kwargs=True))
+    return handles
 
 
 def _watch_layer(site: Site, layer: nn.Module, real_T: Tensor, left: Left) -> Any:

@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from ...store.expert_sheet import read_sheet_list, write_router_rows
 from ...store.files.folder import open_folder
 from ...store.trace import Trace
 from ..errors import TracerError
-from ..models.by_layer import in_memory
 from ..models.card import weights_fingerprint
 from ..routers.find import find_sites
 from ..routers.site import Site
 from .rows import rows_of
-from .watch import Seen, run_through
+from .watch import Seen, run_through, weights_of
 
 WHAT = ("norms", "outliers", "spectrum", "outputs", "quantisation", "similarity")
 _NEED_OUTPUTS = {"outputs", "quantisation", "similarity"}
@@ -88,7 +86,7 @@ def weigh(
             progress(len(written), len(sites))
 
     def ran(site: Site, seen: Seen) -> None:
-        with _weights_of(site):
+        with weights_of(site):
             found[site.spec.router] = rows_of(site, seen, what, bits, group, probe)
 
     if _NEED_OUTPUTS & set(what):
@@ -98,20 +96,10 @@ def weigh(
                 commit(site)
         return len(written)
     for site in sites:
-        with _weights_of(site):
+        with weights_of(site):
             found[site.spec.router] = rows_of(site, None, what, bits, group, probe)
         commit(site)
     return len(written)
-
-
-@contextmanager
-def _weights_of(site: Site) -> Iterator[None]:
-    """The weights of a router and its experts in memory, where they lie on disk."""
-    with ExitStack() as stack:
-        for module in (site.experts, site.router):
-            for part in module.modules() if module is not None else ():
-                stack.enter_context(in_memory(part))
-        yield
 
 
 def _same_model(model: Any, trace: Trace) -> None:
