@@ -43,7 +43,7 @@ TOKEN = "MOESCOPE_APP_TOKEN"
 @click.option("--public-name", "names", multiple=True, metavar="NAME",
               help="Host name by which browsers reach the app, as through a proxy; may be given again.")  # fmt: skip
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="File with the token for --host; made where it is not there.")  # fmt: skip
+              help="File with the access token for --host; created where it is missing.")  # fmt: skip
 def app_command(
     trace: str | None,
     library: str | None,

@@ -30,7 +30,7 @@ KEY_VARIABLE = "MOESCOPE_SERVER_KEY"
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option(
-    "--at-once", type=click.IntRange(1, 256), default=16, show_default=True, help="Requests at once."
+    "--at-once", type=click.IntRange(1, 256), default=16, show_default=True, help="Concurrent requests."
 )
 @click.option("--experts", type=click.IntRange(1), help=OPTIONS["experts"])
 @click.option("--layers", metavar="3,4,5", callback=whole_numbers, help=OPTIONS["layers"])

@@ -14,10 +14,10 @@ from .output import open_with_warnings
 @click.command("bits")
 @click.argument("trace")
 @click.option("--budget", default=2.5, show_default=True, help="Mean bits of an expert.")
-@click.option("--levels", default="2,3,4", show_default=True, help="Bits that an expert may have.")
+@click.option("--levels", default="2,3,4", show_default=True, help="Bit widths to choose from.")
 @click.option(
     "--scope", type=click.Choice(("model", "layer")), default="model", show_default=True,
-    help="All layers share the budget, or each keeps it.",
+    help="model: all layers share the budget; layer: each layer keeps it.",
 )  # fmt: skip
 @click.option(
     "--method", type=click.Choice(("mc-moe", "uniform", "usage", "outliers", "block")), default="mc-moe",
@@ -28,14 +28,14 @@ from .output import open_with_warnings
     default=128,
     show_default=True,
     type=click.IntRange(1),
-    help="Inputs that share a scale, for the recipe.",
+    help="Quantisation group size in the recipe: inputs that share one scale.",
 )
 @click.option(
     "--rest",
     default=4,
     show_default=True,
     type=click.IntRange(2, 8),
-    help="GPTQModel: bits of what is no expert.",
+    help="GPTQModel only: bits of all weights outside the experts.",
 )
 @click.option(
     "--format",
@@ -43,13 +43,13 @@ from .output import open_with_warnings
     type=click.Choice(("json", "gptqmodel", "llm-compressor")),
     default="json",
     show_default=True,
-    help="Who reads the recipe.",
+    help="Format of the recipe, by the tool that reads it.",
 )
 @decision("Write the recipe.")
 def bits_command(
     trace: str, budget: float, levels: str, scope: str, method: str, group: int, rest: int, form: Any, asked: Decision
 ) -> None:  # fmt: skip
-    """Bit allocations of experts side by side, and one of them as a recipe; needs the expert sheet (moescope weigh).
+    """Compare bit allocations for experts and write one as a recipe; needs the expert sheet (moescope weigh).
 
     \b
     Example:

@@ -24,7 +24,10 @@ COMMANDS = {
     "trace": ("trace", "Run a model over a prompt set and record its routing."),
     "serve": ("live", "Hold a model in a process and answer over HTTP."),
     "generate": ("live", "Continue a prompt, with and without a steering profile."),
-    "evaluate": ("evaluate", "What a steering profile does over a prompt set, beside its controls."),
+    "evaluate": (
+        "evaluate",
+        "Measure what a steering profile does over a prompt set, and what its controls do.",
+    ),
     "doctor": ("live", "Check on a real model that what is recorded is what is executed."),
     "info": ("look", "What a trace holds."),
     "view": ("look", "A named view of a trace as a table."),

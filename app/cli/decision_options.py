@@ -26,12 +26,15 @@ FIT_WHERE = click.option(
     help="Fit on these prompts and report on the others. Default: a random half of the texts.",
 )  # fmt: skip
 WHERE = click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE,...", help="Prompts to take; again for more conditions."
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE,...",
+    help="Only these prompts; repeat it for further conditions.",
 )
 LAYERS = click.option("--layers", metavar="3:6", help="MoE layers, both ends in, or 3,5. Default: all.")
-STREAM = click.option("--stream", default="decoder", show_default=True, help="Which routers.")
+STREAM = click.option("--stream", default="decoder", show_default=True, help="Which router of each layer.")
 SEED = click.option(
-    "--seed", type=SEEDS, default=0, show_default=True, help="Of the halves and of random choices."
+    "--seed", type=SEEDS, default=0, show_default=True, help="Seed of the random half and of random choices."
 )
 
 OF_MODEL = click.option(

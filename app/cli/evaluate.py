@@ -94,7 +94,7 @@ def _doses(
 @click.option("--keep", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json",
               help="Also keep the whole evaluation: every prompt, every control.")  # fmt: skip
 def evaluate_command(model: str, prompts: str, steer: str, **options: Any) -> None:
-    """What a steering profile does over a prompt set, beside its controls.
+    """Measure what a steering profile does over a prompt set, and what its controls do.
 
     Perplexity, accuracy (of prompts with choices), KL, share of routing changed and behaviour, each with a 95 %
     bootstrap interval over prompts (translations of one text are resampled together). The controls are random

@@ -16,7 +16,7 @@ from .model_options import SEEDS
 @click.command("example")
 @click.argument("name", required=False)
 @click.option("--out", metavar="TRACE", help="Folder of the new trace.")
-@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of everything that is drawn.")
+@click.option("--seed", type=SEEDS, default=0, show_default=True, help="Random seed.")
 @click.option("--open", "opens", is_flag=True, help="Open the trace in the explorer when it is made.")
 @click.option("--json", "as_json", is_flag=True, help="The list, or what was made, as JSON on stdout.")
 @click.pass_context
@@ -25,7 +25,7 @@ def example_command(
 ) -> None:
     """List the examples of the gallery, or make one: a small model of some kind of router, built, trained and traced.
 
-    Every example needs seconds on a CPU and downloads nothing. What is toy about it is said with it.
+    Every example takes seconds on a CPU, downloads nothing, and says what is simplified.
 
     \b
     Example:

@@ -150,7 +150,7 @@ def prompts_command() -> None:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="A CSV or JSONL prompt set.")  # fmt: skip
 def expand_command(template: Path, out: Path) -> None:
-    """Fill a template's slots in all ways; the values of the slots become tags.
+    """Expand a template with all combinations of its slots; slot values become tags.
 
     \b
     Example:
@@ -165,10 +165,10 @@ def expand_command(template: Path, out: Path) -> None:
 
 
 _DELIMITER = click.option(
-    "--delimiter", metavar="MARK", help="Of a table, where it is not the usual one: ';'"
+    "--delimiter", metavar="MARK", help="Column delimiter, where it is not the usual one: ';'"
 )
 _ENCODING = click.option(
-    "--encoding", metavar="NAME", help="Of the text, where it is not UTF-8: cp1252, utf-16, ..."
+    "--encoding", metavar="NAME", help="Text encoding, where it is not UTF-8: cp1252, utf-16, ..."
 )
 
 
@@ -176,9 +176,9 @@ _ENCODING = click.option(
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @_DELIMITER
 @_ENCODING
-@click.option("--json", "as_json", is_flag=True, help="All that was found out, as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="All findings, as JSON on stdout.")
 def look_command(path: Path, as_json: bool, **options: str | None) -> None:
-    """Say what a prompt file seems to be: format, encoding, delimiter, columns, first prompts.
+    """Detect format, encoding, delimiter, columns and first prompts of a prompt file.
 
     \b
     Example:
@@ -221,7 +221,7 @@ def look_command(path: Path, as_json: bool, **options: str | None) -> None:
 @_DELIMITER
 @_ENCODING
 def convert_command(path: Path, out: Path, delimiter: str | None, encoding: str | None) -> None:
-    """Write a prompt file anew, in UTF-8 and with moescope's own columns.
+    """Convert a prompt file to UTF-8 and moescope's columns.
 
     \b
     Example:

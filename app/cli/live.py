@@ -22,21 +22,31 @@ from .ranks import expert_parallel, take_ranks
 @click.option(
     "--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="The steering profile."
 )
-@click.option("--compare", is_flag=True, help="Also answer without the profile.")
+@click.option("--compare", is_flag=True, help="Also generate without the profile.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens to generate."
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Maximum number of tokens to generate.",
 )
 @sampling_options
 @click.option("--chat", is_flag=True, help="Apply the tokenizer's chat template.")
-@click.option("--rewire", is_flag=True, help="Learn logit vectors on the text at hand (arXiv 2510.14853).")
+@click.option(
+    "--rewire",
+    is_flag=True,
+    help="Optimise router logit vectors on the prompt and the text so far (arXiv 2510.14853).",
+)
 @click.option(
     "--rewire-layers", type=click.Choice(["all", "most_confident", "least_confident"]), default="all",
     show_default=True, help="Which layers learn: all, or the half whose choices are most or least confident.",
 )  # fmt: skip
 @click.option("--renew-every", type=click.IntRange(0), default=128, show_default=True,
-              help="Generated tokens after which --rewire learns again; 0: once, on the prompt.")  # fmt: skip
-@click.option("--rewire-reset", is_flag=True, help="Learn again from zero, not from where the vectors were.")
-@click.option("--json", "as_json", is_flag=True, help="Both answers as JSON.")
+              help="--rewire learns again after this many generated tokens; 0: only once, on the prompt.")  # fmt: skip
+@click.option(
+    "--rewire-reset", is_flag=True, help="Start each renewal from zero instead of the current vectors."
+)
+@click.option("--json", "as_json", is_flag=True, help="The generated texts as JSON on stdout.")
 def generate_command(
     model: str, prompt: str, steer: str | None, compare: bool, as_json: bool, **options: Any
 ) -> None:
@@ -101,15 +111,24 @@ def _rewiring(options: dict[str, Any]) -> Any:
 @click.command("serve")
 @click.argument("model")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Other than loopback only with --token-file."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Any but loopback needs --token-file.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Port to listen on; 0: any free port.",
+)
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Holds the token; made with mode 600 where it does not exist.")  # fmt: skip
+              help="File with the access token; created with mode 600 where it is missing.")  # fmt: skip
 @model_options
 @engine_options
 def serve_command(model: str, **options: Any) -> None:
-    """Hold a model in a process; prints one JSON line with url and token file when it is ready.
+    """Serve a model over HTTP; prints one JSON line with URL and token file when it is ready.
 
     \b
     Example:
@@ -135,7 +154,7 @@ def serve_command(model: str, **options: Any) -> None:
               help="A prompt set on which to measure how much of the routing changes with batches, threads, attention "
               "and dtype alone.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), default=64, show_default=True, metavar="N",
-              help="Of --noise only the first N prompts.")  # fmt: skip
+              help="With --noise: only the first N prompts.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def doctor_command(model: str, noise: str | None, limit: int, as_json: bool, **options: Any) -> None:
     """Check on a real model that what is recorded is what is executed, and print its routers.

@@ -18,9 +18,9 @@ def merge_command(
     model: str, trace: str, keep: float, score: str, tokens: int, draws: int, out: Path, fit_where: tuple[str, ...],
     where: tuple[str, ...], seed: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Merge experts with like outputs: weights and router rows become the mean by how often each is used.
+    """Merge experts with similar outputs: weights and router rows become means, weighted by use.
 
-    The loss stands beside that of pruning to the same number (by --score) and of merging at random.
+    The loss is compared with pruning to the same number (by --score) and with merging at random.
 
     \b
     Example:

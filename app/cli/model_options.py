@@ -26,19 +26,19 @@ MODEL_OPTIONS = (
     click.option(
         "--allow-missing",
         is_flag=True,
-        help="Load a checkpoint that lacks weights: they are random, and the trace says so.",
+        help="Load a checkpoint with missing weights; they stay random, and the trace records it.",
     ),
     click.option(
         "--attn-implementation",
         metavar="NAME",
-        help="eager, sdpa, flash_attention_2, ...; by default what the checkpoint says.",
+        help="eager, sdpa, flash_attention_2, ...; default: the checkpoint's setting.",
     ),
     click.option(
         "--router",
         "routers",
         multiple=True,
         metavar="PATH,experts=E,...",
-        help="Declare a router that is not found by itself; may be repeated. See docs/routers.md.",
+        help="Declare a router that is not found automatically; repeatable. See docs/routers.md.",
     ),
     click.option(
         "--experts", type=int, metavar="N", help="View a dense model as N emergent experts a layer."
@@ -64,9 +64,9 @@ def sampling_options(command: Any) -> Any:
     for option in (
         click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of the sampling."),
         click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True,
-                     help="Sample among the likeliest tokens that hold this probability."),
+                     help="Sample from the most likely tokens whose probabilities sum to this."),
         click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
-                     help="0 takes the likeliest token."),
+                     help="Sampling temperature; 0 takes the most likely token."),
     ):  # fmt: skip
         command = option(command)
     return command

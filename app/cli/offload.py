@@ -13,27 +13,29 @@ from .output import open_with_warnings, write_table
 @click.command("offload")
 @click.argument("trace")
 @click.option(
-    "--slots", default="4,8,16", show_default=True, help="Experts of a layer that fast memory holds."
+    "--slots", default="4,8,16", show_default=True, help="Experts per layer that fit into fast memory."
 )
 @click.option(
     "--expert-mb",
     type=click.FloatRange(min=0, min_open=True),
-    help="Size of an expert. Default: from the expert sheet.",
+    help="Size of one expert in MB. Default: from the expert sheet.",
 )
 @click.option(
     "--batch",
     default=8,
     show_default=True,
     type=click.IntRange(1),
-    help="Sequences in a batch, for regrouping.",
+    help="Sequences per batch when regrouping.",
 )
 @click.option(
-    "--compute-ms", type=click.FloatRange(0), help="With --copy-ms: time that you measured for a layer."
+    "--compute-ms",
+    type=click.FloatRange(0),
+    help="Measured compute time of one layer, in ms; with --copy-ms.",
 )
 @click.option(
     "--copy-ms",
     type=click.FloatRange(0),
-    help="Time that you measured to copy a layer's experts in: shows the ring schedule.",
+    help="Measured time to copy one layer's experts, in ms; with --compute-ms: the ring schedule.",
 )
 @decision("The curve as .csv, .json or .parquet.", json_help="Everything as JSON on stdout.")
 def offload_command(

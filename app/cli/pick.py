@@ -11,10 +11,12 @@ from .output import open_with_warnings
 
 @click.command("pick")
 @click.argument("trace")
-@click.option("--prompts", default=128, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "--prompts", default=128, show_default=True, type=click.IntRange(1), help="Number of prompts to pick."
+)
 @decision("Write the prompts.", metavar="FILE.jsonl", fits=False)
 def pick_command(trace: str, prompts: int, asked: Decision) -> None:
-    """A calibration set that uses experts evenly, beside random sets of the same size.
+    """Pick a calibration set that uses experts evenly; compare it with random sets of the same size.
 
     \b
     Example:

@@ -21,14 +21,14 @@ from .output import Lines, open_with_warnings
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Further places for copies of busy experts (EPLB).",
+    help="Extra slots for copies of busy experts (EPLB).",
 )
 @click.option(
     "--nodes",
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Machines that the devices stand in.",
+    help="Machines (nodes) that hold the devices.",
 )
 @click.option(
     "--groups",
@@ -38,7 +38,12 @@ from .output import Lines, open_with_warnings
 @click.option(
     "--method", help="The placement to write. Default: the most even one on the prompts of the fit."
 )
-@click.option("--seconds", default=1.0, show_default=True, help="Of the integer program for each layer.")
+@click.option(
+    "--seconds",
+    default=1.0,
+    show_default=True,
+    help="Time limit of the integer program for each layer, in seconds.",
+)
 @click.option(
     "--format", "form", type=click.Choice(("sglang", "sglang-counts", "json", "csv")),
     help="sglang: for --init-expert-location; sglang-counts: loads, from which SGLang places by itself. "
@@ -49,7 +54,7 @@ def place_command(
     trace: str, devices: int, replicas: int, nodes: int, groups: int | None, method: str | None, seconds: float,
     form: Any, asked: Decision,
 ) -> None:  # fmt: skip
-    """Six placements of experts on devices side by side, fitted on one part of the prompts and reported on the other.
+    """Compare six placements of experts on devices, fitted on one part of the prompts and reported on the other.
 
     \b
     Example:

@@ -19,7 +19,7 @@ def prune_command(
     model: str, trace: str, keep: float, score: str, tokens: int, draws: int, out: Path, fit_where: tuple[str, ...],
     where: tuple[str, ...], seed: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Cut experts out of a model: the checkpoint is compared with the steering keep_only before it is there.
+    """Write a checkpoint without some experts, after checking its logits against the steering keep_only.
 
     \b
     Example:

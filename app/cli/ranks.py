@@ -19,7 +19,7 @@ from ...tracer.models.launched import launched, launched_rank
 expert_parallel = click.option(
     "--expert-parallel",
     is_flag=True,
-    help="Over several devices: some experts whole on each, instead of a slice of every expert.",
+    help="On several devices: place whole experts on each, instead of a slice of every expert.",
 )
 
 

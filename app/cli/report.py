@@ -78,7 +78,7 @@ def figures(out: Any) -> Callable[..., Callable[..., Any]]:
             "--view", "words", multiple=True, metavar="VIEW",
             help="A view, with its options as in 'load?by=language'; may be given again. Default: a standard set.",
         ),
-        click.option("--pinned", metavar="NAME", help="Begin with this report of the library."),
+        click.option("--pinned", metavar="NAME", help="Start from this saved report of the library."),
         click.option("--title", help="Title of the report."),
         out,
         click.option("--json", "as_json", is_flag=True, help="What was written, as JSON on stdout."),
@@ -110,7 +110,7 @@ def figures(out: Any) -> Callable[..., Callable[..., Any]]:
 def report_command(out: Path, asked: dict[str, Any]) -> tuple[Path, int]:
     """Figures, numbers, sentences and methods of a trace in one file.
 
-    The HTML page holds everything that it needs and opens offline; the PDF has an entry a page.
+    The HTML page holds everything that it needs and opens offline; the PDF has one entry per page.
 
     \b
     Example:
@@ -134,7 +134,7 @@ def report_command(out: Path, asked: dict[str, Any]) -> tuple[Path, int]:
     )
 )  # fmt: skip
 def bundle_command(out: Path, asked: dict[str, Any]) -> tuple[Path, int]:
-    """A static folder to hand on: the report, figures for print, tables, methods, fingerprints.
+    """Write a folder to share: report, figures for print, tables, methods and fingerprints.
 
     \b
     Example:

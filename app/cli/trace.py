@@ -70,15 +70,15 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
     "--chat", is_flag=True, help="Apply the tokenizer's chat template; its tokens are marked special."
 )
 @click.option("--capture", default="ids,weights", show_default=True, callback=_captures,
-              help="Of ids,weights,probability,entropy,logits,output_norm,similarity.")  # fmt: skip
+              help="What to record: ids,weights,probability,entropy,logits,output_norm,similarity.")  # fmt: skip
 @click.option("--weight-type", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
               help="How gate weights are stored.")  # fmt: skip
 @click.option("--steer", metavar="PROFILE.json", type=click.Path(dir_okay=False), help="Steer while tracing.")
 @click.option("--noise", type=click.IntRange(1), metavar="N",
-              help="Also measure on the first N prompts how much of the routing changes with batches, threads, "
-              "attention and dtype alone; kept in the manifest.")  # fmt: skip
+              help="Also measure, on the first N prompts, how much routing changes when only batches, threads, "
+              "attention or dtype change; stored in the manifest.")  # fmt: skip
 @click.option("--reproducible", is_flag=True,
-              help="Eager attention, one prompt a batch: no prompt depends on the others. Slow.")  # fmt: skip
+              help="One prompt per batch with eager attention, so that none depends on another. Slow.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue a trace of the same prompts where it stopped.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N prompts.")
 @click.option("--shard", metavar="K/N", callback=_shard,

@@ -41,24 +41,32 @@ def _widths(context: click.Context, option: click.Parameter, value: str) -> tupl
     help="What to measure.",
 )  # fmt: skip
 @click.option(
-    "--bits", default="2,3,4", show_default=True, callback=_widths, help="Widths of rounding errors."
+    "--bits",
+    default="2,3,4",
+    show_default=True,
+    callback=_widths,
+    help="Bit widths for which rounding errors are measured.",
 )
 @click.option(
     "--tokens",
     default=4096,
     show_default=True,
     type=click.IntRange(1),
-    help="Recorded tokens that run again.",
+    help="Number of recorded tokens to run again.",
 )
 @click.option(
     "--probe",
     default=128,
     show_default=True,
     type=click.IntRange(1),
-    help="Of them, tokens that every expert sees.",
+    help="How many of these tokens are sent through every expert.",
 )
 @click.option(
-    "--group", default=128, show_default=True, type=click.IntRange(1), help="Inputs that share a scale."
+    "--group",
+    default=128,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Quantisation group size: inputs that share one scale.",
 )
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")

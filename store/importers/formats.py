@@ -59,12 +59,12 @@ FORMATS: Mapping[str, Format] = {
 }
 
 OPTIONS: Mapping[str, str] = {
-    "experts": "Experts of every router; else the largest id + 1.",
-    "layers": "The MoE layers' numbers; else 0, 1, 2, ...",
-    "top_k": "Experts a token: for counts that don't say their tokens, and for SGLang's answers.",
+    "experts": "Number of experts of every router. Default: the largest id + 1.",
+    "layers": "Layer numbers of the MoE layers. Default: 0, 1, 2, ...",
+    "top_k": "Experts per token: needed for counts without token numbers and for SGLang's answers.",
     "num_layers": "Layers of the arrays in SGLang's answers.",
     "labels": "A column of the sequences and its values in their order: language=en,de. Repeat for others.",
-    "token_text": "Gives the text of token ids.",
+    "token_text": "Model whose tokenizer turns token ids into text.",
 }
 """What an option says, whichever formats take it."""
 

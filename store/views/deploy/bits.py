@@ -220,7 +220,7 @@ def bits(
     routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
-    """Bit allocations side by side: the error that they predict on prompts that they were not fitted on.
+    """Bit allocations side by side: their predicted error on held-out prompts.
 
     Args:
         budgets: mean bits of an expert, one or several: 2,2.5,3 gives a curve.

@@ -58,7 +58,7 @@ def offload(
     routers: Routers = DECODER,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
-    """Hit rates of expert caches with and without prediction, on prompts that nothing was fitted on.
+    """Hit rates of expert caches with and without prediction, on held-out prompts.
 
     Args:
         slots: experts of a layer that are held, e.g. 4,8,16; predictive caches share as many over all layers.
@@ -175,7 +175,7 @@ def _rate(hits_G: np.ndarray, accesses_G: np.ndarray) -> dict[str, Any]:
 def expert_prediction(
     trace: TraceRows, *, split: Split = HALVES, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
-    """How many of a token's experts three predictors name, each naming as many as a token has.
+    """Share of a token's experts that three predictors name, each naming as many as the token uses.
 
     Returns:
         predictor, layer, stream, recall = |predicted ∩ chosen| / |chosen| (mean over held-out tokens that have one

@@ -33,7 +33,7 @@ def gate_weights(
     bins: int = 10,
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
-    """How often an expert's gate weight is how large, by a tag of the prompts.
+    """Distribution of an expert's gate weights, by a tag of the prompts.
 
     Args:
         by: a column of the prompts or a tag; prompts without a value are left out.

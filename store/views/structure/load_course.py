@@ -94,7 +94,7 @@ def _stretch(sums: RollupArrays, of: np.ndarray, total_E: np.ndarray) -> dict[st
 def load_influence(
     trace: TraceRows, *, layer: int | None = None, stream: str = "decoder", tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
-    """Whether a layer's imbalance is one prompt's doing: its busiest expert over the mean, leaving out one prompt.
+    """Whether one prompt causes a layer's imbalance: busiest expert over the mean, leaving out one prompt at a time.
 
     Returns:
         layer, stream, max_over_mean (busiest expert over the mean), busiest (that expert), prompt_id (the prompt

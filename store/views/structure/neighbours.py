@@ -39,7 +39,7 @@ def expert_neighbours(
     stream: str = "decoder",
     tokens: TokenFilter = ALL_TOKENS,
 ) -> pa.Table:
-    """The experts of the layer before, of the same layer and of the layer after that go with one expert.
+    """The experts of the previous, the same and the next layer that are used together with one expert.
 
     Args:
         limit: how many of each layer, largest lift first; 0 for all.
