@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,30 @@ def asked(names: tuple[str, str], sizes: tuple[int, int], measure: str, limit: T
     """The contrast in one line: who against whom, by what, and what stands out."""
     a, b = (f"{name} ({words.amount(size, 'prompt')})" for name, size in zip(names, sizes, strict=True))
     return f"A, {a}, against B, {b}, by {measure}. An expert stands out at {limit}."
+
+
+def own_set(table: pa.Table, mine: Sequence[bool], name: str, *, sets: int = 2000, seed: int = 0) -> str:
+    """How a set of experts that was chosen elsewhere responds, beside random sets of as many of the same layers.
+
+    Args:
+        table: the view `resonance`, all experts.
+        mine: which of its rows are of the set.
+    """
+    score_N, own_N = np.array(table["score"].to_pylist(), np.float64), np.array(mine, bool)
+    layer_N, rng = np.array(table["layer"].to_pylist()), np.random.default_rng(seed)
+    if not own_N.any():
+        return f"No expert of “{name}” lies in the shown layers."
+    sums = np.zeros(sets)
+    for layer in np.unique(layer_N[own_N]):
+        here, many = score_N[layer_N == layer], int(own_N[layer_N == layer].sum())
+        order = rng.random((sets, len(here))).argsort(1)[:, :many]
+        sums += here[order].sum(1)
+    low, high = np.quantile(sums / own_N.sum(), [0.025, 0.975])
+    said = (
+        f"“{name}”: {words.amount(int(own_N.sum()), 'expert')} with a mean score of {score_N[own_N].mean():+.4f}; "
+        f"{low:+.4f} to {high:+.4f} for 95 % of random sets of as many experts of the same layers."
+    )
+    return said + " A set that was chosen by these prompts is no test."
 
 
 def survivors(table: pa.Table, limit: Threshold) -> str:

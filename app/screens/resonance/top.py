@@ -15,6 +15,7 @@ from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
 from .. import token_names
+from . import own_set
 from .groups import Contrast
 
 TOKENS_EACH = 5
@@ -49,8 +50,10 @@ def draw(
 ) -> None:
     """Draw the table and the steering beneath it; `boxed` are cells that were selected on the map."""
     top = params["among"]
-    st.subheader(f"Top {top}", anchor=False)
-    rows = table.slice(0, top)
+    head = st.container()
+    chosen = own_set.choose(context)
+    head.subheader(f"Top {top}" if chosen is None else "The chosen experts", anchor=False)
+    rows = table.slice(0, top) if chosen is None else own_set.rows_of(context, table, chosen)
     shown = rows.select([name for name in COLUMNS if name in rows.column_names])
     shown = shown.add_column(1, "layer", rows["layer"]).add_column(2, "expert", rows["expert"])
     if _with_tokens(context):
@@ -64,7 +67,8 @@ def draw(
         "to the score.",
     )  # fmt: skip
     cells = list(map(LayerExpert, rows["layer"].to_pylist(), rows["expert"].to_pylist()))
-    _steering(context, table, contrast, params, limit, [cells[row] for row in marked] or boxed)
+    found = boxed if chosen is None else cells
+    _steering(context, table, contrast, params, limit, [cells[row] for row in marked] or found)
 
 
 def _with_tokens(context: PageContext) -> bool:

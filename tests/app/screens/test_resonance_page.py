@@ -26,6 +26,8 @@ from moescope.app.screens.resonance.top import strongest
 from moescope.app.steering import profiles
 from moescope.store import StoreError, TraceWriter, open_trace
 from moescope.store.response_classes import REFUSAL_RULES
+from moescope.store.schema import Cell
+from moescope.store.slices import Slice, save_slice, weights_of
 from moescope.store.write.synthetic import Synthetic, synthetic_parts, write_synthetic
 
 PLAN = Synthetic(prompts=40, languages=2, layers=2, experts=8, top_k=2, tokens_per_prompt=24)
@@ -204,6 +206,19 @@ def test_what_goes_to_steering_is_what_stands_on_the_page(folder):
     cells = {(rule["layers"][0], expert) for rule in made["rules"] for expert in rule["experts"]}
     assert cells == set(zip(sure["layer"], sure["expert"], strict=True))
     assert {(rule["rule"], rule["amount"]) for rule in made["rules"]} == {("scale", 0.5)}
+
+
+def test_a_set_of_experts_that_was_found_elsewhere_is_what_is_ranked_and_steered(folder, monkeypatch):
+    monkeypatch.setenv("MOESCOPE_LIBRARY", str(folder.parent))
+    trace = open_trace(folder)
+    experts = (Cell("decoder", 0, 3), Cell("decoder", 1, 5), Cell("decoder", 1, 6))
+    save_slice(folder.parent, Slice(name="my box", experts=experts, model=weights_of(trace)))
+    app = run(folder, experts="my box")
+    table = top_of(app)
+    assert {*zip(table["layer"], table["expert"], strict=True)} == {(0, 3), (1, 5), (1, 6)}
+    said = " ".join(element.proto.body for element in app.get("html"))
+    assert "“my box”: 3 experts with a mean score of" in said
+    assert {(rule["layers"][0], *rule["experts"]) for rule in profile_of(app)["rules"]} == {(0, 3), (1, 5, 6)}
 
 
 def test_the_second_contrast_is_compared(folder):

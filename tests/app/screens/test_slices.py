@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from moescope.app.sentences.resonance import own_set
 from moescope.store import StoreError, open_trace
 from moescope.store.schema import Cell
 from moescope.store.slices import Slice, delete_slice, load_slices, save_slice, weights_of
@@ -93,6 +95,16 @@ def test_slices_are_groups_of_a_contrast_and_presets_of_steering(library):
         ((1,), (3,)),
         ((2,), (7,)),
     ]
+
+
+def test_a_set_of_experts_stands_beside_random_sets_of_the_same_layers():
+    scores = [0.9, 0.1, 0.1, 0.1, 0.3, 0.3, 0.3, 0.3]
+    table = pa.table({"layer": [0] * 4 + [1] * 4, "expert": [*range(4)] * 2, "score": scores})
+    mine = [True, False, False, False, True, True, False, False]
+    said = own_set(table, mine, "box")
+    # Any expert of layer 0 and any two of layer 1: (.1 or .9 + .3 + .3) / 3.
+    assert "3 experts with a mean score of +0.5000; +0.2333 to +0.5000 for 95 % of random sets" in said
+    assert own_set(table, [False] * 8, "box").startswith("No expert of “box”")
 
 
 def test_experts_of_another_model_are_not_offered(library):
