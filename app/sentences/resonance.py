@@ -43,7 +43,7 @@ def own_set(table: pa.Table, mine: Sequence[bool], name: str, *, sets: int = 200
         f"“{name}”: {words.amount(int(own_N.sum()), 'expert')} with a mean score of {score_N[own_N].mean():+.4f}; "
         f"{low:+.4f} to {high:+.4f} for 95 % of random sets of as many experts of the same layers."
     )
-    return said + " A set that was chosen by these prompts is no test."
+    return said + " If the set was chosen on these prompts, this is no test of it."
 
 
 def survivors(table: pa.Table, limit: Threshold) -> str:
