@@ -43,7 +43,7 @@ def settled(page) -> None:
     page.wait_for_function(
         """() => {
           const busy = document.querySelector(
-            '[data-testid="stSkeleton"], [data-testid="stStatusWidget"], [data-stale="true"], ' +
+            '[data-testid^="stSkeleton"], [data-testid="stStatusWidget"], [data-stale="true"], ' +
             '.stApp:not([data-test-script-state="notRunning"])'
           );
           const look = [...document.querySelectorAll('.stMain :is(h1, h2, h3, p, label, button)')].map((one) => {
