@@ -158,6 +158,12 @@ def _pass_ids(record: dict[str, Any], where: str, logical_LE: np.ndarray | None,
         if len(logical_LE) != len(ids_LNK) or int(ids_LNK.max()) >= logical_LE.shape[1]:
             raise refuse(where, "last_physical_to_logical_map", "it does not fit the ids")
         logical = np.take_along_axis(logical_LE[:, None, :], np.maximum(ids_LNK, 0).astype(np.int64), axis=2)
+        nobody = np.argwhere((ids_LNK >= 0) & (logical < 0))
+        if len(nobody):
+            layer, token, slot = nobody[0].tolist()
+            place = int(ids_LNK[layer, token, slot])
+            said = f"layer {layer}: token {token} went to place {place}, which stands for no expert there"
+            raise refuse(where, "last_physical_to_logical_map", said)
         ids_LNK = np.where(ids_LNK < 0, -1, logical)
     return ids_LNK.transpose(1, 0, 2)
 

@@ -64,16 +64,16 @@ def load_drift(
         stretch_P = _stretches(sums, max(batches, 1))
         for batch in [None, *range(stretch_P[-1] + 1)]:
             of = np.ones(len(stretch_P), bool) if batch is None else stretch_P == batch
-            if of.any():
-                record = {"layer": spec.layer, "stream": spec.stream, "batch": batch}
-                records.append(record | _stretch(sums, of, total_E))
+            record = {"layer": spec.layer, "stream": spec.stream, "batch": batch}
+            records.append(record | _stretch(sums, of, total_E))
     return with_notes(pa.Table.from_pylist(records, schema=_DRIFT), [tokens.note()])
 
 
 def _stretches(sums: RollupArrays, batches: int) -> np.ndarray:
-    """(P,) stretch of each prompt, by where the middle of its tokens lies."""
+    """(P,) stretch of each prompt, by where the middle of its tokens lies; one without a prompt has no number."""
     middle = np.cumsum(sums.tokens) - sums.tokens / 2
-    return np.minimum((middle * batches / max(sums.tokens.sum(), 1)).astype(np.int64), batches - 1)
+    found = np.minimum((middle * batches / max(sums.tokens.sum(), 1)).astype(np.int64), batches - 1)
+    return np.unique(found, return_inverse=True)[1]
 
 
 def _stretch(sums: RollupArrays, of: np.ndarray, total_E: np.ndarray) -> dict[str, Any]:

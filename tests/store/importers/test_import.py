@@ -254,6 +254,10 @@ def test_sglang_per_token_file(tmp_path: Path) -> None:
         "decode-00003-0": [[1, 2]],
     }
     assert trace.tokens("decode-00001-1")["token_id"].to_pylist() == [21, 22]
+    mapping[1, 3] = -1  # a place that holds no expert, which tokens went to all the same
+    torch.save({"records": records, "last_physical_to_logical_map": mapping}, tmp_path / "lost.pt")
+    with pytest.raises(ImportRefused, match=r"record 0.*layer 1: token 0 went to place 3"):
+        run("sglang", tmp_path / "lost.pt", tmp_path / "x", experts=3)
 
 
 def test_sglang_stat_file(tmp_path: Path) -> None:

@@ -327,6 +327,13 @@ def test_load_over_the_course_of_the_run(shared_trace: Trace) -> None:
         assert row["near_dead"] == sum(of * 12 < 0.1 * of.sum()) >= row["dead"]
 
 
+def test_stretches_without_a_prompt_have_no_number(shared_trace: Trace) -> None:
+    three = {"prompt_id": shared_trace.prompts()["prompt_id"].to_pylist()[:3]}
+    table = shared_trace.view("load-drift", batches=40, layer=LAYER, where=three).to_pylist()
+    assert [row["batch"] for row in table] == [None, 0, 1, 2]
+    assert [row["prompts"] for row in table] == [3, 1, 1, 1]
+
+
 def test_the_prompt_behind_an_imbalance(shared_trace: Trace) -> None:
     arrays = shared_trace.rollup_arrays(LAYER)
     (found,) = shared_trace.view("load-influence", layer=LAYER).to_pylist()
