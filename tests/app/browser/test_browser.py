@@ -207,6 +207,8 @@ def test_a_box_over_the_map_of_experts_goes_to_steer(page):
     say(page, "The most selective one")
     plot = page.locator(".stPlotlyChart .nsewdrag").first
     plot.wait_for()
+    plot.hover()
+    page.locator('.stPlotlyChart .modebar-btn[data-val="select"]').click()
     at_rest(plot)
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 4, box["y"] + 4)

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from real_browser import CHROMIUM, at_rest, chromium, needs_chromium, once_more_if_late, running_app, session
+from real_browser import CHROMIUM, at_rest, needs_chromium, once_more_if_late, running_app, session
 
 from moescope.store import open_trace, sample_dir
 
@@ -33,9 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(server: str) -> Iterator:
+def page(browser, server: str) -> Iterator:
     """A fresh session that may talk to the app alone."""
-    with chromium() as browser, session(browser, server, height=1100, patience_ms=MILLISECONDS) as tab:
+    with session(browser, server, height=1100, patience_ms=MILLISECONDS) as tab:
         yield tab
 
 
