@@ -22,9 +22,15 @@ from moescope.app.steering import profiles
 from moescope.store.schema import LayerExpert
 
 OFF = profiles.in_address(
-    profiles.profile("layer 4, expert 30 off", "", profiles.rules_by_layer("off", [LayerExpert(4, 30)]))
+    profiles.profile(
+        "four of layer 0 off",
+        "",
+        profiles.rules_by_layer("off", [LayerExpert(0, e) for e in (9, 11, 24, 25)]),
+    )
 )
-"""What the picture of Steer switches off: the busiest expert of the sample."""
+"""What the picture of Steer switches off."""
+PROMPT = "Click the button to"
+"""The sample's answer to it changes without those four experts; few answers change without one."""
 PAGES = {
     "library": "/?trace=sample",
     "heatmap": "/heatmap?trace=sample",
@@ -59,6 +65,7 @@ def settle(page: Page) -> None:
 def _show_answers(page: Page) -> None:
     """Two answers of the bundled model, with one expert off."""
     page.locator(".ms-server.ms-running").wait_for(timeout=PATIENCE * 1000)
+    page.get_by_role("textbox", name="Prompt").fill(PROMPT)
     page.get_by_role("button", name="Generate").click()
     page.locator('[class*="st-key-steer-strip"]').first.wait_for(timeout=PATIENCE * 1000)
     settle(page)
