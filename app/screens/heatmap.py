@@ -241,9 +241,11 @@ def _recorded(table: pa.Table, hover: Any) -> list[Any]:
 
 
 def _with_chance(context: PageContext, label: str, measure: str) -> str:
+    if measure != "share":
+        return label
     chances = {context.chance(router.layer) for router in context.routers()}
     chance = chances.pop() if len(chances) == 1 else None
-    return f"{label} (even routing: {words.percent(chance)})" if measure == "share" and chance else label
+    return f"{label} (even routing: {words.percent(chance)})" if chance else label
 
 
 RECORDED = {

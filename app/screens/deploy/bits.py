@@ -9,13 +9,12 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.deliver.recipes import RECIPES, recipe
-from ....store.read.token_filter import TokenFilter
 from ....store.views.deploy.bits import allocate, bit_costs
 from ....store.views.options import Routers
 from ...figures import deploy as figures
 from ...sentences.deploy import bits_answer
 from ...shell import messages, show
-from ...shell.page_context import TOKEN_KINDS, PageContext
+from ...shell.page_context import PageContext
 from .parts import decided, notes, take, window_text
 
 
@@ -70,7 +69,7 @@ def _curve(context: PageContext, ask: dict[str, Any]) -> None:
 
 
 def _file(context: PageContext, ask: dict[str, Any], budget: float, form: Any) -> str:
-    tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
+    tokens = context.token_filter()
     routers = Routers(layers=ask["layers"], stream=context.stream)
     costs = bit_costs(context.trace, ask["levels"], routers=routers, tokens=tokens)
     return recipe(form, costs.allocation(allocate(costs, "mc-moe", budget, ask["scope"])))

@@ -8,12 +8,11 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.arrow import pc
-from ....store.read.token_filter import TokenFilter
 from ....store.views.deploy.calibration import picked_prompts, prompt_lines
 from ...figures import deploy as figures
 from ...sentences.deploy import calibration_answer, likeness_answer
 from ...shell import messages, show
-from ...shell.page_context import TOKEN_KINDS, PageContext
+from ...shell.page_context import PageContext
 from .parts import decided, notes, take, window_text
 
 
@@ -102,6 +101,6 @@ def _calibrate(context: PageContext) -> None:
 
 
 def _lines(context: PageContext, prompts: int, layers: str) -> str:
-    tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
+    tokens = context.token_filter()
     rows, _ = picked_prompts(context.trace, prompts, layers=layers, stream=context.stream, tokens=tokens)
     return prompt_lines(context.trace, rows)

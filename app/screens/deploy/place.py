@@ -14,7 +14,7 @@ from ....store.views.deploy.placements import METHODS, Cluster
 from ...figures import deploy as figures
 from ...sentences.deploy import dispatch_answer, named, placement_answer, with_names
 from ...shell import messages, show
-from ...shell.page_context import TOKEN_KINDS, PageContext
+from ...shell.page_context import PageContext
 from .parts import decided, notes, take, window_text
 
 SECONDS = 0.3
@@ -144,12 +144,11 @@ def _resize(context: PageContext, ask: dict[str, Any]) -> None:
 
 def _file(context: PageContext, ask: dict[str, Any], method: str, form: Any) -> str:
     """The placement that the picture shows, made again: figures keep tables, not placements."""
-    from ....store.read.token_filter import TokenFilter
     from ....store.views.options import Routers
 
     made = decide_placement(
         context.trace, Cluster(devices=ask["devices"], nodes=ask["nodes"], replicas=ask["replicas"]),
-        tokens=TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens]),
+        tokens=context.token_filter(),
         routers=Routers(layers=ask["layers"], stream=context.stream), seconds=SECONDS,
     )  # fmt: skip
     return placement_file(

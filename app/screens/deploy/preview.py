@@ -8,12 +8,11 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.errors import DecisionRefused
-from ....store.read.token_filter import TokenFilter
 from ....store.views.deploy.preview import PrunePlan, prune_plan
 from ....tracer.client import ServerError
 from ...sentences.deploy import named, preview_answer
 from ...shell import messages, show
-from ...shell.page_context import TOKEN_KINDS, PageContext
+from ...shell.page_context import PageContext
 from ...steering.prune_preview import measured, table_of
 from ..steer.server import Served, running
 
@@ -59,7 +58,7 @@ def _same_weights(context: PageContext, served: Served) -> bool:
 
 
 def _measure(context: PageContext, served: Served, key: str, keep: float, score: str, layers: str) -> None:
-    tokens = TokenFilter(where=dict(context.where) or None, **TOKEN_KINDS[context.tokens])
+    tokens = context.token_filter()
     try:
         plan: PrunePlan = prune_plan(
             context.trace, keep=keep, score=score, layers=layers, stream=context.stream, tokens=tokens

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import StoreError
 from ...option_group import OptionGroup
 from ...read.selection import Where
+from ...read.token_filter import TokenKind
 from ...read.trace_rows import TraceRows
 from ...response_classes import Classes, Rules, classify, read_classes, read_rules
 from ...sql.query import TRUNCATED, run_query
@@ -42,7 +43,7 @@ class Grouping(OptionGroup):
     WORDS: ClassVar[Mapping[str, str]] = {
         "by": "group, language, any tag, prompt_id, or class (of the answer, with `rules` or `classes`).",
         "rest": "values of `by` (comma between), or a SELECT of prompt ids; all other prompts by default.",
-        "where": "prompts to take, e.g. language=ja,ko; give it again, or put ; between, for further conditions.",
+        "where": TokenKind.WORDS["where"],
         "rules": 'for class: a JSON file of rules, {"class": ["regular expression", ...]}.',
         "classes": "for class, instead of rules: a CSV of prompt_id, class.",
     }

@@ -16,7 +16,7 @@ from ...read.arrays import sum_rows
 from ...read.selection import group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..chance import even_share, even_share_at
+from ..chance import even_share
 from ..experts.contexts import check_expert
 from ..options import INTERVALS, MORE_INTERVALS, Intervals
 from ..registry import view
@@ -230,12 +230,14 @@ def tag_experts(
         share_E = sums.count[mine].sum(0) / sums.tokens[mine].sum()
         elsewhere_E = sums.count[other].sum(0) / max(sums.tokens[other].sum(), 1)
         best = np.argsort(elsewhere_E - share_E, kind="stable")[: limit or None]
+        chance = even_share(spec, int(sums.count.sum()), int(sums.tokens.sum()))
         found += [
-            (spec, int(e), share_E[e], elsewhere_E[e], sums.count[mine, e], sums.tokens[mine]) for e in best
+            (spec, int(e), share_E[e], elsewhere_E[e], sums.count[mine, e], sums.tokens[mine], chance)
+            for e in best
         ]
     found.sort(key=lambda row: (row[3] - row[2], row[0].layer, row[1]))
     records = []
-    for spec, expert, share, elsewhere, count_R, tokens_R in found[: limit or None]:
+    for spec, expert, share, elsewhere, count_R, tokens_R, chance in found[: limit or None]:
         interval = interval_of_enough(
             count_R / tokens_R, weights=tokens_R, resamples=intervals.resamples, seed=intervals.seed
         )
@@ -250,7 +252,7 @@ def tag_experts(
                 "elsewhere": elsewhere,
                 "difference": share - elsewhere,
                 "lift": share / elsewhere if elsewhere else None,
-                "chance": even_share_at(trace, spec, tokens),
+                "chance": chance,
                 "prompts": len(tokens_R),
             }
         )
