@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,15 @@ GALLERY = "sample_data"
 MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """Every import of a module, also inside functions: its line, and the absolute name of what it imports."""
     package = ["moescope", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -49,25 +55,28 @@ def test_the_gallery_knows_nothing_of_the_app():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_packages_import_each_other_relatively(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    absolute = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    absolute = [
+        node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and not node.level
+    ]
     names = {(node.module or "").split(".")[0] for node in absolute}
     if str(path.relative_to(ROOT)) in SCRIPTS:
         names.discard("moescope")
     assert not names & {"moescope", *ORDER}, f"{path.relative_to(ROOT)} imports {sorted(names)} absolutely"
 
 
+@cache
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(["moescope", *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
+@cache
 def modules_imported(path: Path) -> set[str]:
     """Our modules that a module imports, also inside functions and for types only."""
     package = ["moescope", *path.relative_to(ROOT).parent.parts]
     known = {name_of(other) for other in MODULES}
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
