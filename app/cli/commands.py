@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": ("compare", "How far the routing of two traces agrees, token by token."),
     "import": ("files", "Make a trace of routing events that others recorded."),
     "merge-shards": ("shards", "Make one trace of several of the same prompt set."),
+    "rollup": ("rollup", "Sum a very large trace by language, group and tags, once."),
     "export": ("files", "Write a trace as one DuckDB file, Parquet, CSV or JSONL."),
     "weigh": ("weigh", "What weights and outputs say of each expert, into the trace."),
     "place": ("place", "Where to put experts: placements side by side, as a file for SGLang."),

@@ -17,6 +17,7 @@ import streamlit as st
 from ...store import StoreError, Trace, default_library, list_traces, open_trace
 from ...store.expert_sheet import SHEET_NAME
 from ...store.files.commits import MANIFEST_NAME, local_names
+from ...store.files.group_list import LIST_NAME
 from ...store.library import TraceSummary, summarise
 from ...store.views import parameters
 
@@ -60,11 +61,10 @@ def summaries() -> dict[str, TraceSummary]:
 
 
 def stamp(url: str) -> str:
-    """Changes when the trace's manifest, the files with commits beside it, or its expert sheet do; constant for
-    addresses that are not local files."""
-    return " ".join(
-        filter(None, (_changed_at(url, MANIFEST_NAME), _changed_at(url, SHEET_NAME), *local_names(url)))
-    )
+    """Changes when the trace's manifest, the files with commits beside it, its expert sheet or its sums by group
+    do; constant for addresses that are not local files."""
+    times = (_changed_at(url, name) for name in (MANIFEST_NAME, SHEET_NAME, LIST_NAME))
+    return " ".join(filter(None, (*times, *local_names(url))))
 
 
 def _changed_at(url: str, name: str) -> str:

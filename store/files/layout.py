@@ -96,6 +96,21 @@ ROLLUPS_FILE = pa.schema(
     ]
 )
 
+GROUPS_FILE = pa.schema(
+    [
+        pa.field("cell", pa.int32(), nullable=False),
+        *[
+            ROLLUPS_FILE.field(name)
+            for name in ("layer", "stream", "phase", "special", "completion", "tokens")
+        ],
+        pa.field("count", _list(pa.uint64()), nullable=False),
+        pa.field("weight_sum", _list(pa.float64())),
+        pa.field("probability_sum", _list(pa.float64())),
+        *[ROLLUPS_FILE.field(name) for name in ("entropy_sum", "nan_tokens")],
+    ]
+)
+"""Sums of rollups over the prompts of a group, wide enough for any number of them."""
+
 
 @dataclass
 class GroupIndex:

@@ -12,6 +12,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from ..errors import DamagedPart, UnknownColumn
 from ..files.damage import Problem, find_problems, verify_files
 from ..files.folder import Folder
+from ..files.group_list import verify_groups
 from ..files.lock import is_being_written
 from ..files.manifest import Manifest, PartEntry
 from ..files.router_check import check_routers
@@ -136,7 +137,7 @@ class TraceParts:
             found = verify_files(self._folder, entry)
             problems += found or check_routers(self._folder, entry, self.routers)
             progress(number, len(self.manifest.parts))
-        return problems
+        return problems + verify_groups(self._folder)
 
     def router(self, layer: int, stream: str = "decoder") -> RouterSpec:
         """The spec of one router. Raises UnknownColumn where there is none."""

@@ -8,25 +8,28 @@ looks for new ones.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UnknownColumn
+from ..errors import DamagedPart, UnknownColumn
 from ..files.footers import RowGroup, row_groups
+from ..files.group_list import DamagedGroups, GroupList, parts_mark
 from ..files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
 from ..files.manifest import PartEntry
 from ..files.tables import read_table
 from .arrays import RollupArrays, RollupRows, per_prompt
 from .batches import EventBatch
+from .group_sums import WORTH_BYTES, GroupSums
 from .passes import map_router, read_ahead
 from .prompt_rows import read_prompt
 from .rollup_cache import CACHE_BYTES, SUMS, RollupCache, rollup_rows
 from .selection import Where
 from .token_filter import TokenFilter
-from .trace_parts import retry_without_damaged_part
+from .trace_parts import DamageWarning, retry_without_damaged_part
 from .trace_prompts import TracePrompts
 
 _NAN = ["prompt", "layer", "stream", "nan_tokens"]
@@ -42,6 +45,7 @@ class TraceRows(TracePrompts):
     def _use_parts(self) -> None:
         super()._use_parts()
         self._rollups = RollupCache(self._load_rollups, self._rollup_rows)
+        self._group_sums_damaged = False
 
     # Rows of any table
 
@@ -228,6 +232,39 @@ class TraceRows(TracePrompts):
         rows = self.rollups(layer, stream)
         wanted = TokenFilter.of(tokens, kinds).rows(self, rows)
         return per_prompt(rows, layer, stream, wanted)
+
+    def group_sums(self) -> GroupSums | None:
+        """Sums of all prompts by group, where `moescope rollup` made them of exactly the parts that are read here."""
+        if self._group_sums_damaged:
+            return None
+        return self.memo.get("group_sums", lambda: (self._find_group_sums(),))[0]
+
+    def sums_by(self, by: str | None, where: Where | None) -> TraceRows | GroupSums:
+        """What gives `groups`, `prompt_mask` and `rollups` for a question about groups of prompts: the sums by group
+        where they tell apart what is asked, being far fewer, else this trace."""
+        sums = self.group_sums()
+        return sums if sums is not None and sums.answers(by, where) else self
+
+    def _find_group_sums(self) -> GroupSums | None:
+        if self.is_far and sum(entry.files["rollups"].bytes for entry in self.parts) < WORTH_BYTES:
+            return None
+        try:
+            listed = GroupList.load(self._folder)
+        except DamagedGroups as error:
+            warnings.warn(str(error), DamageWarning, stacklevel=3)
+            return None
+        if listed is None or listed.parts != parts_mark(self.parts):
+            return None
+        return GroupSums(self._folder, listed, self.routers)
+
+    def _leave_out(self, error: DamagedPart) -> None:
+        if error.part.startswith("sums-"):  # no part: all that it says is in the rollups too
+            self._group_sums_damaged = True
+            warnings.warn(
+                f"sums by group are not used: {error}; run moescope rollup again", DamageWarning, stacklevel=3
+            )
+            return
+        super()._leave_out(error)
 
     @retry_without_damaged_part
     def nan_rows(self) -> pa.Table:

@@ -25,8 +25,8 @@ def selects_nothing(trace: TraceRows, known: Mapping[str, Any], params: Mapping[
     if not any(params.get(name, True) is not True for name in NARROWING) or not trace.routers:
         return None
     where = params.get("where") or None
-    wanted_P = trace.prompt_mask(where)
-    if where and not wanted_P.any():
+    source = trace.sums_by(None, where)
+    if where and not source.prompt_mask(where).any():
         return f"No prompt has {_listed(where)}: there is nothing to measure."
     if "phase" not in known:
         return None
@@ -34,8 +34,8 @@ def selects_nothing(trace: TraceRows, known: Mapping[str, Any], params: Mapping[
         where=where, **{name: params[name] for name in KINDS if params.get(name) is not None}
     )
     router = _router(trace, known, params)
-    rows = trace.rollups(router.layer, router.stream, sums=())
-    if tokens.rows(trace, rows).any():
+    rows = source.rollups(router.layer, router.stream, sums=())
+    if tokens.rows(source, rows).any():
         return None
     whose = f" of the prompts with {_listed(where)}" if where else ""
     kind = " and ".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..read.token_filter import ALL_TOKENS, TokenFilter
 from ..read.trace_rows import TraceRows
 from ..schema import RouterSpec
@@ -20,5 +22,9 @@ def even_share(spec: RouterSpec, uses: int, tokens: int) -> float | None:
 
 def even_share_at(trace: TraceRows, spec: RouterSpec, tokens: TokenFilter = ALL_TOKENS) -> float | None:
     """`even_share` of the tokens that pass a filter at one router of a trace."""
-    sums = trace.rollup_arrays(spec.layer, spec.stream, tokens=tokens)
-    return even_share(spec, int(sums.count.sum()), int(sums.tokens.sum()))
+    source = trace.sums_by(None, tokens.where)
+    rows = source.rollups(spec.layer, spec.stream, sums=("count",))
+    wanted_R = tokens.rows(source, rows)
+    uses = rows.grouped("count", np.where(wanted_R, 0, -1), 1)
+    assert uses is not None
+    return even_share(spec, int(uses.sum()), int(rows.tokens_R[wanted_R].sum()))

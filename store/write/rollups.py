@@ -128,9 +128,9 @@ def counts_rollup(spec: RouterSpec, counts: RouterCounts, prompts: int) -> pa.Ta
         raise BadPart(f"{where}: a count is not a whole number from 0 to {2**32 - 1}")
     key_R4 = np.zeros((rows, 4), np.int64)
     key_R4[:, 0], key_R4[:, 1] = counts.prompt, _UNKNOWN
-    lists = {"count": _lists(counts.count.astype(np.uint32))}
+    lists = {"count": sum_lists(counts.count.astype(np.uint32))}
     if counts.weight_sum is not None:
-        lists["weight_sum"] = _lists(counts.weight_sum.astype(np.float32))
+        lists["weight_sum"] = sum_lists(counts.weight_sum.astype(np.float32))
     return _table(spec, key_R4, counts.tokens, lists)
 
 
@@ -153,7 +153,7 @@ def _dense(
     cell_S, cells = row_S * num_experts + experts_S, rows * num_experts
 
     def listed(values: np.ndarray) -> pa.Array:
-        return _lists(values.reshape(rows, num_experts))
+        return sum_lists(values.reshape(rows, num_experts))
 
     lists = {"count": listed(np.bincount(cell_S, minlength=cells).astype(np.uint32))}
     if weights_S is not None:
@@ -170,18 +170,18 @@ def _sparse(
     found, at_S = np.unique(row_S << 32 | experts_S.astype(np.int64), return_inverse=True)
     offsets = np.searchsorted(found >> 32, np.arange(rows + 1))
     lists = {
-        "experts": _lists((found & 0xFFFFFFFF).astype(np.int32), offsets),
-        "count": _lists(np.bincount(at_S, minlength=len(found)).astype(np.uint32), offsets),
+        "experts": sum_lists((found & 0xFFFFFFFF).astype(np.int32), offsets),
+        "count": sum_lists(np.bincount(at_S, minlength=len(found)).astype(np.uint32), offsets),
     }
     if weights_S is not None:
         clean = _clean(weights_S)
         weight_sum = np.bincount(at_S, weights=clean, minlength=len(found))
-        lists["weight_sum"] = _lists(weight_sum.astype(np.float32), offsets)
-        lists["weight_max"] = _lists(_largest(weights_S, at_S, len(found)), offsets)
+        lists["weight_sum"] = sum_lists(weight_sum.astype(np.float32), offsets)
+        lists["weight_max"] = sum_lists(_largest(weights_S, at_S, len(found)), offsets)
     return lists
 
 
-def _lists(values: np.ndarray, offsets: np.ndarray | None = None) -> pa.Array:
+def sum_lists(values: np.ndarray, offsets: np.ndarray | None = None) -> pa.Array:
     if offsets is None:
         offsets = np.arange(len(values) + 1, dtype=np.int64) * (values.shape[1] if values.ndim == 2 else 1)
     kind = pa.list_(pa.field("element", pa.from_numpy_dtype(values.dtype), nullable=False))
@@ -206,7 +206,7 @@ def _merged_sums(spec: RouterSpec, sums: RouterSums | None, key_R4: np.ndarray) 
         "nan_tokens": pa.array(sums.nan_tokens[order], pa.int64()),
     }
     probability = np.ascontiguousarray(sums.probability_sum[order], np.float32)
-    merged["probability_sum"] = _lists(probability.reshape(rows, spec.num_experts))
+    merged["probability_sum"] = sum_lists(probability.reshape(rows, spec.num_experts))
     return merged
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ....kernels.counting import load_imbalance
 from ...read.arrays import sum_rows
+from ...read.group_sums import GroupSums
 from ...read.selection import Groups, group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -34,13 +35,14 @@ def _sums_of_routers(
     tokens: TokenFilter,
 ) -> list[tuple[list[str | None], dict[str, np.ndarray | None]]]:
     """At each router, names of the groups that have tokens there, and their sums: tokens (G,), count (G, E), ..."""
-    groups = trace.groups(by)
+    source = trace.sums_by(by, tokens.where)
+    groups = source.groups(by)
 
     def key(spec: RouterSpec) -> tuple[Hashable, ...]:
         return "load", spec.layer, spec.stream, by, tokens.key
 
     def of(spec: RouterSpec) -> tuple[list[str | None], dict[str, np.ndarray | None]]:
-        found = trace.memo.get(key(spec), lambda: _sums(trace, spec.layer, spec.stream, tokens, groups))
+        found = trace.memo.get(key(spec), lambda: _sums(source, spec.layer, spec.stream, tokens, groups))
         tokens_G = found[0]
         there = np.flatnonzero(tokens_G) if by is not None else np.arange(len(groups.names))
         sums = {
@@ -50,16 +52,16 @@ def _sums_of_routers(
 
     missing = [spec for spec in specs if trace.memo.find(key(spec)) is None]
     for stream in dict.fromkeys(spec.stream for spec in missing):
-        trace.read_ahead([spec.layer for spec in missing if spec.stream == stream], stream, _SUMS[2:])
+        source.read_ahead([spec.layer for spec in missing if spec.stream == stream], stream, _SUMS[2:])
     return trace.in_threads(of, specs)
 
 
 def _sums(
-    trace: TraceRows, layer: int, stream: str, tokens: TokenFilter, groups: Groups
+    source: TraceRows | GroupSums, layer: int, stream: str, tokens: TokenFilter, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Over the groups: tokens (G,), tokens with NaN (G,), count, weight and probability sums (G, E)."""
-    rows = trace.rollups(layer, stream, sums=_SUMS[2:])
-    group_R = np.where(tokens.rows(trace, rows), groups.group_P[rows.prompt_R], -1)
+    rows = source.rollups(layer, stream, sums=_SUMS[2:])
+    group_R = np.where(tokens.rows(source, rows), groups.group_P[rows.prompt_R], -1)
     total = len(groups.names)
     return (
         sum_rows(rows.tokens_R, group_R, total, np.int64),

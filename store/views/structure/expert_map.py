@@ -108,9 +108,10 @@ _Found = tuple[RouterSpec, np.ndarray, np.ndarray, int, np.ndarray]
 
 
 def _by_tag(trace: TraceRows, by: str, stream: str, tokens: TokenFilter) -> tuple[list[str], list[_Found]]:
-    names, group_P = groups_of(trace, by)
+    source = trace.sums_by(by, tokens.where)
+    names, group_P = groups_of(source, by)
     per_layer = [
-        (spec, *shares_of(trace, spec.layer, stream, group_P, len(names), tokens)[:2])
+        (spec, *shares_of(source, spec.layer, stream, group_P, len(names), tokens)[:2])
         for spec in trace.select_routers(None, stream)
     ]
     there_G = np.any([tokens_G > 0 for _, tokens_G, _ in per_layer], axis=0)

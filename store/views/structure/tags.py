@@ -13,6 +13,7 @@ from ....kernels.structure import specialisation_spread, tag_information
 from ...errors import StoreError, UnknownColumn
 from ...notes import with_notes
 from ...read.arrays import sum_rows
+from ...read.group_sums import GroupSums
 from ...read.selection import group_column
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -43,9 +44,10 @@ def specialisation(
         the largest share), most_share, least, least_share; see docs/methods/structure.md.
     """
     rows: dict[str, list[Any]] = {name: [] for name in _SPREAD.names}
-    names, group_P = groups_of(trace, by)
+    source = trace.sums_by(by, tokens.where)
+    names, group_P = groups_of(source, by)
     for spec in trace.select_routers(layer, stream):
-        tokens_G, share_GE, there_G = shares_of(trace, spec.layer, stream, group_P, len(names), tokens)
+        tokens_G, share_GE, there_G = shares_of(source, spec.layer, stream, group_P, len(names), tokens)
         if not there_G.any():
             continue
         known = np.flatnonzero(there_G)
@@ -268,9 +270,9 @@ _OF_TAG = pa.schema(
 )
 
 
-def groups_of(trace: TraceRows, by: str) -> tuple[list[str], np.ndarray]:
+def groups_of(source: TraceRows | GroupSums, by: str) -> tuple[list[str], np.ndarray]:
     """Values of a tag, and the number of each prompt's; -1 for a prompt without one."""
-    groups = trace.groups(by)
+    groups = source.groups(by)
     names = [name for name in groups.names if name is not None]
     if not names:
         raise StoreError(f"no prompt has a value of {by!r}")
@@ -278,11 +280,16 @@ def groups_of(trace: TraceRows, by: str) -> tuple[list[str], np.ndarray]:
 
 
 def shares_of(
-    trace: TraceRows, layer: int, stream: str, group_P: np.ndarray, num_groups: int, tokens: TokenFilter
+    source: TraceRows | GroupSums,
+    layer: int,
+    stream: str,
+    group_P: np.ndarray,
+    num_groups: int,
+    tokens: TokenFilter,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens (G,), shares (G, E), and which groups have tokens (G,)."""
-    rows = trace.rollups(layer, stream, sums=("count",))
-    group_R = np.where(tokens.rows(trace, rows), group_P[rows.prompt_R], -1)
+    rows = source.rollups(layer, stream, sums=("count",))
+    group_R = np.where(tokens.rows(source, rows), group_P[rows.prompt_R], -1)
     tokens_G = sum_rows(rows.tokens_R, group_R, num_groups, np.int64)
     count_GE = rows.grouped("count", group_R, num_groups)
     assert count_GE is not None
