@@ -240,9 +240,9 @@ def _right_margin(frame: PlotFrame, theme: Theme, title: str, table: pa.Table) -
     chart = _bars(bars | {"layer": layer_R, "value": value_R}, frame, theme).encode(
         tooltip=[alt.Tooltip("layer:Q"), alt.Tooltip("value:Q", title=title, format=".3f")]
     )
-    # In two lines, so that in a narrow window it does not reach over the bars at the top.
+    # In two lines and from the margin's left on, so that it does not reach over the bars at the top.
     note = title.replace(" ÷", "\n÷")
-    return [chart, _note(note, frame, theme, x=base + frame.right, y=frame.rows - 0.5, align="right")]
+    return [chart, _note(note, frame, theme, x=base, y=frame.rows - 0.5, align="left")]
 
 
 def _bars(columns: dict[str, Any], frame: PlotFrame, theme: Theme) -> alt.Chart:

@@ -17,7 +17,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .. import export, print_export
+from .. import export
+from ..printing import specification as printing
 from . import render
 from .item import Item
 from .methods import citations
@@ -58,9 +59,9 @@ def _fill(folder: Path, report: Report) -> None:
             _put(folder / "data" / f"{stem}.parquet", export.to_parquet(table))
             addresses[item.id] = f"data/{stem}"
         if item.spec is not None:
-            spec = print_export.print_specification(item.spec, column="double")
-            _put(folder / "figures" / f"{stem}.svg", export.to_svg(spec))
-            _put(folder / "figures" / f"{stem}.pdf", print_export.to_pdf(spec))
+            spec = printing.print_specification(item.spec, column="double")
+            _put(folder / "figures" / f"{stem}.svg", printing.to_svg(spec))
+            _put(folder / "figures" / f"{stem}.pdf", printing.to_pdf(spec))
         for name, content in item.files.items():
             data = json.dumps(content, indent=1, ensure_ascii=False).encode()
             _put(folder / "files" / f"{stem}-{_stem(name.removesuffix('.json'))}.json", data)

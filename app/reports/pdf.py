@@ -11,10 +11,10 @@ import io
 import re
 from collections.abc import Iterator
 
-from PIL import ImageFont
 from pypdf import PdfReader, PdfWriter
 
-from .. import export, print_export
+from ..printing import specification as printing
+from ..printing.parts import text_width
 from ..render_process import renderer
 from ..text.literal import visible
 from .item import Item
@@ -65,8 +65,8 @@ def _page(item: Item, number: int) -> str:
         below.insert(0, (f"{table.num_rows - len(grid) + 1:,} more rows are not shown.", 8, "muted"))
     picture = ""
     if item.spec is not None:
-        spec = print_export.print_specification(item.spec, column="double")
-        picture = export.to_svg(spec).decode()
+        spec = printing.print_specification(item.spec, column="double")
+        picture = printing.to_svg(spec).decode()
     return _svg(list(_wrapped(top)), picture, list(_wrapped(below)), grid)
 
 
@@ -112,16 +112,12 @@ def _wrapped(lines: list[Line]) -> Iterator[Line]:
         current = ""
         for word in visible(text).replace("⏎", " ").split(" "):
             longer = f"{current} {word}".strip()
-            if current and _width(longer, size) > COLUMN:
+            if current and text_width(longer, size) > COLUMN:
                 yield current, size, style
                 current = word
             else:
                 current = longer
         yield current, size, style
-
-
-def _width(text: str, size: float) -> float:
-    return ImageFont.load_default(size=100).getlength(text) * size / 100
 
 
 def _svg(

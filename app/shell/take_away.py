@@ -8,7 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from .. import export, print_export
+from ..printing import specification as printing
+from ..printing.greys import too_many
 from ..reports import report as reports
 from ..reports.item import Item
 from ..reports.methods import paragraph
@@ -54,12 +55,14 @@ def _print(make: Make, stem: str, key: str) -> None:
         if not panel.open:
             return
         column = st.segmented_control(
-            "Width", list(print_export.COLUMNS), default="single", key=f"{key}-print-width", required=True,
-            format_func=lambda name: f"{name} column, {print_export.COLUMNS[name]:.0f} mm",
+            "Width", list(printing.COLUMNS), default="single", key=f"{key}-print-width", required=True,
+            format_func=lambda name: f"{name} column, {printing.COLUMNS[name]:.0f} mm",
         ) or "single"  # fmt: skip
         grey = st.toggle("readable without colour", key=f"{key}-print-grey")
         item = make()
         if item.spec is not None:
+            if grey and (colours := too_many(item.spec)):
+                st.caption(f"This figure has {colours} colours: greys and hatches can't tell so many apart.")
             files = _files(item.spec, column, grey)
             with st.container(horizontal=True, gap="small"):
                 for kind, (mime, data) in files.items():
@@ -73,11 +76,11 @@ def _print(make: Make, stem: str, key: str) -> None:
 
 def _files(spec: dict[str, Any], column: str, grey: bool) -> dict[str, tuple[str, Callable[[], bytes]]]:
     def made() -> dict[str, Any]:
-        return print_export.print_specification(spec, column=column, grey=grey)
+        return printing.print_specification(spec, column=column, grey=grey)
 
     return {
-        "PDF": ("application/pdf", lambda: print_export.to_pdf(made())),
-        "SVG": ("image/svg+xml", lambda: export.to_svg(made())),
+        "PDF": ("application/pdf", lambda: printing.to_pdf(made())),
+        "SVG": ("image/svg+xml", lambda: printing.to_svg(made())),
     }
 
 
