@@ -4,8 +4,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 ENGINES := .venv-engines
+RELEASES := .venv-releases
+# Of transformers: the oldest that pyproject.toml takes, the oldest two that split a model over processes (its layers,
+# its experts), and the newest.
+TRANSFORMERS ?= 5.6.0 5.16.0 5.20.0 5.24.0
 
-.PHONY: app test lint bench engines clean
+.PHONY: app test lint bench engines releases clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +47,20 @@ $(ENGINES)/.installed: constraints-engines.txt
 engines: $(ENGINES)/.installed $(VENV)/.installed-test ## vLLM for CPUs and Ray in .venv-engines, and the tests that need them
 	MOESCOPE_ENGINES=$(ENGINES)/bin/python MOESCOPE_RAY=$(ENGINES)/bin/python $(BIN)/python -m pytest tests/tracer/engines $(PYTEST_ARGS)
 
+# Not held to constraints.txt: pip must find what belongs to each release.
+$(RELEASES)/.installed: pyproject.toml
+	test -x $(RELEASES)/bin/python || $(PYTHON) -m venv $(RELEASES)
+	$(RELEASES)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(RELEASES)/bin/python -m pip install --quiet --editable ".[parallel]"
+	touch $@
+
+releases: $(RELEASES)/.installed $(VENV)/.installed-test ## other transformers releases in .venv-releases, each against the tests' own
+	for release in $(TRANSFORMERS); do \
+	  echo "== transformers $$release"; \
+	  $(RELEASES)/bin/python -m pip install --quiet "transformers==$$release" || exit 1; \
+	  MOESCOPE_TRANSFORMERS=$(RELEASES)/bin/python $(BIN)/python -m pytest tests/tracer/models/test_layout.py $(PYTEST_ARGS) || exit 1; \
+	done
+
 lint: $(VENV)/.installed-test ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +70,4 @@ bench: $(VENV)/.installed-test ## the benchmarks, printed as ratios
 	for script in benchmarks/*_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(ENGINES) .pyright build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ENGINES) $(RELEASES) .pyright build *.egg-info .pytest_cache .ruff_cache

@@ -78,7 +78,8 @@ def take_engine(options: dict[str, Any]) -> dict[str, Any] | None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} does not apply to --engine vllm")
         options.pop(name)
-    from ...tracer.engines.vllm.running import Parallel, version_note, vllm_version
+    from ...tracer.engines.vllm.releases import version_note, vllm_version
+    from ...tracer.engines.vllm.running import Parallel
 
     if note := version_note(vllm_version()):
         click.echo(f"note: {note}", err=True)

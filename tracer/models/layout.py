@@ -76,11 +76,10 @@ def split_over(ranks: int, *, experts_whole: bool = False) -> dict[str, Any]:
     Raises:
         LayoutError: this transformers release can't be traced so.
     """
-    _check_split()
+    _check_expert_parallel() if experts_whole else _check_split()
     from transformers.distributed.configuration_utils import DistributedConfig
 
     if experts_whole:
-        _check_expert_parallel()
         return {"distributed_config": DistributedConfig(tp_size=ranks, ep_size=ranks)}
     return {"distributed_config": DistributedConfig(tp_size=ranks)}
 
@@ -90,7 +89,8 @@ def layout_of(model: nn.Module) -> Layout:
     places = getattr(model, "hf_device_map", None) or {}
     devices = tuple(dict.fromkeys(str(place) for place in places.values()))
     config = getattr(getattr(model, "config", None), "distributed_config", None)
-    tensor = int(getattr(model, "_tp_size", None) or 1)
+    # 5.16 writes the size only into the configuration; a model that was split in Python has it only on itself.
+    tensor = int(getattr(model, "_tp_size", None) or getattr(config, "tp_size", None) or 1)
     split = tensor > 1 or int(getattr(config, "fsdp_size", None) or 1) > 1
     if not split or not dist.is_available() or not dist.is_initialized():
         return Layout(devices=devices)
@@ -130,7 +130,7 @@ def _check_split() -> None:
 def _check_expert_parallel() -> None:
     _check_release(
         EXPERT_PARALLEL_SINCE,
-        "calls experts by numbers of one process under expert parallelism, so its trace would be wrong",
+        "can't be traced under expert parallelism: it fails, or calls experts by numbers of one process",
     )
 
 

@@ -128,6 +128,16 @@ def test_a_kernel_that_chooses_by_itself_is_refused_by_name() -> None:
     assert "Fp4Method" in str(refused("layers.3", layer(True), Router))
     assert refused("layers.3", layer(False), Router) is None
     assert "Router" in str(refused("layers.3", layer(False), Experts))
+    handed = layer(False)
+    handed._moe_state = SimpleNamespace(topk_ids=None)
+    assert "transformers' code inside vLLM chooses" in str(refused("layers.3", handed, Router))
+
+
+def test_gate_weights_in_place_of_logits_are_not_recorded() -> None:
+    """One column would be copied into every expert's place."""
+    buffers, router, experts = tapped()
+    with pytest.raises(RuntimeError, match=r"layers\.3: 2 logits for 6 experts"):
+        step(buffers, router, experts, logits_of(4)[:, :K])
 
 
 def steered(logits: torch.Tensor, rules: list[dict[str, Any]], rows: slice, length: int = 99) -> Any:

@@ -7,5 +7,5 @@
 5. `trace` sends the prompts, and turns those files into committed parts.
 
 Tried with vLLM 0.32 on CPU. What it stands on (`worker_extension_cls`, `collective_rpc`, the routers'
-`_compute_routing`, the model runners' `_model_forward` and `prepare_inputs`) is in every release from 0.15 on.
+`_compute_routing`, the model runners' `_model_forward` and `prepare_inputs`) is in every release from 0.24 on.
 """

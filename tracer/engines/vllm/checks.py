@@ -35,6 +35,11 @@ def refused(name: str, layer: Any, base: type) -> str | None:
             f"({type(layer.routed_experts.quant_method).__name__}), so no router can be seen; "
             "start vLLM with another kernel (--engine-arg moe_backend=triton)"
         )
+    if hasattr(layer, "_moe_state"):  # vLLM's own name for what it is handed
+        return (
+            f"{name}: transformers' code inside vLLM chooses the experts and hands over ids alone, so no router can be "
+            "seen; trace it without --engine vllm"
+        )
     if not isinstance(router, base) or type(router).__name__ in (
         "RoutingSimulatorRouter",
         "ZeroExpertRouter",

