@@ -2,7 +2,7 @@
 
 Tables: prompts (every tag a column of its own in CSV), tokens, events (one row for each token and layer), in CSV
 `selections` instead (one row for each chosen expert, as a spreadsheet has no lists), and rollups. What is
-written appears under its name when it is whole; a large trace streams through, part by part.
+written appears under its name when it is whole; a large trace streams through, some MB at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,13 @@ import pyarrow.parquet as pq
 
 from .arrow import pc
 from .errors import StoreError, plain_os_errors
+from .files.entries import PartEntry
+from .files.footers import read_footer, row_groups
 from .files.layout import ROLLUPS_FILE, TOKENS_FILE, events_schema
+from .files.tables import read_table
+from .read.passes import in_advance
 from .read.selection import Where
+from .read.trace_rows import of_prompts
 from .tables import csv_bytes, json_rows
 from .trace import Trace
 
@@ -33,6 +39,11 @@ CSV_TABLES = ("prompts", "tokens", "selections")
 TABLES = ("prompts", "tokens", "events", "rollups")
 Progress = Callable[[int, int], None]
 EXPORTING = ".exporting-"
+_PIECE_BYTES = 4 << 20
+"""Of a file, decoded and written at a time: a part of a trace on an object store would be gigabytes as rows of CSV."""
+_DECODED = 4
+"""Bytes in memory for each of those, about."""
+_FOOTER_BYTES = 1 << 16
 LEFT_SECONDS = 3600
 """An export that was not written to for so long was killed."""
 
@@ -109,23 +120,24 @@ def _told(
     parts = max(len(trace.parts), 1)
 
     def counted(place: int, table: str) -> Iterator[pa.Table]:
-        for done, piece in enumerate(pieces(trace, table, where)):
+        for done, piece in _pieces(trace, table, where):
             yield piece
-            progress(place * parts + min(done, parts), len(tables) * parts)
+            progress(place * parts + done, len(tables) * parts)
 
     for place, table in enumerate(tables):
         yield table, counted(place, table)
         progress((place + 1) * parts, len(tables) * parts)
 
 
-def pieces(trace: Trace, table: str, where: Where | None) -> Iterator[pa.Table]:
-    """Rows of a table with prompt_id, part by part; at least one (empty) piece, for its columns."""
+def _pieces(trace: Trace, table: str, where: Where | None) -> Iterator[tuple[int, pa.Table]]:
+    """Rows of a table with prompt_id, some MB of a part at a time, and how many parts are done before them; at least
+    one (empty) piece, for its columns."""
     if table == "prompts":
-        yield trace.prompts(where)
+        yield 0, trace.prompts(where)
         return
     if table == "selections":
-        for piece in pieces(trace, "events", where):
-            yield selections(piece)
+        for done, piece in _pieces(trace, "events", where):
+            yield done, selections(piece)
         return
     schema = {
         "tokens": TOKENS_FILE,
@@ -133,9 +145,42 @@ def pieces(trace: Trace, table: str, where: Where | None) -> Iterator[pa.Table]:
         "rollups": ROLLUPS_FILE,
     }[table]
     keys = trace.wanted_keys(where=where)
-    yield _shown(trace, schema.empty_table())
-    for entry in trace.parts_with(keys):
-        yield _shown(trace, trace.read_part(entry, table, keys, schema.names))
+
+    def read(stretch: _Stretch) -> tuple[int, pa.Table]:
+        piece = read_table(
+            trace.folder, stretch.entry, table, schema.names, groups=stretch.groups, threads=False
+        )
+        return stretch.done, _shown(trace, of_prompts(piece, keys))
+
+    yield 0, _shown(trace, schema.empty_table())
+    yield from in_advance(trace, _stretches(trace, table, keys), read, _DECODED * _PIECE_BYTES)
+
+
+class _Stretch(NamedTuple):
+    """Row groups of a part that are read together."""
+
+    done: int
+    """Parts before it."""
+    entry: PartEntry
+    groups: list[int]
+
+
+def _stretches(trace: Trace, table: str, keys: np.ndarray | None) -> Iterator[_Stretch]:
+    parts = trace.parts_with(keys)
+
+    def found(number: int) -> list[_Stretch]:
+        entry = parts[number]
+        groups = [group.number for group in row_groups(trace.folder, entry, table, None, keys)]
+        each = entry.files[table].bytes // max(
+            1, read_footer(trace.folder, entry, table).metadata.num_row_groups
+        )
+        step = max(1, _PIECE_BYTES // max(1, each))
+        return [
+            _Stretch(number, entry, groups[first : first + step]) for first in range(0, len(groups), step)
+        ]
+
+    for stretches in in_advance(trace, range(len(parts)), found, _FOOTER_BYTES):
+        yield from stretches
 
 
 def _shown(trace: Trace, piece: pa.Table) -> pa.Table:

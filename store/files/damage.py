@@ -14,6 +14,8 @@ from ..errors import DamagedPart
 from .folder import Folder
 from .manifest import TABLES, PartEntry
 
+_PIECE_BYTES = 4 << 20
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -75,13 +77,22 @@ def _sizes(folder: Folder) -> dict[str, dict[str, int]]:
         return dict(zip(TABLES, pool.map(folder.sizes, TABLES), strict=True))
 
 
+def _sha256(folder: Folder, path: str) -> str:
+    """Of a file, in hexadecimal; a piece of it is in memory at a time. Raises OSError."""
+    digest = hashlib.sha256()
+    with folder.open(path) as source:
+        while piece := source.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def verify_files(folder: Folder, entry: PartEntry) -> list[Problem]:
     """Read every byte of a part and compare checksums."""
     problems = []
     for table in entry.files:
         try:
             with told_as_damage(entry, table):
-                found = hashlib.sha256(folder.read(entry.path(table))).hexdigest()
+                found = _sha256(folder, entry.path(table))
             check_sha256(entry, table, found)
         except DamagedPart as error:
             problems.append(Problem(entry.name, entry.path(table), str(error)))

@@ -180,7 +180,7 @@ class RemoteFolder:
 
         place = self._path(folder) if folder else self._root
         if isinstance(self._fs, fs.PyFileSystem) and isinstance(self._fs.handler, fs.FSSpecHandler):
-            self._fs.handler.fs.invalidate_cache()  # others write here too
+            self._fs.handler.fs.invalidate_cache(place)  # others write here too
         infos = self._fs.get_file_info(fs.FileSelector(place, allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == self._file_type.File}
 
@@ -193,7 +193,16 @@ def _fsspec(url: str) -> tuple[Any, str]:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise StoreError(f"{url}: {error}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), root
+
+    class Handler(fs.FSSpecHandler):
+        """fsspec reads 5 MB on from every place that is asked for; Arrow asks for what it needs."""
+
+        def open_input_file(self, path: str) -> pa.PythonFile:
+            if not self.fs.isfile(path):
+                raise FileNotFoundError(path)
+            return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
+
+    return fs.PyFileSystem(Handler(filesystem)), root
 
 
 def is_far(url: str | os.PathLike[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +32,7 @@ _AHEAD_BYTES = 128 << 20
 """What is read at once of parts behind a URL, as it lies there: 32 requests of `remote.RANGE_BYTES`."""
 
 Made = TypeVar("Made")
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -149,24 +150,33 @@ def map_router(
 
 def read_ahead(
     trace: TraceParts,
-    entries: Sequence[PartEntry],
-    load: Callable[[PartEntry], Made],
-    bytes_of: Callable[[PartEntry], int],
+    entries: Sequence[Piece],
+    load: Callable[[Piece], Made],
+    bytes_of: Callable[[Piece], int],
 ) -> Iterator[Made]:
-    """What `load` makes of each part, in order, the next ones while the caller is at work.
+    """What `load` makes of each part, or piece of one, in order, the next ones while the caller is at work.
 
     Args:
-        bytes_of: about what is read of a part: behind a URL so many are read at once as `_AHEAD_BYTES` hold.
+        bytes_of: about what is read of it: behind a URL so many are read at once as `_AHEAD_BYTES` hold.
+    """
+    yield from in_advance(trace, entries, load, max(map(bytes_of, entries), default=0))
+
+
+def in_advance(
+    trace: TraceParts, items: Iterable[Piece], load: Callable[[Piece], Made], largest: int
+) -> Iterator[Made]:
+    """The same of items that need not be known before.
+
+    Args:
+        largest: about what is read of one at most, in bytes.
     """
     pool, ahead = (far_readers(), FAR_READERS) if trace.is_far else (readers(), READERS)
     if trace.is_far:
-        largest = max(map(bytes_of, entries), default=0)
         ahead = min(FAR_READERS, max(READERS, _AHEAD_BYTES // max(1, largest)))
     waiting: deque[Future[Made]] = deque()
-    left = iter(entries)
     try:
-        for entry in left:
-            waiting.append(pool.submit(load, entry))
+        for item in items:
+            waiting.append(pool.submit(load, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from ..errors import DamagedPart, UnknownColumn
@@ -126,18 +127,22 @@ class TraceParts:
             return True
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
-        """Read every byte of every listed part, compare checksums, and routers with those of the manifest. Empty where
-        all is well.
+        """Read every byte of every listed part, compare checksums, and routers with those of the manifest: some MB of a
+        file at a time, many parts at once behind a URL. Empty where all is well.
 
         Args:
             progress: told how many parts are done, and of how many.
         """
-        problems = []
-        for number, entry in enumerate(self.manifest.parts, 1):
-            found = verify_files(self._folder, entry)
-            problems += found or check_routers(self._folder, entry, self.routers)
-            progress(number, len(self.manifest.parts))
-        return problems + verify_groups(self._folder)
+        entries, telling, done = self.manifest.parts, threading.Lock(), count(1)
+
+        def problems_of(entry: PartEntry) -> list[Problem]:
+            found = verify_files(self._folder, entry) or check_routers(self._folder, entry, self.routers)
+            with telling:
+                progress(next(done), len(entries))
+            return found
+
+        found = [problem for of_part in self.read_each(problems_of, entries) for problem in of_part]
+        return found + verify_groups(self._folder)
 
     def router(self, layer: int, stream: str = "decoder") -> RouterSpec:
         """The spec of one router. Raises UnknownColumn where there is none."""
@@ -196,5 +201,7 @@ class TraceParts:
 
     def read_each(self, read: Callable[[Item], R], items: Sequence[Item], *, threads: int = 1) -> list[R]:
         """What `read` gives for each item, in order: many at once behind a URL, `threads` on a disk."""
-        count = min(FAR_READERS, len(items)) if self.is_far else threads
-        return self.in_threads(read, items, threads=count) if count > 1 else [read(item) for item in items]
+        at_once = min(FAR_READERS, len(items)) if self.is_far else threads
+        return (
+            self.in_threads(read, items, threads=at_once) if at_once > 1 else [read(item) for item in items]
+        )

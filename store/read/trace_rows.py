@@ -73,11 +73,7 @@ class TraceRows(TracePrompts):
         if keys is not None and len(keys) == 1 and table in ("tokens", "events"):
             return read_prompt(self, entry, table, int(keys[0]), columns, router)
         piece = read_table(self._folder, entry, table, columns, router=router, prompts=keys)
-        if keys is None or not len(piece):
-            return piece
-        prompt = np.asarray(piece["prompt"])
-        at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
-        return piece.filter(pa.array(keys[at] == prompt))
+        return of_prompts(piece, keys)
 
     @retry_without_damaged_part
     def tokens(self, prompt_id: str | int | None = None, where: Where | None = None) -> pa.Table:
@@ -282,3 +278,12 @@ class TraceRows(TracePrompts):
         table = table.group_by(_NAN[:3], use_threads=False).aggregate([("nan_tokens", "sum")])
         order = [("prompt", "ascending"), ("layer", "ascending"), ("stream", "ascending")]
         return self.with_ids(table.rename_columns([*_NAN[:3], "tokens"]).sort_by(order))
+
+
+def of_prompts(piece: pa.Table, keys: np.ndarray | None) -> pa.Table:
+    """Rows of the prompts with these keys (rising); all for None."""
+    if keys is None or not len(piece):
+        return piece
+    prompt = np.asarray(piece["prompt"])
+    at = np.minimum(np.searchsorted(keys, prompt), len(keys) - 1)
+    return piece.filter(pa.array(keys[at] == prompt))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts_by_hand import record
 
-from moescope.store import StoreError, Trace, TraceWriter, open_trace
+from moescope.store import StoreError, Trace, TraceWriter, export, open_trace
 from moescope.store.export import export_trace
 from moescope.store.tables import csv_bytes, json_rows, unescape_cell
 
@@ -31,6 +31,11 @@ def varied(tmp_path: Path) -> Trace:
             out.write(part)
         out.finish()
     return open_trace(tmp_path / "varied")
+
+
+@pytest.fixture(params=[1, 1 << 22], ids=["row group by row group", "part by part"])
+def piece_bytes(request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_PIECE_BYTES", request.param)
 
 
 def in_order(rows: list[dict]) -> list[dict]:
@@ -66,7 +71,7 @@ def test_duckdb_file(varied: Trace, tmp_path: Path) -> None:
     assert len(manifest["routers"]) == len(varied.routers)
 
 
-def test_parquet_folder(varied: Trace, tmp_path: Path) -> None:
+def test_parquet_folder(varied: Trace, tmp_path: Path, piece_bytes: None) -> None:
     path = export_trace(varied, tmp_path / "out", "parquet")
     assert sorted(p.name for p in path.iterdir()) == [
         "events.parquet",
@@ -79,7 +84,7 @@ def test_parquet_folder(varied: Trace, tmp_path: Path) -> None:
         assert pq.read_table(path / f"{table}.parquet").to_pylist() == getattr(varied, table)().to_pylist()
 
 
-def test_jsonl_folder_of_some_prompts(varied: Trace, tmp_path: Path) -> None:
+def test_jsonl_folder_of_some_prompts(varied: Trace, tmp_path: Path, piece_bytes: None) -> None:
     where = {"group": ["a"]}
     path = export_trace(varied, tmp_path / "out", "jsonl", where=where)
     lines = (path / "events.jsonl").read_text().split("\n")[:-1]

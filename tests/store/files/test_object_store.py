@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from object_server import ObjectServer, serving
 
 from moescope.store import Trace, open_trace, views
 from moescope.store.errors import StoreError
-from moescope.store.files import footers, tables
+from moescope.store.export import export_trace
+from moescope.store.files import damage, footers, tables
 from moescope.store.files.remote import IN_FLIGHT, RemoteParquet, allow_requests
 from moescope.store.read.trace_parts import DamageWarning
 from moescope.store.write.synthetic import Synthetic, write_synthetic
@@ -87,6 +89,31 @@ def test_every_table_is_that_of_the_disk(far: Trace, shared_trace: Trace, nothin
     ):
         assert ask(far).equals(ask(shared_trace))
     assert far.verify() == []
+
+
+def test_verified_and_exported_piece_by_piece(
+    server: ObjectServer, own_trace_path: Path, tmp_path: Path, nothing_kept: None, monkeypatch
+) -> None:
+    flip(own_trace_path / "tokens" / "part-00002.parquet", 700)
+    trace, told = open_trace(uploaded(server, own_trace_path, "verified")), []
+    monkeypatch.setattr(damage, "_PIECE_BYTES", 8192)
+    monkeypatch.setattr(server, "delay", 0.03)
+    server.counts()
+    (problem,) = trace.verify(lambda *at: told.append(at))
+    assert problem.file == "tokens/part-00002.parquet"
+    assert told == [(done, len(trace.parts)) for done in range(1, len(trace.parts) + 1)]
+    found = server.counts()
+    assert found["most"] >= len(trace.parts)
+    size = sum(file.bytes for part in trace.parts for file in part.files.values())
+    assert found["GET"] > size / 8192
+    monkeypatch.setattr(server, "delay", 0)
+    clean = open_trace(uploaded(server, shutil.copytree(own_trace_path, tmp_path / "clean"), "clean"))
+    with pytest.raises(StoreError, match="tokens/part-00002"):
+        export_trace(clean, tmp_path / "out", "parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "trace"]
+    flip(server.root / "bucket" / "clean" / "tokens" / "part-00002.parquet", 700)
+    export_trace(clean, tmp_path / "out", "parquet")
+    assert pq.read_table(tmp_path / "out" / "events.parquet").equals(open_trace(own_trace_path).events())
 
 
 @pytest.fixture(scope="module")

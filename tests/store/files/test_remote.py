@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 import uuid
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from moescope.store import TraceWriter, open_trace
 from moescope.store.errors import NotATrace, TraceExists, TraceLocked
@@ -146,3 +150,33 @@ def test_a_missing_remote_file_is_named(url: str) -> None:
     trace = open_trace(url)
     assert [problem.file for problem in trace.problems] == [lost]
     assert 0 < trace.num_prompts < PLAN.prompts
+
+
+class RangeFile(AbstractBufferedFile):
+    """As fsspec's files behind HTTP, whose content comes in ranges."""
+
+    fetched = 0
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        RangeFile.fetched += end - start
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
+class RangeFileSystem(LocalFileSystem):
+    protocol = "ranges"
+
+    def _open(self, path, mode="rb", block_size=None, **options) -> Any:
+        return RangeFile(self, path, mode, block_size or "default", **options)
+
+
+def test_no_more_is_read_through_fsspec_than_was_asked_for(tmp_path) -> None:
+    fsspec.register_implementation("ranges", RangeFileSystem, clobber=True)
+    (tmp_path / "file").write_bytes(bytes(range(250)) * 1000)
+    folder = open_folder(f"ranges://{tmp_path}")
+    with folder.open("file") as file:
+        assert file.read_at(10, 2500) == bytes(range(10))
+    assert RangeFile.fetched == 10
+    with pytest.raises(FileNotFoundError):
+        folder.open("other")
