@@ -86,7 +86,8 @@ def test_every_folder_of_code_is_a_package_of_the_distribution():
         for package in ("app", "tracer", "store", "kernels")
         for path in (ROOT / package).rglob("*.py")
     }
-    assert folders == {name for name in listed if not name.startswith("moescope.sample_data")}
+    pages = {"moescope.app.methods"}  # text for the app, kept in docs
+    assert folders | pages == {name for name in listed if not name.startswith("moescope.sample_data")}
     assert len(listed) == len(set(listed))
     for name in sorted(folders - {"moescope.kernels"}):
         assert (ROOT / Path(*name.split(".")[1:]) / "__init__.py").exists(), name
@@ -126,4 +127,10 @@ def test_figures_find_their_definitions_in_the_methods():
         "response-classes",
     }
     assert drawn - set(definitions.OF_VIEW) == plain  # texts and lists, no measures
+    for call in definitions.OF_CALL:
+        assert f"{call}(" in screens, call
+        assert definitions.of_snippet(f"table = {call}(x)")
+    assert "KL(p ‖ q) = Σ p ln(p / q)" in definitions.of_snippet(
+        "with_controls(evaluation.effects('language'))"
+    )
     assert definitions.of_place("agreement:chance overlap").startswith("**chance overlap**: k_a · k_b / (E")

@@ -1,6 +1,6 @@
 """What a figure's numbers are by definition: the words of docs/methods, which is the only place where they stand.
 
-`app/methods` is a link to docs/methods; the wheel holds the files. A place is `page#Heading`, a whole section, or
+A wheel holds them beside the app (`METHODS`). A place is `page#Heading`, a whole section, or
 `page:name`, the row of a table whose first cell holds the name.
 """
 
@@ -10,7 +10,9 @@ import re
 from functools import cache
 from pathlib import Path
 
-METHODS = Path(__file__).parent.parent / "methods"
+APP = Path(__file__).parent.parent
+METHODS = next((place for place in (APP / "methods", APP.parent / "docs" / "methods") if place.is_dir()), APP)
+"""The pages: of an installed wheel, else of the repository."""
 LOAD = ("counting#Load of an expert", "counting:load_imbalance")
 NEIGHBOURS = ("structure#Neighbours of an expert",)
 VOCABULARY = ("structure#Vocabulary",)
@@ -53,6 +55,12 @@ OF_VIEW: dict[str, tuple[str, ...]] = {
     "agreement-tokens": ("agreement:first flip layer", "agreement:compounding"),
 }  # fmt: skip
 """Name of a view → the places that define what it holds."""
+EFFECTS = ("evaluation#Measures", "evaluation#Controls and findings", "evaluation#Intervals")
+OF_CALL: dict[str, tuple[str, ...]] = {
+    "evaluation.effects": EFFECTS, "compare_evaluations": EFFECTS, "dose_table": ("evaluation#Dose", *EFFECTS),
+    "client.generate": ("evaluation#Token by token",), "attribute_routing": ("agreement#Attribution",),
+}  # fmt: skip
+"""Call in a snippet that is no view's → the same."""
 _HEADING = re.compile(r"^## ", re.MULTILINE)
 _CELL = re.compile(r"(?<!\\)\|")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
@@ -60,15 +68,17 @@ _CALL = re.compile(r"\bview\((?:\w+, )?['\"]([\w-]+)['\"]")
 
 
 def of_snippet(python: str) -> str:
-    """The definitions of the first view that a snippet calls, as Markdown; empty where none has any."""
-    called = _CALL.search(python)
-    return of_view(called[1]) if called else ""
+    """The definitions of what a snippet calls, a view or an evaluation, as Markdown; empty where there are none."""
+    if called := _CALL.search(python):
+        return of_view(called[1])
+    other = next((name for name in OF_CALL if f"{name}(" in python), None)
+    return "\n\n".join(map(of_place, OF_CALL[other])) if other else ""
 
 
 @cache
 def of_view(name: str) -> str:
     """The definitions of a view, as Markdown; empty where docs/methods has none."""
-    return "\n\n".join(of_place(place) for place in OF_VIEW.get(name, ())) if METHODS.is_dir() else ""
+    return "\n\n".join(map(of_place, OF_VIEW.get(name, ())))
 
 
 @cache
