@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from object_server import serving
 from tiny import tiny_olmoe
 from transformers import AutoTokenizer
 from vllm_runs import PYTHON as MAY_RUN_VLLM
 from vllm_runs import compare, qwen3, some_prompts, traced_here
 
 from moescope.store import Trace, open_trace, sample_dir
+from moescope.store.files.lock import HEARTBEAT_NAME
 from moescope.tracer import load_model, trace_prompts
 
 PYTHON = os.environ.get("MOESCOPE_RAY") or (sys.executable if find_spec("ray") else "")
@@ -52,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def on_ray(made: Path, out: Path, accident: str, *engine: str) -> subprocess.CompletedProcess[str]:
+def on_ray(made: Path, out: Path | str, accident: str, *engine: str) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).parent / "two_nodes.py"
     command = [
         PYTHON,
@@ -87,7 +89,7 @@ def events(trace: Trace) -> tuple[list[Any], np.ndarray]:
     return rows, np.asarray(table["weights"].to_pylist())
 
 
-def check(made: Path, out: Path, summary: dict[str, Any]) -> Trace:
+def check(made: Path, out: Path | str, summary: dict[str, Any]) -> Trace:
     found, whole = open_trace(out), open_trace(made / "whole")
     assert found.verify() == []
     assert found.state == "complete"
@@ -113,6 +115,19 @@ def test_what_is_killed_had_prompts_that_run_elsewhere(made: Path, tmp_path: Pat
     assert len(found.manifest.parts) > 4
     files = {path.stem for path in (tmp_path / "t").rglob("part-*.parquet")}
     assert files == {entry.name for entry in found.manifest.parts}
+
+
+def test_workers_put_their_parts_into_an_object_store(made: Path, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        url = server.url("bucket/t")
+        done = on_ray(made, url, "worker")
+        assert done.returncode == 0, done.stderr[-3000:]
+        summary = told(done)
+        assert len(summary["killed"]) > 0
+        found = check(made, url, summary)
+    files = {path.stem for path in (tmp_path / "bucket" / "t").rglob("part-*.parquet")}
+    assert files == {entry.name for entry in found.manifest.parts}
+    assert not (tmp_path / "bucket" / "t" / HEARTBEAT_NAME).exists()
 
 
 def test_where_the_driver_is_killed_the_trace_goes_on(made: Path, tmp_path: Path) -> None:
