@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_SECRET = re.compile(r"(://[^/@:\s]+):[^/@\s]+@")
+"""The second half of the credentials in an address."""
 
 
 class StoreError(Exception):
@@ -14,7 +18,7 @@ class StoreError(Exception):
     """Characters of a message: what it quotes may be as long as a file."""
 
     def __init__(self, message: str):
-        line = " ".join(message.split())
+        line = _SECRET.sub(r"\1:***@", " ".join(message.split()))
         super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST]} ...")
 
 
@@ -36,6 +40,10 @@ class DamagedPart(StoreError):
     def __init__(self, part: str, message: str):
         super().__init__(message)
         self.part = part
+
+
+class Unreachable(StoreError):
+    """A file behind a URL could not be read now; nothing says that it is damaged."""
 
 
 class TraceExists(StoreError):

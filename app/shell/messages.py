@@ -38,6 +38,10 @@ _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
         "A part of the trace was changed or lost on disk.",
         "The other parts stay readable; trace again with --resume to replace it.",
     ),
+    errors.Unreachable: (
+        "The place where the trace lies does not answer, or refuses. Nothing says that the trace is damaged.",
+        "Check the connection and your rights there, then reload the page.",
+    ),
     errors.UnknownColumn: (
         "The page asked for something that this trace does not record.",
         "Clear the filter, or choose another trace.",

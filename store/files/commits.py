@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import DamagedTrace
+from ..errors import DamagedTrace, Unreachable
 from .entries import PartEntry, checksum_of, part_entry
 from .folder import WRITING, Folder
 
@@ -138,7 +138,8 @@ def _read(folder: Folder, file: CommitFile) -> tuple[list[PartEntry], str]:
     except FileNotFoundError:
         raise FileReplaced(where) from None
     except OSError as error:
-        raise DamagedTrace(f"{where} can't be read: {error.strerror or error}") from error
+        kind = DamagedTrace if folder.local_path is not None else Unreachable
+        raise kind(f"{where} can't be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedTrace(f"{where} is damaged: {error}") from error
 

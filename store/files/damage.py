@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ..errors import DamagedPart
+from ..errors import DamagedPart, Unreachable
 from .folder import Folder
 from .manifest import TABLES, PartEntry
 
@@ -37,15 +37,39 @@ def damaged(entry: PartEntry, table: str, reason: str) -> DamagedPart:
 
 
 @contextmanager
-def told_as_damage(entry: PartEntry, table: str) -> Iterator[None]:
-    """Reading a file of a part: whatever goes wrong is a DamagedPart that names it."""
+def told_as_damage(folder: Folder, entry: PartEntry, table: str) -> Iterator[None]:
+    """Reading a file of a part: whatever goes wrong is a DamagedPart that names it. Behind a URL it may be the network:
+    then the file is read once more, as a whole, and only one that is really another is damaged.
+
+    Raises:
+        DamagedPart: it is missing, or is not what was written.
+        Unreachable: it can't be read now, or was read wrongly once.
+    """
     try:
         yield
     except FileNotFoundError:
         raise damaged(entry, table, "the file is missing") from None
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         reason = getattr(error, "strerror", None) or error
+        far = folder.local_path is None and isinstance(error, OSError | pa.ArrowException)
+        if far and _is_whole(folder, entry, table):
+            raise Unreachable(
+                f"{folder.url}/{entry.path(table)} is whole, but reading it failed: {reason}; try again"
+            ) from error
         raise damaged(entry, table, f"it can't be read: {reason}") from error
+
+
+def _is_whole(folder: Folder, entry: PartEntry, table: str) -> bool:
+    path = entry.path(table)
+    try:
+        return _sha256(folder, path) == entry.files[table].sha256
+    except FileNotFoundError:
+        raise damaged(entry, table, "the file is missing") from None
+    except OSError as error:
+        raise Unreachable(
+            f"{folder.url}/{path} can't be read now, which says nothing about the trace: "
+            f"{error.strerror or error}; try again"
+        ) from error
 
 
 def check_sha256(entry: PartEntry, table: str, found: str) -> None:
@@ -91,7 +115,7 @@ def verify_files(folder: Folder, entry: PartEntry) -> list[Problem]:
     problems = []
     for table in entry.files:
         try:
-            with told_as_damage(entry, table):
+            with told_as_damage(folder, entry, table):
                 found = _sha256(folder, entry.path(table))
             check_sha256(entry, table, found)
         except DamagedPart as error:

@@ -84,7 +84,7 @@ _footers = _Footers()
 
 def read_footer(folder: Folder, entry: PartEntry, table: str) -> Footer:
     """A file's footer, the same as when it was written, and what its row groups hold. Raises DamagedPart."""
-    with told_as_damage(entry, table):
+    with told_as_damage(folder, entry, table):
         return _footers.get(folder, entry, table)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, Unreachable
 from .damage import Problem, verify_files
 from .entries import FileEntry, PartEntry, checksum_of
 from .folder import Folder
@@ -66,7 +66,8 @@ class GroupList:
         """None where there is none, or a newer moescope wrote it in another version.
 
         Raises:
-            DamagedGroups: it can't be read, or was changed.
+            DamagedGroups: it was changed.
+            Unreachable: it is there and can't be read.
         """
         where = f"{folder.url}/{LIST_NAME}"
         try:
@@ -81,7 +82,9 @@ class GroupList:
             )  # fmt: skip
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except OSError as error:
+            raise Unreachable(f"{where} can't be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedGroups(f"{where} is damaged: {error}; run moescope rollup again") from error
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..errors import DamagedTrace, NewerTrace, NotATrace
+from ..errors import DamagedTrace, NewerTrace, NotATrace, Unreachable
 from ..noise import Noise
 from ..schema import CAPTURES, SCHEMA_VERSION, WHOLE_VERSION, RouterSpec
 from .commits import MANIFEST_NAME, TRIES, CommitFile, FileReplaced, listed, read_commits
@@ -98,6 +98,7 @@ class Manifest(Mapping[str, Any]):
             NotATrace: there is none.
             NewerTrace: it has a version that is not known here.
             DamagedTrace: it is not what a manifest must be; the message says what is wrong.
+            Unreachable: it lies behind a URL that does not answer now.
         """
         manifest = cls._read(folder)
         for _ in range(TRIES if manifest.commits is not None else 0):
@@ -120,7 +121,8 @@ class Manifest(Mapping[str, Any]):
         except (ValueError, RecursionError) as error:
             raise DamagedTrace(f"{where} is not valid JSON: {error}") from error
         except OSError as error:
-            raise DamagedTrace(f"{where} can't be read: {error.strerror or error}") from error
+            kind = DamagedTrace if folder.local_path is not None else Unreachable
+            raise kind(f"{where} can't be read: {error.strerror or error}") from error
         return cls.from_json(data, where)
 
     def _with_commits(self, folder: Folder, files: list[CommitFile]) -> Manifest:

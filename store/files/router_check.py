@@ -20,7 +20,7 @@ def check_routers(folder: Folder, entry: PartEntry, routers: Sequence[RouterSpec
     """Compare each rollup row's layer, stream and number of experts with its router in the manifest. A checksum of the
     manifest says that nobody changed it; this says that it was right, also where it has none."""
     experts = {spec.key: spec.num_experts for spec in routers}
-    with told_as_damage(entry, TABLE):
+    with told_as_damage(folder, entry, TABLE):
         rows = read_table(folder, entry, TABLE, ["layer", "stream", "experts", "count"])
         for key, found in _experts_of(rows):
             if key not in experts:

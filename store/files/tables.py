@@ -107,7 +107,7 @@ def read_table(
         _check_values(found, columns)
         return found
 
-    with told_as_damage(entry, table):
+    with told_as_damage(folder, entry, table):
         if not keep:
             found = read(groups, list(columns))
         elif prompts is None:

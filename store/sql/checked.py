@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.damage import check_sha256, told_as_damage
+from ..files.folder import Folder
 from ..files.footers import read_footer
 from ..files.manifest import PartEntry
 from ..files.threads import READERS
@@ -37,7 +38,7 @@ def check_tables(trace: TraceParts, tables: Sequence[str]) -> None:
     if root is None:
         check_footers(trace, tables)
         return
-    trace.in_threads(lambda file: _check(root, *file), _files(trace, tables))
+    trace.in_threads(lambda file: _check(trace.folder, root, *file), _files(trace, tables))
 
 
 def check_footers(trace: TraceParts, tables: Sequence[str]) -> None:
@@ -49,9 +50,9 @@ def _files(trace: TraceParts, tables: Sequence[str]) -> list[tuple[PartEntry, st
     return [(entry, table) for table in tables for entry in trace.parts]
 
 
-def _check(root: Path, entry: PartEntry, table: str) -> None:
+def _check(folder: Folder, root: Path, entry: PartEntry, table: str) -> None:
     path = root / entry.path(table)
-    with told_as_damage(entry, table), path.open("rb") as file:
+    with told_as_damage(folder, entry, table), path.open("rb") as file:
         about = os.fstat(file.fileno())
         key = (str(path), about.st_size, about.st_mtime_ns, about.st_ino, entry.files[table].sha256)
         if key in _seen:

@@ -42,22 +42,24 @@ def rekeyed(
     }  # fmt: skip
     files = {}
     for table in TABLES:
-        with told_as_damage(entry, table):
+        with told_as_damage(folder, entry, table):
             data = folder.read(entry.path(table))
-        file, bytes_ = _shifted(entry, table, data, schemas[table], to.first_prompt - entry.first_prompt)
+        file, bytes_ = _shifted(
+            folder, entry, table, data, schemas[table], to.first_prompt - entry.first_prompt
+        )
         put(table, bytes_)
         files[table] = file_entry(file, memoryview(bytes_))
     return replace(entry, name=to.name, first_prompt=to.first_prompt, files=files)
 
 
 def _shifted(
-    entry: PartEntry, table: str, data: bytes, schema: pa.Schema, shift: int
+    folder: Folder, entry: PartEntry, table: str, data: bytes, schema: pa.Schema, shift: int
 ) -> tuple[int, bytes | memoryview]:
     """Rows and bytes of a file whose keys are raised by `shift`; row groups stay what they are."""
     check_sha256(entry, table, hashlib.sha256(data).hexdigest())
     if shift == 0:
         return entry.files[table].rows, data
-    with told_as_damage(entry, table):
+    with told_as_damage(folder, entry, table):
         source = pq.ParquetFile(io.BytesIO(data))
         index, file = GroupIndex.from_metadata(source.metadata.metadata), PartFile(schema)
         for group in range(source.num_row_groups):

@@ -38,6 +38,8 @@ class ObjectServer:
 
     def __init__(self, root: Path, delay: float = 0.0):
         self.root, self.delay = root, delay
+        self.refused = "\0"
+        """Objects with this in their path are refused, as a store does whose token has expired."""
         self.port = 0
         self._counts: Counter[str] = Counter()
         self._flying = self._most = 0
@@ -96,6 +98,8 @@ class ObjectServer:
         place = self.root / request.path
         if verb == "LIST":
             return 200, {}, self._listing(place, request.query)
+        if self.refused in request.path and verb != "HEAD":
+            return 403, {}, _xml("Error", Code="AccessDenied", Message="the token has expired")
         if verb in ("GET", "HEAD"):
             if place.parent == self.root:
                 return (200 if place.is_dir() else 404), {}, b""

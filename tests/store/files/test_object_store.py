@@ -15,7 +15,7 @@ import pytest
 from object_server import ObjectServer, serving
 
 from moescope.store import Trace, open_trace, views
-from moescope.store.errors import StoreError
+from moescope.store.errors import StoreError, Unreachable
 from moescope.store.export import export_trace
 from moescope.store.files import damage, footers, tables
 from moescope.store.files.remote import IN_FLIGHT, RemoteParquet, allow_requests
@@ -173,6 +173,27 @@ def test_a_changed_byte_never_becomes_a_number(
         shared_trace.prompts()["prompt_id"].to_pylist()[part.first_prompt : part.first_prompt + part.prompts]
     )
     assert set(found["prompt_id"].to_pylist()) == left
+
+
+@pytest.mark.parametrize("refused", ["rollups/part-00001", "prompts/part-00000"])
+def test_a_store_that_refuses_for_a_while_loses_no_part(
+    server: ObjectServer, far: Trace, shared_trace: Trace, nothing_kept: None, monkeypatch, refused: str
+) -> None:
+    trace = open_trace(far.url)
+    monkeypatch.setattr(server, "refused", refused)
+    with pytest.raises(
+        Unreachable, match=rf"{refused}.* can't be read now, .*the token has expired"
+    ) as error:
+        trace.view("load", by="language")
+    assert "secret" not in str(error.value)
+    with pytest.raises(Unreachable, match=refused):
+        trace.verify()
+    monkeypatch.setattr(server, "refused", "trace.json")
+    with pytest.raises(Unreachable, match=r"trace\.json can't be read"):
+        open_trace(far.url)
+    monkeypatch.setattr(server, "refused", "\0")
+    assert trace.problems == []
+    assert trace.view("load", by="language").equals(shared_trace.view("load", by="language"))
 
 
 def test_a_footer_that_a_newer_arrow_writes_otherwise_is_read_as_it_lies(
