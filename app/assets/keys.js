@@ -215,11 +215,13 @@ export default function () {
   document.addEventListener("keydown", chooseRow, true);
   document.addEventListener("keydown", closeExpert);
   document.addEventListener("click", chooseToken, true);
+  document.addEventListener("scroll", link, true); // a ring of a row goes with it
   const timer = setInterval(look, 300);
   return () => {
     clearInterval(timer);
     document.removeEventListener("keydown", chooseRow, true);
     document.removeEventListener("keydown", closeExpert);
     document.removeEventListener("click", chooseToken, true);
+    document.removeEventListener("scroll", link, true);
   };
 }

@@ -1,5 +1,5 @@
-// One choice, marked everywhere: the expert that the address names (?cell=stream.layer.expert) in every figure and text of
-// the page, and the token that was clicked in a text or a grid of tokens in both. Nothing is sent or drawn anew for it.
+// One choice, marked everywhere: the expert that the address names (?cell=stream.layer.expert) in every figure, table and
+// text of the page, and on the switchboard; and the token that was clicked in a text or a grid of tokens in both. Nothing is sent or drawn anew for it.
 // Follows marks.js.
 
 const CELLS = [
@@ -80,12 +80,51 @@ function chooseToken(event) {
   if (found) chosenToken = { page: location.pathname, text, position: found.datum.position };
 }
 
+// Rows of a table that are about the expert. The grid paints on a canvas; what it shows stands in a table for screen readers
+// inside, which holds the rows in sight.
+function rowRings(table, cell) {
+  const grid = table.querySelector("canvas table"), scroller = table.querySelector(".dvn-scroller");
+  const stack = table.querySelector(".dvn-stack"), canvas = table.querySelector("canvas");
+  if (!grid || !scroller || !stack) return [];
+  const heads = [...grid.querySelectorAll("th")];
+  const [layer, expert, stream] = ["layer", "expert", "stream"].map((name) =>
+    heads.find((head) => head.textContent.trim() === name)?.getAttribute("aria-colindex"));
+  if (!layer || !expert) return [];
+  const text = (row, column) => row.querySelector(`td[aria-colindex="${column}"]`)?.textContent;
+  const high = stack.offsetHeight / grid.getAttribute("aria-rowcount");
+  const frame = table.getBoundingClientRect(), here = canvas.getBoundingClientRect();
+  return [...grid.querySelectorAll("tbody tr")]
+    .filter((row) => text(row, layer) === `${cell.layer}` && text(row, expert) === `${cell.expert}` &&
+      (!stream || text(row, stream) === cell.stream))
+    .map((row) => (row.getAttribute("aria-rowindex") - 0.5) * high - scroller.scrollTop)
+    .filter((middle) => middle > high && middle < here.height) // neither under the head nor below the frame
+    .map((middle) => ({
+      x: here.left - frame.left + scroller.clientWidth / 2, y: here.top - frame.top + middle,
+      width: scroller.clientWidth - 6, height: high - 6,
+    }));
+}
+
+// The expert's cell on the switchboard, which knows where its cells are.
+function boardRings({ board }, cell) {
+  const row = board?.rows?.findIndex((one) => one.layer === cell.layer && one.stream === cell.stream) ?? -1;
+  if (row < 0 || cell.expert >= board.rows[row].experts) return [];
+  const { left, top, cell: width, step: height } = board.canvas.dataset;
+  return [{ x: +left + (cell.expert + 0.5) * width, y: +top + (board.rows.length - 0.5 - row) * height, width: +width, height: +height }];
+}
+
 function link() {
   const cell = chosenCell();
   if (chosenToken && chosenToken.page !== location.pathname) chosenToken = null;
   for (const figure of document.querySelectorAll(`.stMain :is(${VEGA}, ${PLOTLY})`)) {
     const token = chosenToken && gridNumber(figure) === chosenToken.text ? chosenToken.position : undefined;
     ring(figure, (cell || token !== undefined) && figure.offsetParent ? ringsOf(figure, cell, token) : []);
+  }
+  for (const table of document.querySelectorAll('.stMain [data-testid="stDataFrame"]')) {
+    ring(table, cell && table.offsetParent ? rowRings(table, cell) : []);
+  }
+  for (const one of document.querySelectorAll('.stMain [data-testid="stBidiComponentIsolated"]')) {
+    const root = one.shadowRoot?.querySelector(".ms-board");
+    if (root) ring(root.querySelector(".ms-board-scroll"), cell ? boardRings(root, cell) : []);
   }
   for (const root of textRoots()) {
     const here = cell && +root.dataset.layer === cell.layer && root.dataset.stream === cell.stream ? `${cell.expert}` : null;

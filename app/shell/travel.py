@@ -35,6 +35,8 @@ def depart(pages: Mapping[str, Any]) -> None:
     # Parameters of the bar belong to widgets and can only be changed as their values.
     for name in [name for name in params if _of_bar(name)]:
         st.session_state[name] = params.pop(name)
+    if page == "steer" and "cell" in st.query_params:  # the board marks the expert that was open
+        params.setdefault("cell", st.query_params["cell"])
     st.switch_page(pages[page], query_params=params)
 
 

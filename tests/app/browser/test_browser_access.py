@@ -97,6 +97,13 @@ def test_the_first_tab_leads_to_the_figure_where_arrows_walk_and_enter_opens(pag
     page.locator(".stVegaLiteChart path[aria-label*='expert: 3']").first.wait_for()
     settled(page)
     page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the controls"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.closest('.st-key-measure') !== null")
+    assert page.evaluate("document.activeElement.matches(':focus-visible')")
+    page.evaluate("document.activeElement.blur()")
+    page.locator("#ms-skip a").first.focus()
     assert page.evaluate("document.activeElement.textContent") == "Skip to the figure"
     page.keyboard.press("Enter")
     figure = page.locator(".stVegaLiteChart:focus")
@@ -161,6 +168,37 @@ def test_a_chosen_token_and_its_expert_are_marked_in_text_and_grid(page):
         assert column["y"] <= mark["y"]
         assert column["x"] <= mark["x"] < column["x"] + column["width"]
         assert mark["y"] + mark["height"] <= column["y"] + column["height"]
+
+
+def test_the_open_expert_is_marked_in_tables_and_goes_along_to_the_switchboard(page):
+    page.goto("/resonance?trace=hand&contrast=language&target=Japanese+(ja)")
+    table = page.locator(".st-key-rows-top-experts [data-testid='stDataFrame']")
+    table.locator("td").first.wait_for(state="attached")
+    settled(page)
+    rows = table.locator("tr[aria-rowindex]").evaluate_all(
+        "rows => rows.map(row => [...row.querySelectorAll('td')].slice(1, 3).map(one => one.textContent))"
+    )
+    layer, expert = rows[3]  # the head is row 0
+    page.locator(
+        f'.st-key-scan-cell path[aria-label*="layer: {layer};"][aria-label*="expert: {expert};"]'
+    ).first.click()
+    page.get_by_role("heading", name=f"Layer {layer}, expert {expert}").wait_for()
+    ring = table.locator(".ms-linked")
+    ring.wait_for()
+    box, whole = ring.bounding_box(), table.bounding_box()
+    high = table.locator(".dvn-stack").evaluate("one => one.offsetHeight / (1 + 20)")
+    assert box["y"] + box["height"] / 2 - whole["y"] == pytest.approx(3.5 * high, abs=3)
+    page.get_by_role("button", name="Switch off").click()
+    board = page.locator(".ms-board-scroll")
+    mark = board.locator(".ms-linked")
+    mark.wait_for()
+    sizes = board.locator("canvas").evaluate("one => Object.values({...one.dataset}).slice(0, 4).map(Number)")
+    left, top, cell, step = sizes
+    box, whole = mark.bounding_box(), board.bounding_box()
+    assert box["x"] + box["width"] / 2 - whole["x"] == pytest.approx(left + (int(expert) + 0.5) * cell, abs=2)
+    assert box["y"] + box["height"] / 2 - whole["y"] == pytest.approx(
+        top + (3.5 - int(layer)) * step, abs=2
+    )  # 4 layers
 
 
 def test_a_row_of_a_table_is_chosen_by_enter(page):
