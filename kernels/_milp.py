@@ -77,7 +77,7 @@ def solve(
         options={"time_limit": seconds, "mip_rel_gap": 1e-9},
     )
     if found.status == 2:
-        raise ValueError("no choice satisfies all conditions at once")
+        raise ValueError("no solution satisfies all constraints")
     bound = getattr(found, "mip_dual_bound", None)
     return Solution(found.x, -math.inf if bound is None else float(bound))
 

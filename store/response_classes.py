@@ -90,7 +90,7 @@ def read_rules(path: str | Path) -> Rules:
         for patterns in data.values()
     )
     if not good:
-        raise StoreError(f'{path}: rules look like {{"refusal": ["expression", ...], ...}}')
+        raise StoreError(f'{path}: expected an object such as {{"refusal": ["expression", ...], ...}}')
     return data
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from ...sample_data import gallery
+from ..text.words import amount
 from .model_options import SEEDS
 
 
@@ -59,7 +60,7 @@ def example_command(
         _report(
             card,
             out,
-            f"{trace.num_prompts:,} prompts, {trace.num_events:,} events in {seconds:.1f} s",
+            f"{amount(trace.num_prompts, 'prompt')}, {amount(trace.num_events, 'event')} in {seconds:.1f} s",
             measured,
         )
     if opens:

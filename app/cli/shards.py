@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from ..text.words import amount
 from .output import Lines
 
 
@@ -40,8 +41,11 @@ def merge_shards_command(out: str, shards: tuple[str, ...], resume: bool, as_jso
     if as_json:
         click.echo(json.dumps(asdict(merged)))
         return
-    click.echo(f"{merged.prompts:,} prompts, {merged.events:,} events of {merged.shards} shards → {out}")
+    click.echo(
+        f"{amount(merged.prompts, 'prompt')}, {amount(merged.events, 'event')} of {merged.shards} shards → {out}"
+    )
     if merged.missing:
         click.echo(
-            f"{merged.missing:,} prompts of the set are in no shard; moescope trace --resume adds them"
+            f"{amount(merged.missing, 'prompt')} of the set {'is' if merged.missing == 1 else 'are'} in no shard; "
+            "moescope trace --resume traces what is missing"
         )

@@ -109,7 +109,8 @@ def trace_command(
     profile = None if steer is None else profile_in(steer)
     chosen = prompt_set.limit(options["limit"])
     if (shard := options["shard"]) is not None and not len(chosen := chosen.shard(*shard)):
-        raise click.UsageError(f"--shard {shard[0]}/{shard[1]}: there are only {len(prompt_set):,} prompts")
+        there = amount(len(prompt_set), "prompt")
+        raise click.UsageError(f"--shard {shard[0]}/{shard[1]}: the prompt set has only {there}")
     count = len(chosen)
     of = "" if count == len(prompt_set) else f"the first {count:,} of "
     if sys.stderr.isatty():  # elsewhere a failure is one line and nothing but the reason
@@ -214,7 +215,7 @@ def _resumable(out: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise click.ClickException(
-            f"interrupted; what is committed stays in {out}, --resume goes on"
+            f"interrupted; committed prompts are kept in {out}; continue with --resume"
         ) from None
 
 

@@ -64,7 +64,7 @@ def _progress(saved: SavedEvaluation) -> None:
     if status.ended or travel.waiting():
         st.rerun()
     line(saved, status)
-    messages.say("It goes on while other pages are open, and is kept in the Library.")
+    messages.say("It continues while other pages are open, and is kept in the Library.")
 
 
 def line(saved: SavedEvaluation, status: EvaluationStatus, *, name: str = "") -> None:

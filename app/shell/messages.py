@@ -176,7 +176,7 @@ def retry_job(job: Job) -> None:
     except (OSError, ValueError) as error:
         st.toast(words.label(f"It could not be started again: {error}"), icon=":material/error:")
         return
-    st.toast("The trace goes on; the Library shows how far it is.", icon=":material/play_arrow:")
+    st.toast("The trace continues; the Library shows its progress.", icon=":material/play_arrow:")
 
 
 def note(kind: str, text: str) -> None:

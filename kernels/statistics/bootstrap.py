@@ -76,7 +76,9 @@ def bootstrap_interval(
     check_size(resamples, "resamples")
     if statistic is not None:
         if weights is not None:
-            raise ValueError("weights belong to the mean: a statistic of unit indexes weighs for itself")
+            raise ValueError(
+                "weights apply to the mean only: a custom statistic has to weight its units itself"
+            )
         return _interval_of_statistic(len(as_real(values, "values")), statistic, level, resamples, seed)
     values_NX, weights_NM = _values_and_weights(values, weights)
     shape = values_NX.shape[1:]

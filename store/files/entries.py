@@ -93,7 +93,7 @@ def part_entry(entry: dict[str, Any]) -> PartEntry:
     known["files"] = {table: _file_entry(entry["files"][table], table) for table in TABLES}
     part = PartEntry(**known)
     if not _PART_NAME.fullmatch(part.name):
-        raise ValueError(f"a part is called {part.name!r}")
+        raise ValueError(f"a part has the name {part.name!r}")
     for name in ("first_prompt", "prompts", "tokens", "events", "nan_tokens"):
         _whole(getattr(part, name), f"{part.name}: {name}")
     for name in _SAME_ROWS:

@@ -222,10 +222,10 @@ def open_folder(url: str | os.PathLike[str], *, create: bool = False) -> Folder:
     """
     text = os.fspath(url)
     if not text:
-        raise NotATrace("no folder was named")
+        raise NotATrace("no folder was given")
     if text.startswith(("http://", "https://")):
         raise NotATrace(
-            f"{text}: a web address is no folder; download the trace, or name it as s3://, gs:// or hf://"
+            f"{text}: a web address is not a folder; download the trace, or give it as s3://, gs:// or hf://"
         )
     if is_far(text):
         return RemoteFolder(text)

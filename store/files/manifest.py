@@ -108,7 +108,7 @@ class Manifest(Mapping[str, Any]):
             except FileReplaced:
                 continue
         if manifest.commits is not None:
-            raise DamagedTrace(f"{folder.url}: files beside {MANIFEST_NAME} vanish while they are read")
+            raise DamagedTrace(f"{folder.url}: files beside {MANIFEST_NAME} disappear while they are read")
         return manifest
 
     @classmethod
@@ -150,8 +150,8 @@ class Manifest(Mapping[str, Any]):
         try:
             if data.get("checksum") is not None and data["checksum"] != checksum_of(data):
                 raise DamagedTrace(
-                    f"{where} was changed after it was written: its checksum differs. Restore it from a copy; who "
-                    "changed it on purpose removes its entry `checksum`"
+                    f"{where} was changed after it was written: its checksum differs. Restore it from a copy; "
+                    "after an intended change remove its entry `checksum`"
                 )
             return cls._checked(data)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

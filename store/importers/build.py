@@ -67,7 +67,7 @@ def write_trace(
     name = Path(str(source["path"])).name
     routers = _routers(sequences, experts, top_k, scoring, name)
     if not routers:
-        raise ImportRefused(f"{source['path']}: there is not a single routing event in it")
+        raise ImportRefused(f"{source['path']}: it holds no routing event")
     check_sequences(sequences, name)
     capture = _capture(sequences)
     final = os.fspath(out)

@@ -216,5 +216,5 @@ def _table(path: Path) -> CountArray:
     for row, values in numbered_rows(path):
         table.take(row, values)
     if not table.count:
-        raise ImportRefused(f"{path.name}: there is not a single count in it")
+        raise ImportRefused(f"{path.name}: it holds no count")
     return table.array()

@@ -73,5 +73,5 @@ def storable(text: Any, where: str) -> str:
     try:
         str(text).encode()
     except UnicodeEncodeError:
-        raise ImportRefused(f"{where}: the text is broken Unicode") from None
+        raise ImportRefused(f"{where}: the text is not valid Unicode") from None
     return str(text)

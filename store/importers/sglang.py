@@ -62,7 +62,7 @@ def import_sglang(
         data = load(file)
         if not isinstance(data, dict) or not ({"records", "logical_count"} & data.keys()):
             raise ImportRefused(
-                f"{file.name}: neither `records` nor `logical_count`: this is no recorder file"
+                f"{file.name}: neither `records` nor `logical_count`: this is not a recorder file"
             )
         if "logical_count" in data:
             if top_k is None or top_k < 1:

@@ -129,7 +129,7 @@ class Ledger:
         """
         with self._guard:
             if owner in self._gone:
-                raise TraceLocked(f"{self._folder.url}: this worker was given up, others do its work")
+                raise TraceLocked(f"{self._folder.url}: this worker was declared dead, others do its work")
             self._check_new(ids)
             first = self._listed + sum(len(part.ids) for part in self._open)
             reservation = Reservation(self._new_name(), first)
@@ -256,7 +256,7 @@ class Ledger:
         for part in self._open:
             if part.reservation.name == name:
                 return part
-        raise TraceLocked(f"{self._folder.url}: {name} was given up, others do its work")
+        raise TraceLocked(f"{self._folder.url}: {name} was declared dead, others do its work")
 
     def _save_part(self) -> None:
         """Make the last part durable: in a file of its own where the manifest has become long."""

@@ -137,7 +137,7 @@ class ForcedPasses:
         )
         logprobs_NV = log_probabilities(output.logits[sequence_N, before_N])
         if bool(torch.isnan(logprobs_NV).any()):
-            raise TracerError("the model gives NaN instead of next-token logits")
+            raise TracerError("the model's next-token logits are NaN")
         ids_LRK = [routed[key] for key in self._live.keys]
         return logprobs_NV, [ids_RK[batch.keep_T.to(ids_RK.device)] for ids_RK in ids_LRK]
 

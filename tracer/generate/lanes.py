@@ -105,7 +105,7 @@ class Lane:
         if same:
             logits_BV = logits_BV[:1].expand_as(logits_BV)
         if bool(torch.isnan(logits_BV).any()):
-            raise ValueError("the model gives NaN instead of next-token logits")
+            raise ValueError("the model's next-token logits are NaN")
         batch, length = self._next_BS.shape
         ids_BSK = {
             key: ids_RK.view(batch, length, -1)
@@ -151,7 +151,9 @@ class Lane:
 
     def _keep(self, output: Any) -> None:
         if output.past_key_values is None:
-            raise ValueError(f"{type(self._live.model).__name__} gives no cache to go on from")
+            raise ValueError(
+                f"{type(self._live.model).__name__} returns no key-value cache, which generation needs"
+            )
         self._state = {"past_key_values": output.past_key_values}
         if self._encoder_decoder:
             self._state["encoder_outputs"] = (output.encoder_last_hidden_state,)

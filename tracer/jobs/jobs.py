@@ -150,7 +150,7 @@ class Job:
         return not command or any(name.encode() in command for name in (TRACE_PROCESS, EXAMPLE_PROCESS))
 
     def cancel(self, *, wait: float = 0.0) -> None:
-        """Ask it to stop; what is committed stays. Waits up to `wait` seconds for that."""
+        """Ask it to stop; committed prompts are kept. Waits up to `wait` seconds for that."""
         if self._alive():
             # It may be asked before it listens: then its end is no accident either.
             (self.folder / "cancel").touch()

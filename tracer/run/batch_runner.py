@@ -102,12 +102,12 @@ class BatchRunner:
                 raise
             if not self._halves:
                 raise OutOfMemory(
-                    f"out of memory with {tokens:,} tokens in a batch: give fewer by --batch-tokens; what is done stays"
+                    f"out of memory with {tokens:,} tokens in a batch: lower --batch-tokens; finished prompts are kept"
                 ) from None
             self._too_many = min(self._too_many, tokens)
             if len(prompts) == 1:
                 raise OutOfMemory(
-                    f"out of memory at prompt {prompts[0][1].id!r}, alone in its batch; what is done stays"
+                    f"out of memory at prompt {prompts[0][1].id!r}, alone in its batch; finished prompts are kept"
                 ) from None
         if result is not None:
             yield result

@@ -56,7 +56,7 @@ class Question:
         with meter.paused():
             commit()
             if not self._consider(self._estimate()):
-                raise TraceDeclined("the trace was not wanted")
+                raise TraceDeclined("the trace was declined at its estimate")
 
     def _estimate(self) -> Estimate:
         now = self._meter.now()

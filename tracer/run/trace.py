@@ -79,7 +79,7 @@ def trace_prompts(
         part_events: events after which a part is closed; `part_writer.part_events_at(out)` if left out.
     Raises:
         TracerError: a model or prompt that can't be traced, a capture that does not hold, or no memory for even
-            one prompt. What is committed stays, and `resume=True` goes on.
+            one prompt. Committed prompts are kept, and `resume=True` continues.
         TraceDeclined: `consider` said no.
         StoreError: the trace can't be written, or can't be resumed with these settings.
     """

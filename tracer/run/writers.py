@@ -25,7 +25,7 @@ def open_writer(layout: Layout, url: Any, **described: Any) -> Writer:
     if not layout.writes:
         told = from_rank_0(None)
         if isinstance(told, str):
-            raise TracerError(f"rank 0 could not begin: {told}")
+            raise TracerError(f"rank 0 could not start the trace: {told}")
         return Follower(*told)
     try:
         writer = TraceWriter(url, **described)

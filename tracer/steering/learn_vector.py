@@ -90,7 +90,7 @@ def going_on_from(start: Steering, widths: Mapping[int, int]) -> Rule:
     """
     if len(start.rules) != 1 or not start.rules[0].kind.has_vector:
         kinds = ", ".join(rule.rule for rule in start.rules) or "none"
-        raise SteeringError(f"learning goes on from one vector rule alone; the rules are: {kinds}")
+        raise SteeringError(f"learning can continue from a single vector rule only; the rules are: {kinds}")
     (rule,) = start.rules
     for layer, width in widths.items():
         vector = rule.vector_in(layer)

@@ -191,7 +191,7 @@ def test_wrong_usage_ends_with_two(capsys, trace, words, says):
             ["view", "TRACE", "load", "--where", "language=xx"],
             "no prompt has language 'xx'; there is: de, en, fr",
         ),
-        (["info", "https://example.org/trace"], "a web address is no folder"),
+        (["info", "https://example.org/trace"], "a web address is not a folder"),
         (["sql", "TRACE", "DROP TABLE prompts"], "SELECT"),
         (["trace", "m", "NOWHERE/prompts.csv", "--out", "NOWHERE/t"], "No such file"),
     ],

@@ -199,7 +199,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path, nam
 def test_no_folder_is_not_this_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for use in (open_trace, writer):
-        with pytest.raises(NotATrace, match="no folder was named"):
+        with pytest.raises(NotATrace, match="no folder was given"):
             use("")
     assert not list(tmp_path.iterdir())
 

@@ -383,7 +383,7 @@ def test_tensors_of_probabilities_and_what_is_refused(tmp_path: Path) -> None:
     bad = {
         "lengths": (torch.tensor([3]), "they must sum to the 4 tokens of ids"),
         "weights": (torch.zeros(4, 2), "weights: expected shape (4, 1, 2)"),
-        "ids": (torch.full((4, 1, 2), 3), "left out|not a single routing event|twice"),
+        "ids": (torch.full((4, 1, 2), 3), "left out|holds no routing event|twice"),
         "extra": (torch.zeros(1), "unknown tensor 'extra'"),
     }
     for name, (tensor, said) in bad.items():

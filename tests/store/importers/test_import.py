@@ -106,7 +106,7 @@ def test_neutral_jsonl_and_parquet_with_lists_say_the_same(tmp_path: Path) -> No
         ("sequence,sequence\nx,y", "two columns have the same name"),
         (b"sequence,step,layer,expert\nx,0,0,\xff", "line 2: this is not UTF-8"),
         ('sequence,step,layer,expert\n"x,0,0,1', "row 1"),
-        ("sequence,step,layer,expert\n", "not a single routing event"),
+        ("sequence,step,layer,expert\n", "holds no routing event"),
         ("sequence,step,layer,expert\nx,0,0,1\nx,0,2,[]", "layer 2 (decoder): no token chose an expert here"),
     ],
 )
@@ -200,7 +200,7 @@ def test_vllm_layers_experts_and_token_text_as_given(tmp_path: Path) -> None:
         ({"routed_experts": {"base64": "!", "dtype": "uint8", "shape": [1, 1, 1]}}, "this is not base64"),
         ({"routed_experts": {"base64": "AAAA", "dtype": "uint8", "shape": [1, 1, 1]}}, "3 bytes do not make"),
         ({"routed_experts": [[[-2]]]}, "an expert id is -2"),
-        ({"request_id": "\ud800"}, "broken Unicode"),
+        ({"request_id": "\ud800"}, "not valid Unicode"),
     ],
 )
 def test_vllm_refuses_with_row_and_entry(tmp_path: Path, change: dict, said: str) -> None:

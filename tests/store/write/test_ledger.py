@@ -125,11 +125,11 @@ def test_where_one_is_given_up_the_next_moves_up_under_a_new_name(
     alive.reservation = answer
     assert alive.commit() == "listed"
     # the dead one wakes up: nothing of it is listed, and it gets nothing new
-    with pytest.raises(TraceLocked, match="given up"):
+    with pytest.raises(TraceLocked, match="declared dead"):
         ledger.check(dead.reservation.name)
-    with pytest.raises(TraceLocked, match="given up"):
+    with pytest.raises(TraceLocked, match="declared dead"):
         ledger.commit(dead.reservation.name, put)
-    with pytest.raises(TraceLocked, match="given up"):
+    with pytest.raises(TraceLocked, match="declared dead"):
         ledger.reserve(["new"], "dead")
     # others do its work, and no number was given twice
     again = OneAtATime(ledger, "alive", parts[0])

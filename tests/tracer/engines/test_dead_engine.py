@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_never_comes_is_not_awaited() -> None:
     engine = VllmEngine("m", Engine(3600, dies=2), ONE_DEVICE, prefix_caching=False)
     with pytest.raises(
-        EngineError, match="engine process has ended; what is committed stays, --resume goes on"
+        EngineError, match="engine process has ended; committed prompts are kept; continue with --resume"
     ):
         asyncio.run(asyncio.wait_for(engine.call("moescope_state"), 20))
 

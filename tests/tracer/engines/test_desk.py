@@ -112,7 +112,7 @@ def test_a_worker_thought_dead_gets_nothing_listed(tmp_path: Path) -> None:
     lot = desk.deal("slow")
     assert lot
     assert desk.gone("slow") == len(lot)
-    with pytest.raises(TraceLocked, match="given up"):
+    with pytest.raises(TraceLocked, match="declared dead"):
         slow.putter.write(BY_ID[IDS[lot[0]]])
     assert desk.deal("slow") is None
     fast = Hand(desk, "fast", random.Random(0))

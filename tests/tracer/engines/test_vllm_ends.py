@@ -79,7 +79,7 @@ def test_resumed_it_is_the_whole_trace(
     assert left.verify() == []
     assert 0 < left.num_prompts < PROMPTS
     if whom == "engine":
-        assert "--resume goes on" in done.stderr
+        assert "continue with --resume" in done.stderr
     trace, summary = traced_in_vllm(model, prompts, tmp_path / "t", "--resume")
     assert summary["resumed_prompts"] == left.num_prompts
     assert trace.state == "complete"

@@ -1,4 +1,4 @@
-"""Bad luck while tracing: no memory, an interrupt, a full disk, a wrong capture. What is committed stays."""
+"""Bad luck while tracing: no memory, an interrupt, a full disk, a wrong capture. Committed prompts are kept."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 1. Prompts are dealt in lots, in a seeded random order, to actors that hold the model, in transformers or a vLLM.
 2. A worker puts whole parts into the trace's folder, which every node must reach (a shared disk, or a URL as s3://).
 3. A worker that dies is given up: what it had not committed is run by others, and a new worker takes its place.
-4. Where this process dies, its actors end; what is committed stays, and `resume` goes on.
+4. Where this process dies, its actors end; committed prompts are kept, and `resume` continues.
 """
 
 # Ray is not there where the types are checked.
@@ -88,7 +88,7 @@ def trace_with_ray(
         The others are those of `run.trace.trace_prompts`.
     Raises:
         RayError: see there.
-        TracerError, StoreError: as for a plain trace; what is committed stays, and `resume=True` goes on.
+        TracerError, StoreError: as for a plain trace; committed prompts are kept, and `resume=True` continues.
     """
     prompt_set = PromptSet.of(prompts)
     chosen = prompt_set.chosen(limit, shard)
@@ -120,7 +120,7 @@ def trace_with_ray(
         return RaySummary(**told, deaths=crew.deaths)
     except ray.exceptions.RayActorError:
         raise RayError(
-            "the process that holds the trace has died; what is committed stays, --resume goes on"
+            "the process that holds the trace has died; committed prompts are kept; continue with --resume"
         ) from None
     finally:
         crew.dismiss()
@@ -255,7 +255,7 @@ class _Crew:
         self.deaths += 1
         if self.deaths > DEATHS_A_WORKER * self._count:
             raise RayError(
-                f"{self.deaths} workers have died: out of memory? What is committed stays, --resume goes on"
+                f"{self.deaths} workers have died: out of memory? Committed prompts are kept; continue with --resume"
             )
         self._hire()
 
@@ -266,7 +266,7 @@ class _Crew:
                 self._set_to_work(name, actor)
             self._idle = []
         elif not self._running:
-            raise RayError(f"{standing.left:,} prompts were run and not committed; --resume goes on")
+            raise RayError(f"{standing.left:,} prompts were run and not committed; continue with --resume")
 
 
 def _told(standing: Standing, prompts: int, seconds: float) -> Progress:

@@ -201,7 +201,7 @@ class VllmRecording:
         except Exception as error:
             raise EngineError(
                 f"vLLM ended at prompt {prompt.id!r}: {' '.join(str(error).split())[:300] or type(error).__name__}; "
-                "what is committed stays, --resume goes on"
+                "committed prompts are kept; continue with --resume"
             ) from error
         return self._finished(number, prompt, encoded, last.outputs[0])
 

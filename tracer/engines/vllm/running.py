@@ -95,7 +95,7 @@ class VllmEngine:
             if self.engine.errored:
                 asked.cancel()
                 raise EngineError(
-                    "vLLM's engine process has ended; what is committed stays, --resume goes on"
+                    "vLLM's engine process has ended; committed prompts are kept; continue with --resume"
                 )
         try:
             return asked.result()
@@ -161,7 +161,7 @@ class VllmEngine:
                 _raise_problem((await self.call("moescope_state"))[0])
             if time.monotonic() > end:
                 raise EngineError(
-                    "a worker wrote no rows: is the folder for temporary files shared by all workers?"
+                    "a worker wrote no rows: all workers must share the folder for temporary files"
                 )
         return paths
 

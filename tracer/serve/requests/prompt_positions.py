@@ -77,7 +77,7 @@ def along_prompt(
     for start in range(0, count, step):
         logprobs_2NV = log_probabilities(logits_2PV[:, start : start + step])
         if bool(torch.isnan(logprobs_2NV).any()):
-            raise ValueError("the model gives NaN instead of next-token logits")
+            raise ValueError("the model's next-token logits are NaN")
         same = max(same_until - (first + start - 1), 0)
         logprobs_2NV[1, :same] = logprobs_2NV[0, :same]
         positions = range(first + start, first + start + logprobs_2NV.shape[1])

@@ -24,7 +24,9 @@ def prepare(served: Served, request: dict[str, Any], limits: Limits) -> Prepared
     encode(served, prompts, bool(request["chat"]))
     out = default_library() / request["name"]
     if out.is_symlink():
-        raise ApiError(409, f"name: {request['name']!r} is a link, which is not followed", field="name")
+        raise ApiError(
+            409, f"name: {request['name']!r} is a symbolic link, and those are not followed", field="name"
+        )
     if out.exists() and not request["resume"]:
         raise ApiError(
             409,
