@@ -50,12 +50,13 @@ def survivors(table: pa.Table, limit: Threshold) -> str:
     """How many experts stand out, to which side, and how sure the threshold leaves one."""
     kept = kept_of(table, limit)
     up = sum(score > 0 for score in kept["score"].to_pylist())
-    head = f"{words.count(kept.num_rows)} of {words.count(table.num_rows)} experts have {limit}: "
+    have = "has" if kept.num_rows == 1 else "have"
+    head = f"{words.count(kept.num_rows)} of {words.amount(table.num_rows, 'expert')} {have} {limit}: "
     head += f"{up} towards A, {kept.num_rows - up} towards B."
     if limit.kind == "q":
         return head
     sure = sum(q <= SURE for q in kept["q"].to_pylist())
-    return f"{head} {sure} of them have q ≤ {SURE} as well; size alone is no evidence."
+    return f"{head} {sure} of them {'has' if sure == 1 else 'have'} q ≤ {SURE} as well; size alone is no evidence."
 
 
 def of_expert(row: dict[str, Any] | None, target: str, rest: str) -> str:
@@ -72,7 +73,9 @@ def scan(table: pa.Table, limit: Threshold, target: str, rest: str, rate: bool) 
     """How many experts survive, and the strongest of each direction."""
     rows = table.to_pylist()
     found = kept_of(table, limit).to_pylist()
-    head = f"{words.count(len(found))} of {words.count(len(rows))} experts have {limit} for {target} against {rest}."
+    have = "has" if len(found) == 1 else "have"
+    of = words.amount(len(rows), "expert")
+    head = f"{words.count(len(found))} of {of} {have} {limit} for {target} against {rest}."
     if not found:
         if limit.kind != "q":
             return head

@@ -41,12 +41,14 @@ def told(status: EvaluationStatus) -> str:
     if status.left_s is None:
         parts.append("estimating the time left")
     elif status.answers_to_come:
-        parts.append(
-            f"about {words.duration(status.left_s)} left, then the answers, whose time is not known yet"
-        )
+        parts.append(f"{_left(status.left_s)}, then the answers, whose time is not known yet")
     else:
-        parts.append(f"about {words.duration(status.left_s)} left")
+        parts.append(_left(status.left_s))
     return ", ".join(parts)
+
+
+def _left(seconds: float) -> str:
+    return f"{'about ' if seconds >= 0.5 else ''}{words.left(seconds)}"
 
 
 def when(saved: SavedEvaluation) -> str:

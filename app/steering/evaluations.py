@@ -108,10 +108,12 @@ def _end(saved: SavedEvaluation, state: Any, why: str | None) -> None:
 
 class Pace:
     """The time that is left, from the steps of the kind that is being made: a pass over a batch takes another time than
-    an answer. The seconds that the work waited for the model do not count."""
+    an answer. The seconds that the work waited for the model do not count. While one step runs the time counts down."""
 
     def __init__(self) -> None:
         self._first: tuple[bool, int, float] | None = None
+        self._last = (0, 0.0)
+        """Steps done, and the seconds at which the last of them was seen."""
 
     def left(self, now: EvaluationStatus) -> float | None:
         """Seconds; of an evaluation with answers only those of its passes while none is written. None before there is
@@ -121,11 +123,14 @@ class Pace:
             return None
         if self._first is None or self._first[0] != passing:
             self._first = (passing, now.done, now.seconds)
+        if self._last[0] != now.done:
+            self._last = (now.done, now.seconds)
         _, done, seconds = self._first
         ends = now.scoring if passing else now.total
         if now.done == done:
             return None
-        return (now.seconds - seconds) / (now.done - done) * (ends - now.done)
+        seen = self._last[1]
+        return max((seen - seconds) / (now.done - done) * (ends - now.done) - (now.seconds - seen), 0.0)
 
 
 def delete(library: Path, saved: SavedEvaluation) -> None:

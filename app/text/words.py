@@ -67,6 +67,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def left(seconds: float) -> str:
+    """`40 s left`; an estimate that has run out says so instead of `0 s left`."""
+    return f"{duration(seconds)} left" if seconds >= 0.5 else "taking longer than estimated"
+
+
 def listing(words: Iterable[str], *, most: int = 4) -> str:
     """`a, b and c`; beyond `most` the rest is counted."""
     items = list(words)

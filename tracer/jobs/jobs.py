@@ -48,6 +48,9 @@ class Status:
     total_tokens: int = 0
     tokens_per_s: float = 0.0
     eta_s: float | None = None
+    """Seconds to the end, by its pace so far: as estimated at `updated` in the file, as of now from `Job.status`."""
+    updated: float = 0.0
+    """Seconds since 1970 when the process wrote this; it writes nothing while a batch runs."""
     worked: float | None = None
     """0..1 of all work, the tokens that may be generated counted."""
     generating: int = 0
@@ -98,6 +101,8 @@ class Job:
             status = self._written()
             if not status.ended:
                 self._explain(status)
+        if status.state == "running" and status.eta_s is not None and status.updated:
+            status.eta_s = max(status.eta_s - max(time.time() - status.updated, 0.0), 0.0)
         status.log_tail = self._log_tail()
         return status
 
@@ -267,7 +272,7 @@ def list_jobs(library: str | os.PathLike[str]) -> list[Job]:
 
 def write_status(folder: Path, status: Status) -> None:
     """Replace the status at once: a reader sees the old or the new one."""
-    data: Mapping[str, Any] = asdict(status)
+    data: Mapping[str, Any] = asdict(status) | {"updated": time.time()}
     temporary = folder / "status.json.new"
     temporary.write_text(json.dumps(data), encoding="utf-8")
     temporary.replace(folder / "status.json")

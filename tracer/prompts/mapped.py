@@ -71,6 +71,7 @@ def counted(prompts: PromptSet) -> dict[str, str]:
         alone = sum(number == 1 for number in texts.values())
         most = max(texts.values())
         found["parallel_id"] = (
-            f"{len(texts):,} parallel texts of up to {most:,} prompts, {alone:,} without a partner"
+            f"{len(texts):,} parallel {'text' if len(texts) == 1 else 'texts'} of up to {most:,} "
+            f"{'prompt' if most == 1 else 'prompts'}, {alone:,} without a partner"
         )
     return found

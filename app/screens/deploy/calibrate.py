@@ -13,6 +13,7 @@ from ...figures import deploy as figures
 from ...sentences.deploy import calibration_answer, likeness_answer
 from ...shell import messages, show
 from ...shell.page_context import PageContext
+from ...text import words
 from .parts import decided, notes, take, window_text
 
 
@@ -84,7 +85,7 @@ def _calibrate(context: PageContext) -> None:
     messages.say(calibration_answer(table))
     count = table["prompts"][0].as_py()
     take(
-        f"{count} prompts",
+        words.amount(count, "prompt"),
         lambda: _lines(context, count, ask["layers"]),
         "calibration.jsonl",
         key="pick.file",

@@ -122,7 +122,7 @@ def progress_words(status: Status) -> str:
     elif status.tokens_per_s and not status.steps:
         parts.append(f"{words.count(status.tokens_per_s)} tokens/s")
     if status.eta_s is not None and status.share < 1:
-        parts.append(f"{words.duration(status.eta_s)} left")
+        parts.append(words.left(status.eta_s))
     return ", ".join(parts)
 
 

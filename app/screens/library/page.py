@@ -157,7 +157,7 @@ def _overview(summary: TraceSummary) -> str:
     )
     return (
         f"{summary.model}: {words.amount(summary.prompts, 'prompt')}{languages}, "
-        f"{words.amount(summary.tokens, 'token')} through {summary.layers} routers of up to "
+        f"{words.amount(summary.tokens, 'token')} through {words.amount(summary.layers, 'router')} of up to "
         f"{summary.experts} experts{top}." + (uneven if balance else "")
     )
 

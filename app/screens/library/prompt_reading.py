@@ -49,6 +49,12 @@ def draw(path: Path, folder: Path) -> tuple[Path, PromptSet] | None:
     with st.expander("How this file is read", expanded=look.problem is not None, key=f"reading {key}"):
         messages.say(_detected(look))
         reading = _choose(path, look, key)
+    if reading.roles and not reading.roles["text"] and "messages" not in look.roles.values():
+        messages.empty(
+            "Which column holds the prompts?", "No column has a name that says so, such as text, prompt or input.",
+            todo="Choose it under Text above; then the prompts are counted here.",
+        )  # fmt: skip
+        return None
     # Read by the names of the columns, the file itself is what is traced.
     by_name = dict(reading.roles) == _detected_roles(list(look.columns))
     roles = () if by_name else tuple(reading.roles.items())

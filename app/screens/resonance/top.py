@@ -120,9 +120,8 @@ def _steering(
             )  # fmt: skip
     cells = chosen or strongest(table, limit if sure else None, params["among"], toward == "B")
     whose = "selected" if chosen else contrast.names[1 if toward == "B" else 0]
-    name = (
-        f"{rule} {len(cells)} experts of {whose}" if not chosen else f"{rule} {len(cells)} selected experts"
-    )
+    experts = words.amount(len(cells), "selected expert" if chosen else "expert")
+    name = f"{rule} {experts}" if chosen else f"{rule} {experts} of {whose}"
     offer.offer(context, name, rule, cells, key="resonance", **amounts)
     if not cells:
         messages.say(f"No expert in that direction has {limit}; nothing is sent to steering.")

@@ -25,6 +25,9 @@ from .evaluation_settings import Settings
 OPEN = "evaluation"
 """Parameter of the address, and in the session: id of the evaluation that is open."""
 
+_AGAIN = "The same profile, prompts and controls on the model that runs now."
+_NO_MODEL = "Start the model above, then press Run again."
+
 
 def evaluate_tab(
     profile: Any, model_source: str, client: Client | None, *, trace: Trace | None = None, name: str = ""
@@ -162,8 +165,7 @@ def _draw(
         st.subheader(words.label(saved.name), anchor=False)
         if status.ended:
             st.button("Run again", key="evaluation-again", type="tertiary", disabled=client is None,
-                      on_click=_again, args=(saved, client),
-                      help="The same profile, prompts and controls on the model that runs now.")  # fmt: skip
+                      on_click=_again, args=(saved, client), help=_AGAIN if client else _NO_MODEL)  # fmt: skip
         st.button("Delete", key="evaluation-delete", type="tertiary", on_click=_delete, args=(saved,),
                   help="Moves it to the bin of the Library.")  # fmt: skip
     if not status.ended:
@@ -176,8 +178,12 @@ def _draw(
     if status.state == "cancelled":
         messages.say("Cancelled before its end; an evaluation keeps nothing until it is complete.")
         return
-    messages.card("The evaluation failed", status.error or "no reason was given", kind="error",
-                todo="What it asked for is kept: run it again.")  # fmt: skip
+    lost = status.state == "lost"
+    messages.card(
+        "The evaluation was lost" if lost else "The evaluation failed",
+        status.error or "no reason was given", kind="error",
+        todo=f"What it asked for is kept. {'Press Run again.' if client else _NO_MODEL}",
+    )  # fmt: skip
 
 
 def _again(saved: SavedEvaluation, client: Client | None) -> None:

@@ -24,6 +24,7 @@ from ... import ASSETS
 from ...figures.routing_layout import lay_out
 from ...figures.theme import Theme
 from ...steering.edit import State
+from ...text import words
 
 STATES: tuple[State, ...] = get_args(Mark)
 
@@ -116,7 +117,7 @@ def payload(
             state_C[starts[row] + cell.expert] = STATES.index(state) + 1
     known = np.abs(value_C[np.isfinite(value_C)])
     return {
-        "name": f"Switchboard: {len(states)} cells are steered",
+        "name": f"Switchboard: {words.amount(len(states), 'cell')} {'is' if len(states) == 1 else 'are'} steered",
         "rows": [
             {"stream": key.stream, "layer": key.layer, "label": label_of[key], "experts": int(widths[row]),
              "start": int(starts[row]), "rules": rules_of_layer.get(key, [])}

@@ -41,7 +41,8 @@ def test_a_table_from_excel_and_pandas_is_detected_mapped_counted_and_traced(tmp
     app = opened(path, tmp_path / "own")
     text = text_of(app)
     assert "Detected: CSV, CP1252, cells separated by semicolons." in text
-    assert "This prompt set can&#x27;t be used" in text
+    assert "Which column holds the prompts?" in text
+    assert "ms-error" not in text
     assert app.session_state["read"] is None
     for role, column in {"text": "Satz", "language": "Sprache", "group": "Art", "parallel_id": "Nr"}.items():
         box = next(box for box in app.selectbox if (box.key or "").startswith(f"role {role} "))

@@ -226,7 +226,9 @@ def test_a_job_can_be_cancelled_and_one_that_was_lost_is_said(address):
     # The app ended while it ran: nobody writes its status any more.
     path = saved.folder / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "updated": 1.0}))
-    assert "ended before the evaluation did" in shown(well(app.run()))
+    text = shown(well(app.run()))
+    assert "The evaluation was lost" in text
+    assert "ended before the evaluation did" in text
     app.button(key="evaluation-again").click()
     app = until_done(well(app.run()))
     assert "On all prompts, the profile changes perplexity by" in shown(app)
