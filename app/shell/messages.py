@@ -36,7 +36,7 @@ _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
     ),
     errors.DamagedPart: (
         "A part of the trace was changed or lost on disk.",
-        "The other parts stay readable; trace again with --resume to replace it.",
+        "The other parts stay readable. Restore its files from a copy, or trace the prompts into a new folder.",
     ),
     errors.Unreachable: (
         "The place where the trace lies does not answer, or refuses. Nothing says that the trace is damaged.",

@@ -25,6 +25,8 @@ NO_WEIGHTS = (
 UNKNOWN_TOKEN = -1
 START_KEYS = ("routed_experts_start_len", "routed_experts_start", "num_cached_tokens", "cached_tokens")
 """What engines call the number of tokens before the first that has routing."""
+ROUTED_KEY = "routed_tokens"
+"""How many tokens went through the model, where whoever asked the engine knows it."""
 
 
 @dataclass
@@ -60,6 +62,10 @@ def first_routed(rows: int, tokens: int, given: dict[str, Any], where: str) -> i
     Raises:
         ImportRefused: the rows don't fit.
     """
+    passed = given.get(ROUTED_KEY)
+    if isinstance(passed, int) and rows < passed and not any(given.get(key) for key in START_KEYS):
+        message = f"{rows} tokens have experts, but {passed} went through the model"
+        raise refuse(where, "routed_experts", message)
     stated = given.get(START_KEYS[0])
     if stated == 1 and not isinstance(stated, bool) and rows == tokens - 1:
         return 1  # all but the first; without the entry, as many rows are all but the last

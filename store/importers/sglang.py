@@ -19,6 +19,7 @@ from .arrays import expert_array, from_base64, refuse, whole_numbers
 from .build import Imported
 from .count_steps import CountArray, write_counts
 from .engines import (
+    ROUTED_KEY,
     START_KEYS,
     UNKNOWN_TOKEN,
     Request,
@@ -32,7 +33,7 @@ from .sequences import storable
 from .sglang_recorder import recorded
 from .torch_files import load, whole_array
 
-_USED = {"text", "output_ids", "input_ids", "meta_info", *START_KEYS}
+_USED = {"text", "output_ids", "input_ids", "meta_info", *START_KEYS, ROUTED_KEY}
 
 
 def import_sglang(

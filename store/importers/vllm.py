@@ -18,7 +18,7 @@ from ..errors import ImportRefused
 from .arrays import expert_array, refuse, whole_numbers
 from .build import Imported
 from .count_arrays import npz_arrays
-from .engines import START_KEYS, Request, TokenText, first_routed, request_texts, write_requests
+from .engines import ROUTED_KEY, START_KEYS, Request, TokenText, first_routed, request_texts, write_requests
 from .rows import numbered_rows
 from .sequences import storable
 
@@ -29,6 +29,7 @@ _USED = {
     "prompt_routed_experts",
     "routed_experts",
     *START_KEYS,
+    ROUTED_KEY,
 }
 _OF_ANSWERS = {"object", "created", "index", "finish_reason", "stop_reason", "system_fingerprint"}
 _NAMES = {"prompt": "text", "generated_text": "generated"}

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import tempfile
 import urllib.error
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...store.importers import run
+from ...store.importers.engines import ROUTED_KEY
 from ..errors import TracerError
 from ..prompts.prompt_set import Prompt, PromptSet
 
@@ -81,7 +83,7 @@ class Server:
         except urllib.error.HTTPError as error:
             said = " ".join(error.read(2000).decode(errors="replace").split())[:300]
             raise AttachError(f"{self.url}: HTTP {error.code}: {said}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise AttachError(f"{self.url}: {error}") from None
 
 
@@ -130,13 +132,23 @@ def _answers(
     server: Server, ask: Any, model: str, prompts: Sequence[Prompt], max_new_tokens: int, at_once: int
 ) -> Iterator[dict[str, Any]]:
     with ThreadPoolExecutor(at_once) as pool:
-        waiting = [pool.submit(ask, server, model, prompt, max_new_tokens) for prompt in prompts]
+        waiting = [pool.submit(_asked, ask, server, model, prompt, max_new_tokens) for prompt in prompts]
         try:
             for future in waiting:
                 yield future.result()
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _asked(ask: Any, server: Server, model: str, prompt: Prompt, max_new_tokens: int) -> dict[str, Any]:
+    try:
+        return ask(server, model, prompt, max_new_tokens)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise AttachError(
+            f"{server.url}: the answer to prompt {prompt.id!r} is not of the expected form: {what}"
+        ) from None
 
 
 def _ask_vllm(server: Server, model: str, prompt: Prompt, max_new_tokens: int) -> dict[str, Any]:
@@ -149,6 +161,7 @@ def _ask_vllm(server: Server, model: str, prompt: Prompt, max_new_tokens: int) -
         raise _no_routing(server, "vllm")
     row = {name: choice[name] for name in ("prompt_token_ids", "token_ids", "routed_experts")}
     row |= {"request_id": prompt.id, "prompt": prompt.text, **_labels(prompt)}
+    row[ROUTED_KEY] = _passed(len(row["prompt_token_ids"]), len(row["token_ids"]), max_new_tokens)
     if max_new_tokens:
         row["generated_text"] = choice["text"]
     else:
@@ -171,7 +184,13 @@ def _ask_sglang(server: Server, model: str, prompt: Prompt, max_new_tokens: int)
     }
     if max_new_tokens:
         row["text"] = answer["text"]
+    row[ROUTED_KEY] = _passed(meta["prompt_tokens"], len(answer["output_ids"]), max_new_tokens)
     return {**row, "meta_info": {**meta, "id": prompt.id}}
+
+
+def _passed(prompt: int, generated: int, max_new_tokens: int) -> int:
+    """How many tokens went through the model: all but the last that it made."""
+    return prompt + (max(0, generated - 1) if max_new_tokens else 0)
 
 
 def _labels(prompt: Prompt) -> dict[str, Any]:

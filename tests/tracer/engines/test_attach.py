@@ -17,6 +17,7 @@ import pytest
 
 from moescope.app.cli.commands import run as command
 from moescope.store import open_trace
+from moescope.store.errors import ImportRefused
 from moescope.tracer import PromptSet
 from moescope.tracer.engines.attach import AttachError, attach
 
@@ -42,6 +43,8 @@ def words(text: str) -> list[int]:
 class Handler(BaseHTTPRequestHandler):
     kind = "vllm"
     routing = True
+    spoilt: Any = None
+    """From an answer and its bytes: status, bytes, and how many more are promised."""
     salts: ClassVar[list[str]] = []
     keys: ClassVar[list[str | None]] = []
 
@@ -74,9 +77,11 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"text": " x", "output_ids": new, "meta_info": meta})
 
     def _send(self, code: int, body: Any) -> None:
-        data = json.dumps(body).encode()
+        data, promised = json.dumps(body).encode(), 0
+        if self.spoilt is not None and self.command == "POST":
+            code, data, promised = self.spoilt(body, data)
         self.send_response(code)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) + promised))
         self.end_headers()
         self.wfile.write(data)
 
@@ -140,3 +145,41 @@ def test_a_chat_is_not_sent_as_if_it_were_a_text(tmp_path: Any) -> None:
 def test_an_address_where_nobody_answers_is_named(tmp_path: Any) -> None:
     with pytest.raises(AttachError, match=r"http://127\.0\.0\.1:1"):
         attach("http://127.0.0.1:1", PROMPTS, str(tmp_path / "trace"))
+
+
+def shorter(body: Any, data: bytes) -> tuple[int, bytes, int]:
+    """The routing of one token less than passed the model."""
+    place = body["choices"][0] if "choices" in body else body["meta_info"]
+    routed = base64.b64decode(place["routed_experts"])
+    if "choices" in body:
+        file = io.BytesIO()
+        np.save(file, np.load(io.BytesIO(routed))[:-1])
+        place["routed_experts"] = base64.b64encode(file.getvalue()).decode()
+    else:
+        place["routed_experts"] = base64.b64encode(routed[: -4 * LAYERS * K]).decode()
+    return 200, json.dumps(body).encode(), 0
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        (shorter, r"\d tokens have experts, but \d went through the model"),
+        (lambda body, data: (500, b"no memory", 0), "HTTP 500: no memory"),
+        (lambda body, data: (200, b"<html>", 0), "Expecting value"),
+        (lambda body, data: (200, data[:40], len(data) - 40), "IncompleteRead|more expected"),
+        (lambda body, data: (200, b"[1]", 0), "the answer to prompt 'a' is not of the expected form"),
+        (lambda body, data: (200, b'{"choices": [], "meta_info": 3}', 0), "not of the expected form"),
+    ],
+    ids=["short", "500", "no JSON", "half", "a list", "empty"],
+)
+@pytest.mark.parametrize("new", [0, 2])
+def test_what_is_no_whole_answer_ends_in_words_and_writes_nothing(
+    kind: str, spoilt: Any, words: str, new: int, tmp_path: Any
+) -> None:
+    shape = {"num_layers": LAYERS, "top_k": K} if kind == "sglang" else {}
+    with served(kind) as (url, handler):
+        handler.spoilt = staticmethod(spoilt)
+        with pytest.raises((AttachError, ImportRefused), match=words):
+            attach(url, PROMPTS, str(tmp_path / "trace"), experts=EXPERTS, max_new_tokens=new, **shape)
+    assert not (tmp_path / "trace").exists()
