@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import altair as alt
 import pyarrow as pa
 import streamlit as st
+from altair.utils import schemapi
 
 from .. import export
 from ..figures.theme import LIGHT, Theme
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 Picture = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
 Draw = Callable[[Theme], Picture]
+# Altair checks every piece of a chart as it is made; the whole chart is checked once more when it is sent. The pieces
+# cost as much time as a figure itself.
+schemapi.disable_debug_mode()
+
 MIME = {
     "PNG": "image/png",
     "SVG": "image/svg+xml",
