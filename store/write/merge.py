@@ -20,6 +20,7 @@ from ..files.lock import is_being_written
 from ..files.manifest import Manifest, PartEntry
 from ..files.runs import with_parts
 from ..files.tables import read_table
+from ..files.threads import far_readers
 from .ledger import Ledger, Reservation
 from .rekey import rekeyed
 from .target import first_difference
@@ -115,11 +116,12 @@ def _opened(url: str | os.PathLike[str]) -> _Shard:
     manifest = Manifest.load(folder)
     if is_being_written(folder):
         raise MergeRefused(f"{folder.url} is being written: wait until its run has ended")
-    ids = [
-        read_table(folder, entry, "prompts", ["prompt_id"])["prompt_id"].to_pylist()
-        for entry in manifest.parts
-    ]
-    return _Shard(folder, manifest, ids)
+
+    def ids(entry: PartEntry) -> list[str]:
+        return read_table(folder, entry, "prompts", ["prompt_id"])["prompt_id"].to_pylist()
+
+    each = map if folder.local_path is not None else far_readers().map
+    return _Shard(folder, manifest, list(each(ids, manifest.parts)))
 
 
 def _check_alike(shards: Sequence[_Shard]) -> str:
@@ -146,6 +148,8 @@ def _check_ids(shards: Sequence[_Shard]) -> None:
     place: dict[str, str] = {}
     for shard in shards:
         for prompt_id in (prompt_id for ids in shard.ids for prompt_id in ids):
+            if place.get(prompt_id) == shard.url:
+                raise MergeRefused(f"{shard.url} is named twice")
             if prompt_id in place:
                 raise MergeRefused(f"prompt {prompt_id!r} is in {place[prompt_id]} and in {shard.url}")
             place[prompt_id] = shard.url

@@ -134,6 +134,8 @@ def test_a_prompt_in_two_shards_is_refused(tmp_path: Path, shards: list[Path]) -
     twice = made(tmp_path / "twice", PARTS[:2], 2)
     with pytest.raises(MergeRefused, match=r"prompt 'p\d+' is in .*0 and in .*twice"):
         merge_shards([shards[0], twice], tmp_path / "all")
+    with pytest.raises(MergeRefused, match="0 is named twice"):
+        merge_shards([shards[0], shards[1], shards[0]], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
 
