@@ -15,16 +15,15 @@ const element = (tag, className, text) => {
 
 const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 
-function mix(stops, share) {
-  const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
-  const low = Math.min(Math.floor(at), stops.length - 2);
-  const [a, b] = [stops[low], stops[low + 1]];
-  return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * (at - low))).join(",")})`;
-}
-
+// The colour between two stops: `stops` are values that rise, `shades` their colours.
 function colour(board, value) {
   if (Number.isNaN(value)) return board.missing;
-  return mix(board.stops, board.diverging ? (value / board.top + 1) / 2 : value / board.top);
+  const { stops, shades } = board;
+  let low = stops.findLastIndex((stop) => stop <= value);
+  low = Math.min(Math.max(low, 0), stops.length - 2);
+  const share = Math.min(Math.max((value - stops[low]) / (stops[low + 1] - stops[low]), 0), 1);
+  const [a, b] = [shades[low], shades[low + 1]];
+  return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * share)).join(",")})`;
 }
 
 // The sign of one state in a square: a cross, a filled disc, a ring, arrows.
@@ -195,12 +194,13 @@ function tell(root, board) {
 function key(root, board) {
   const box = element("div", "ms-board-key");
   const ramp = element("span", "ms-ramp");
-  const stops = board.colors.map((c, i) => `${c} ${(100 * i) / (board.colors.length - 1)}%`).join(",");
+  const [first, last] = [board.stops[0], board.stops.at(-1)];
+  const stops = board.colors.map((c, i) => `${c} ${(100 * (board.stops[i] - first)) / (last - first)}%`).join(",");
   ramp.style.background = `linear-gradient(90deg,${stops})`;
   const most = `${(board.top * board.factor).toFixed(board.digits)}${board.unit}`;
   const least = board.diverging ? `−${most}` : "0";
   const scale = element("span", "");
-  scale.append(element("span", "", `${board.label}: ${least}`), ramp, element("span", "", most));
+  scale.append(element("span", "", `${board.label}${board.by_percentile ? ", colours by percentile" : ""}: ${least}`), ramp, element("span", "", most));
   box.append(scale);
   for (const state of board.key) {
     const item = element("span");
@@ -309,7 +309,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   if (board.version !== data.version) {
     Object.assign(board, data, {
       values: decode(data.values, Float32Array), states: decode(data.states, Uint8Array),
-      font: getComputedStyle(root).fontFamily, stops: data.colors.map(parts),
+      font: getComputedStyle(root).fontFamily, shades: data.colors.map(parts),
     });
     board.canvas.setAttribute("aria-label", data.name);
     root.querySelector(".ms-board-key").replaceWith(key(root, board));

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .look import Width, finish
-from .steer_effects import TICKS, axis_format, format_of, label_of
+from .steer_effects import TICKS, change_axis, format_of, label_of
 from .theme import LIGHT, Theme
 
 ROW_PIXELS = 30
@@ -23,7 +23,7 @@ def beside_chart(
     """
     data = pd.DataFrame(table.to_pylist())
     title = label_of(measure)
-    numbers = alt.Axis(format=axis_format(measure), tickCount=TICKS)
+    numbers = change_axis(measure, tickCount=TICKS)
     y = alt.Y("evaluation:N", title=None, sort=list(data["evaluation"]),
               axis=alt.Axis(labelLimit=320, ticks=False, domain=False))  # fmt: skip
     form = format_of(measure)

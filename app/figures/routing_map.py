@@ -175,14 +175,21 @@ def color_scale(
     layout: Layout, theme: Theme, *, diverging: bool, domain: float | None = None, steps: Steps = "even"
 ) -> alt.Scale:
     """Sequential from 0 or diverging around 0, up to `domain` or the largest absolute value."""
-    known = np.abs(layout.value_C[np.isfinite(layout.value_C)])
-    top = domain or (float(known.max()) if len(known) else 0.0) or 1.0
     colours = theme.diverging if diverging else theme.sequential
-    arm = len(colours) // 2 if diverging else len(colours) - 1
+    stops = color_stops(layout.value_C, len(colours), diverging=diverging, domain=domain, steps=steps)
+    return alt.Scale(domain=stops, range=list(colours), interpolate="lab", clamp=True)
+
+
+def color_stops(
+    value_C: np.ndarray, colours: int, *, diverging: bool, domain: float | None = None, steps: Steps = "even"
+) -> list[float]:
+    """The value of each colour of a scale, rising, from the values of all cells (NaN: not known)."""
+    known = np.abs(value_C[np.isfinite(value_C)])
+    top = domain or (float(known.max()) if len(known) else 0.0) or 1.0
+    arm = colours // 2 if diverging else colours - 1
     even = np.linspace(0, top, arm + 1)
     stops = even if steps == "even" or not len(known) else _percentile_stops(known, even)
-    stops = [*(-stops[:0:-1]), *stops] if diverging else list(stops)
-    return alt.Scale(domain=[float(s) for s in stops], range=list(colours), interpolate="lab", clamp=True)
+    return [float(stop) for stop in ([*(-stops[:0:-1]), *stops] if diverging else stops)]
 
 
 def _percentile_stops(known: np.ndarray, even: np.ndarray) -> np.ndarray:

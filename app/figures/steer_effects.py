@@ -55,9 +55,10 @@ def format_of(measure: str) -> str:
     return "+.1%" if measure in PERCENT or measure.startswith("behaviour") else "+.3f"
 
 
-def axis_format(measure: str) -> str:
-    """The same for an axis: no zeros behind the point."""
-    return re.sub(r"([%f])$", r"~\1", format_of(measure))
+def change_axis(measure: str, **options: Any) -> alt.Axis:
+    """An axis of changes: signs, no zeros behind the point, and 0 as 0."""
+    form = re.sub(r"([%f])$", r"~\1", format_of(measure))
+    return alt.Axis(format=form, labelExpr="datum.value == 0 ? '0' : datum.label", **options)
 
 
 def effects_chart(
@@ -77,7 +78,7 @@ def effects_chart(
         "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False),
         scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
     )  # fmt: skip
-    numbers = alt.Axis(format=axis_format(measure), tickCount=TICKS)
+    numbers = change_axis(measure, tickCount=TICKS)
     x = alt.X("change:Q", title=label_of(measure), axis=numbers, scale=alt.Scale(zero=True))
     # Offsets run upwards, lanes downwards.
     offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[1, -1]))
@@ -171,7 +172,7 @@ def _panel(
     group = mine[0]["group"]
     group = group if group in ("all", "others") else words.value_name(by or "", group)
     title = f"{role} on {group}: {label_of(measure)}"
-    y = alt.Y("change:Q", title="change", scale=scale, axis=alt.Axis(format=axis_format(measure)))
+    y = alt.Y("change:Q", title="change", scale=scale, axis=change_axis(measure))
     doses = sorted({row["dose"] for row in mine})
     x = alt.X(
         "dose:Q", title="dose", axis=alt.Axis(values=doses, format="~g"),

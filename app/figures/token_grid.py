@@ -16,6 +16,8 @@ from .token_arrays import TokenArrays, shown_tokens
 ROW_PIXELS = (6, 20)
 MAP_PIXELS = 420
 MOST_LABELS = 70
+FLAT_CHARACTERS = 80
+"""Names stand level where all, were each as long as the longest, have no more: a narrow page has room for these."""
 MOST_ASLANT = 30
 MOST_NUMBERS = 1_500
 
@@ -112,7 +114,8 @@ def _token_axis(arrays: TokenArrays) -> alt.Axis:
     if tokens <= MOST_LABELS:
         labels = [token.strip() or "␣" for token in shown_tokens(arrays)]
         # Upright where there are many: names that lie aslant would hide every other one.
-        values, angle = list(range(tokens)), -55 if tokens <= MOST_ASLANT else -90
+        flat = tokens * max(map(len, labels), default=0) <= FLAT_CHARACTERS
+        values, angle = list(range(tokens)), 0 if flat else -55 if tokens <= MOST_ASLANT else -90
     else:
         every = max(1, round(tokens / 30))
         labels = [str(position) for position in arrays.positions]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ..text.nan_notice import nan_notice
 from . import sources
 
 log = logging.getLogger("moescope.app")
+_COMMAND = re.compile("`(moescope [^`]+)`")
 
 _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
     errors.NotATrace: (
@@ -64,7 +66,12 @@ _OUR_BUG = (
 
 def say(text: str) -> None:
     """One literal line of text in the quiet voice that stands under charts."""
-    st.html(f'<p class="ms-say">{html.escape(text)}</p>')
+    st.html(f'<p class="ms-say">{_literal(text)}</p>')
+
+
+def _literal(text: str) -> str:
+    """Text as it stands, but for commands of our own, which are set as code."""
+    return _COMMAND.sub(r"<code>\1</code>", html.escape(text))
 
 
 def cards(found: Iterable[tuple[str, str, str]]) -> None:
@@ -79,10 +86,8 @@ def card(title: str, text: str, *, todo: str = "", kind: str = "empty") -> None:
 
 
 def _card(title: str, text: str, last: str, kind: str) -> str:
-    last = f'<p class="ms-todo">{html.escape(last)}</p>' if last else ""
-    return (
-        f'<div class="ms-card ms-{kind}"><h4>{html.escape(title)}</h4><p>{html.escape(text)}</p>{last}</div>'
-    )
+    last = f'<p class="ms-todo">{_literal(last)}</p>' if last else ""
+    return f'<div class="ms-card ms-{kind}"><h4>{html.escape(title)}</h4><p>{_literal(text)}</p>{last}</div>'
 
 
 def empty(title: str, text: str, *, todo: str = "") -> None:
@@ -181,4 +186,4 @@ def retry_job(job: Job) -> None:
 
 def note(kind: str, text: str) -> None:
     """A literal one-line banner: `steered`, `partial`, `error` or `plain`."""
-    st.html(f'<div class="ms-note ms-{kind}">{html.escape(text)}</div>')
+    st.html(f'<div class="ms-note ms-{kind}">{_literal(text)}</div>')

@@ -122,8 +122,14 @@ def tag_key(column: str) -> str:
 def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str, Slice | None]:
     """Prompts, tokens, and the slice that set some of both."""
     tags = trace.tags()
-    active = {column: st.session_state.get(tag_key(column)) or [] for column in tags}
-    kind = st.session_state.get("tokens") or "all"
+    # In the first run of a link the boxes are still to come: what they will show stands in the address.
+    active = {
+        column: st.session_state.get(tag_key(column))
+        or [value for value in st.query_params.get_all(tag_key(column)) if value in values]
+        for column, values in tags.items()
+    }
+    kind = st.session_state.get("tokens") or st.query_params.get("tokens")
+    kind = kind if kind in TOKEN_KINDS else "all"
     _look_at_filter(tags)
     with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=200, key="filter"):
         sliced = slice_menu.choose(trace)

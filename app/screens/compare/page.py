@@ -31,7 +31,7 @@ def page(context: PageContext) -> None:
         pairs = pairs_of(context, choice.pair_by, choice.align)
         overall = view_of(context, choice.pair_by, choice.align, "agreement-overall")
     if not overall.num_rows:
-        _nothing(pairs)
+        _nothing(context, pairs)
         return
     _headline(context, pairs, overall.to_pylist()[0])
     layers.draw(context, choice)
@@ -75,8 +75,9 @@ def _choose(context: PageContext) -> Choice:
     return Choice(pair_by=pair_by, align=align, by=by)
 
 
-def _nothing(pairs: Pairs) -> None:
-    why = " ".join(pairs.notes()) or "No token passes the filter."
+def _nothing(context: PageContext, pairs: Pairs) -> None:
+    chosen = f"Chosen in the bar: {context.describe()}." if context.describe() else ""
+    why = " ".join(filter(None, [chosen, *pairs.notes()])) or "No token passes the filter."
     messages.empty(
         "No token of both traces to compare",
         why,

@@ -31,7 +31,8 @@ def decided(make: Callable[[], pa.Table], title: str, *, height: int = 280) -> p
         return None
     if table.num_rows:
         return table
-    messages.empty(title, " ".join(notes_of(table)) or "No token passes the filter.")
+    why = next(iter(notes_of(table)), "No token passes the filter.")
+    messages.empty(title, why, todo="Widen the filter in the bar above, or choose other tokens there.")
     return None
 
 

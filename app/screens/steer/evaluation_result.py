@@ -27,6 +27,14 @@ MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing ch
 """Measures whose name in the table is not what they are called."""
 
 
+READ_AS = {
+    "low": "95 % from", "high": "to", "draws": "random draws", "random_low": "random from", "random_high": "random to",
+    "layers": "other layers", "layers_low": "from", "layers_high": "to", "opposite": "opposite sign",
+    "opposite_low": "from", "opposite_high": "to", "why": "why not", "p_draws": "p (draws)",
+}  # fmt: skip
+"""Names of the table's columns as people read them; downloads keep those of `with_controls`."""
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
 def evaluation_of(folder: str) -> Evaluation:
     """A complete evaluation, which does not change any more. Raises StoreError."""
@@ -138,15 +146,15 @@ def _numbers(saved: SavedEvaluation, table: pa.Table) -> None:
     show.table(
         rows, name="steering-effects", key="evaluate-table",
         say=f"{asked['prompt_set']} with {without_folders(asked['model'])}, in {measured}. random: the lowest and the "
-        "highest end of any draw's interval. p_draws: share of random controls with an effect at least as large; its "
+        "highest end of any draw's interval. p (draws): share of random controls with an effect at least as large; its "
         "minimum is 1/(draws + 1).",
-        columns={
+        columns=READ_AS | {
             # Beside the names, as it would else stand out of sight at the table's end.
             "measure": st.column_config.TextColumn(pinned=True),
             "group": st.column_config.TextColumn(pinned=True),
             "finding": st.column_config.CheckboxColumn(pinned=True),
         } | {
-            part.name: st.column_config.NumberColumn(format="%.4g")
+            part.name: st.column_config.NumberColumn(READ_AS.get(part.name), format="%.4g")
             for part in rows.schema
             if pa.types.is_floating(part.type)
         },

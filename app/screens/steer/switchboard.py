@@ -22,6 +22,7 @@ from ....store.schema import Cell, RouterKey
 from ....tracer.steering.kind import Mark
 from ... import ASSETS
 from ...figures.routing_layout import lay_out
+from ...figures.routing_map import color_stops, default_steps
 from ...figures.theme import Theme
 from ...steering.edit import State
 from ...text import words
@@ -116,6 +117,9 @@ def payload(
         if row is not None and cell.expert < widths[row]:
             state_C[starts[row] + cell.expert] = STATES.index(state) + 1
     known = np.abs(value_C[np.isfinite(value_C)])
+    colors = theme.diverging if under.diverging else theme.sequential
+    # A difference keeps even colours: by percentile its noise would look like its findings.
+    steps = "even" if under.diverging else default_steps(len(layout.value_C))
     return {
         "name": f"Switchboard: {words.amount(len(states), 'cell')} {'is' if len(states) == 1 else 'are'} steered",
         "rows": [
@@ -132,7 +136,8 @@ def payload(
         "unit": "\u202f%" if under.percent else "",
         "top": float(known.max()) if len(known) and known.max() > 0 else 1.0,
         "diverging": under.diverging,
-        "colors": list(theme.diverging if under.diverging else theme.sequential),
+        "colors": list(colors), "by_percentile": steps == "percentile",
+        "stops": color_stops(layout.value_C, len(colors), diverging=under.diverging, steps=steps),
         "background": theme.background, "text": theme.text, "muted": theme.muted, "missing": theme.missing,
         "steered": theme.steered,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from moescope.app.figures.routing_layout import lay_out
 from moescope.app.figures.routing_map import Hover, color_scale, rounded, routing_map
 from moescope.app.figures.specialised import kinds_map
 from moescope.app.figures.theme import DARK, LIGHT
+from moescope.app.screens.steer.switchboard import Underlay, payload
 
 
 def cells(*routers: tuple[str, int, int], seed: int = 0) -> pa.Table:
@@ -199,6 +200,17 @@ def test_at_percentiles_each_colour_step_holds_as_many_cells():
         upper = [stop for stop in stops if stop >= 0]
         held = np.histogram(values, upper)[0]
         assert max(held) - min(held) <= 2
+
+
+def test_the_switchboard_of_a_large_model_has_the_colours_of_the_heatmap():
+    for experts, percentile in ((32, False), (1_600, True)):
+        table = cells(("decoder", 0, experts), ("decoder", 1, experts))
+        sent = payload(Underlay(table=table, label="share"), {}, {}, LIGHT)
+        scale = routing_map(table, "value", steps=None).to_dict()["layer"][0]["encoding"]["color"]["scale"]
+        assert sent["by_percentile"] == percentile
+        assert sent["stops"] == pytest.approx(scale["domain"])
+        difference = payload(Underlay(table=table, label="score", diverging=True), {}, {}, LIGHT)
+        assert not difference["by_percentile"]  # its noise would look like its findings
 
 
 def test_equal_values_leave_the_stops_of_a_scale_apart():
