@@ -18,6 +18,8 @@ from ...shell.page_context import PageContext
 from .parts import decided, notes, take, window_text
 
 SECONDS = 0.3
+AT_ONCE = 4096
+"""Experts of all layers up to which moves are worked out unasked: an integer program a layer and number of devices."""
 _NUMBER = st.column_config.NumberColumn
 RESIZED = {
     "new_devices": _NUMBER("devices then"),
@@ -130,6 +132,12 @@ def _resize(context: PageContext, ask: dict[str, Any]) -> None:
     others = sorted({n for n in (now // 2, now * 2, now - 1, now + 1) if 0 < n <= experts and n != now})
     if not others or experts % now:
         messages.say("No other number of devices divides these experts.")
+        return
+    many = sum(router.num_experts for router in context.routers())
+    if many > AT_ONCE and not st.toggle(
+        f"work out which experts move: an integer program for each of {len(context.routers())} layers",
+        key="place.resize",
+    ):
         return
     given = {"devices": now, "to": ",".join(map(str, others)), "layers": ask["layers"]}
     table = decided(lambda: context.view("resize", **given), "No what-if")
