@@ -23,7 +23,7 @@ VIEWS = ("overall", "tokens", "margin", "experts", "prompts", "sequences")
 
 def _a_rate(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     if value is not None and value != value:
-        raise click.BadParameter("nan is no rate: nothing is above it")
+        raise click.BadParameter("nan is not a rate")
     return value
 
 
@@ -33,12 +33,15 @@ def _a_rate(context: click.Context, option: click.Parameter, value: float | None
 @click.option("--by", metavar="COLUMN", help="Split by language, group, a tag, or phase.")
 @click.option("--layers", "--layer", "layers", metavar="WINDOW", help="Such as 3:6 (both ends in) or 3,5.")
 @click.option("--stream", default="decoder", show_default=True, help="Which routers of a layer.")
-@click.option("--view", type=click.Choice(VIEWS), help="Another table than the one by layer.")
+@click.option("--view", type=click.Choice(VIEWS), help="View to print instead of the table by layer.")
 @click.option("--pair-by", type=click.Choice(("prompt_id", "parallel_id")), default="prompt_id", show_default=True,
               help="How prompts pair; parallel_id (with the language of translations) for clean and perturbed "
               "inputs, token by token by position.")  # fmt: skip
 @click.option(
-    "--realign", "align", flag_value="realign", help="Go on after another token id, where ids agree again."
+    "--realign",
+    "align",
+    flag_value="realign",
+    help="After a differing token id, continue where the ids agree again.",
 )
 @click.option("--characters", "align", flag_value="characters",
               help="Pair tokens of two tokenizers by the characters that they cover.")  # fmt: skip
@@ -52,7 +55,7 @@ def _a_rate(context: click.Context, option: click.Parameter, value: float | None
     help="Bootstrap resamples of the prompts.",
 )
 @click.option(
-    "--attribute", metavar="MODEL", help="A's model: run it, B's, and it with B's routing replayed."
+    "--attribute", metavar="MODEL", help="A's model: run A, B, and A with B's routing, and split the KL."
 )
 @click.option(
     "--attribute-b", metavar="MODEL", help="B's model. Default: A's, in B's precision, under B's steering."

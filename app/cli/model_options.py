@@ -90,9 +90,7 @@ def load(model: str, options: dict[str, Any], ranks: dict[str, Any] | None = Non
     # Its bars would stand between the user and the one line that says what went wrong.
     transformers_logging.disable_progress_bar()
     if given["experts"] is not None:
-        click.echo(
-            f"splitting the feed-forward layers into {given['experts']} groups of neurons each", err=True
-        )
+        click.echo(f"splitting each feed-forward layer into {given['experts']} groups of neurons", err=True)
     loaded = load_prepared(model, **given, **(ranks or {}), progress=Lines("layers"))
     for note in loaded.notes:
         click.echo(f"warning: {note}", err=True)

@@ -14,7 +14,7 @@ from .output import Lines
 @click.command("merge-shards")
 @click.argument("out")
 @click.argument("shards", nargs=-1, required=True)
-@click.option("--resume", is_flag=True, help="Go on with a merge that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue a merge that was interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def merge_shards_command(out: str, shards: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Make one trace of several of the same prompt set; the shards stay as they are.

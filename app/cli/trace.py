@@ -188,13 +188,11 @@ def _trace_in_vllm(
         summary = trace_with_vllm(
             model, prompts, out, steering=profile, progress=meter.tell, **engine, **options
         )
-    checked = (
-        f"{summary.steps_checked:,} of {summary.steps:,} steps were compared with what the experts received"
-    )
+    checked = f"{summary.steps_checked:,} of {amount(summary.steps, 'step')} compared with what the experts received"
     click.echo(checked, err=True)
     if summary.recomputed:
         click.echo(
-            f"{summary.recomputed:,} positions were computed again; the last computation is kept", err=True
+            f"computed again, the last result kept: {amount(summary.recomputed, 'position')}", err=True
         )
     return summary
 

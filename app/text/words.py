@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from ...store.amount import amount as amount
 from .languages import language_name
 
 
@@ -41,11 +42,6 @@ def points(difference: float) -> str:
 def count(number: float) -> str:
     """12345 → `12,345`."""
     return f"{number:,.0f}"
-
-
-def amount(number: float, noun: str, plural: str | None = None) -> str:
-    """`1 prompt`, `2,000 prompts`."""
-    return f"{count(number)} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size(num_bytes: float) -> str:

@@ -54,7 +54,7 @@ def selection_margin(scores: ArrayLike, k: int) -> np.ndarray:
     experts = scores_TE.shape[1]
     k = check_size(k, "k")
     if k >= experts:
-        raise ValueError(f"k is {k}, but there are {experts} experts: no expert is left out")
+        raise ValueError(f"k is {k} of {experts} experts: no expert is left out, so there is no margin")
     margin_T = np.empty(len(scores_TE))
     for rows in row_chunks(len(scores_TE), experts):
         piece_TE = scores_TE[rows].astype(np.float64)

@@ -49,7 +49,7 @@ def agreement_margin(
     """
     if "logits" not in pairs.a.manifest.capture:
         raise UnknownColumn(
-            "A has no router logits, so nothing is known of how close its choices were: trace it with "
+            "A has no router logits, so the margins of its choices are unknown: trace it with "
             "--capture ids,weights,logits"
         )
     wanted_N, rows, unexplained = pairs.wanted(tokens), [], []
@@ -65,8 +65,8 @@ def agreement_margin(
     notes = [tokens.note()]
     if unexplained:
         notes.append(
-            f"In layers {', '.join(map(str, unexplained))} the largest logits are not always the experts chosen (a "
-            "bias or groups of experts take part): the margin there is not that of the choice."
+            f"In layers {', '.join(map(str, unexplained))} the router does not always choose the largest logits (it "
+            "has a correction bias or expert groups): the margin there is not the margin of the choice."
         )
     return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), notes)
 

@@ -17,6 +17,7 @@ from difflib import SequenceMatcher
 import numpy as np
 import pyarrow as pa
 
+from ..amount import amount
 from ..errors import BadArgument
 from ..schema import RouterKey
 from ..trace import Trace
@@ -91,7 +92,7 @@ def _routers(a: Trace, b: Trace) -> tuple[list[RouterKey], list[str]]:
         if other.num_experts != spec.num_experts:
             raise BadArgument(
                 f"layer {spec.layer} ({spec.stream}) has {spec.num_experts} experts in A and {other.num_experts} in "
-                "B: an expert of one is not that of the other with its number, so these traces cannot be compared"
+                "B: equal expert numbers mean different experts, so these traces can't be compared"
             )
         both.append(spec.key)
     alone += [f"{key} is only in B" for key in of_b]
@@ -128,7 +129,7 @@ def _prompts(a: Trace, b: Trace, columns: list[str], unpaired: Counter[str]) -> 
 def _without_prompts(trace: Trace, side: str) -> str:
     """Why a side has fewer prompts than it should, if it has."""
     if trace.problems:
-        left = f"{len(trace.parts)} of its {len(trace.manifest.parts)} parts can be read"
+        left = f"{len(trace.parts)} of its {amount(len(trace.manifest.parts), 'part')} can be read"
         return f"{side} is damaged ({left}): {trace.problems[0]}"
     return "" if trace.num_prompts else f"{side} holds no prompt"
 
@@ -183,7 +184,7 @@ def _by_ids(
         Parting(int(rows_a.prompt_N[one.start]), int(place[first]), int(row_a[first]), int(row_b[first]))
     )
     if not realign:
-        unpaired["tokens from the first other token id on"] += len(place) - first
+        unpaired["tokens from the first different token id on"] += len(place) - first
         return row_a[:first], row_b[:first]
     blocks = list(_blocks(rows_a.token_N[one], rows_b.token_N[other]))
     kept_a = np.concatenate([np.arange(a, a + n) for a, _, n in blocks]) + one.start

@@ -25,7 +25,7 @@ def check_routers(folder: Folder, entry: PartEntry, routers: Sequence[RouterSpec
         for key, found in _experts_of(rows):
             if key not in experts:
                 return [
-                    _problem(entry, f"it has rows of {key}, which is no router of {folder.url}/trace.json")
+                    _problem(entry, f"it has rows of {key}, which is not a router in {folder.url}/trace.json")
                 ]
             if found is not None and found != experts[key]:
                 reason = f"{key} has {found:,} experts there, {experts[key]:,} in trace.json"

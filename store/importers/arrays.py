@@ -60,14 +60,14 @@ def _npy(text: str, where: str, column: str) -> np.ndarray:
         raise refuse(
             where,
             column,
-            "this is base64, but no .npy file: give "
+            "this is base64, but not a .npy file: give "
             '{"base64": ..., "dtype": ..., "shape": [tokens, layers, k]}',
         )
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise refuse(where, column, f"this is no readable .npy file: {said[:200]}") from error
+        raise refuse(where, column, f"this is not a readable .npy file: {said[:200]}") from error
 
 
 def _described(value: dict[str, Any], where: str, column: str) -> np.ndarray:

@@ -87,7 +87,7 @@ def write_trace(
                 trace.write(part)
             trace.finish(notes=notes)
         if not remote:
-            with plain_os_errors(f"{final}: the trace could not be put there"):
+            with plain_os_errors(f"{final}: the trace could not be moved there"):
                 os.rename(target, final)
     except BaseException:
         if not remote:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..amount import amount
 from ..errors import ImportRefused
 from ..schema import RouterKey
 from .sequences import Counts, Events, ImportedSequence
@@ -39,8 +40,7 @@ def without_placeholders(
     filled = [ids_NLK for ids_NLK in grids if ids_NLK.size]
     if filled and not any(ids_NLK.any() for ids_NLK in filled):
         raise ImportRefused(
-            f"{name}: every expert id is 0: the engine returned a buffer that it never filled, the routing was "
-            "not captured"
+            f"{name}: every expert id is 0: the engine returned an unfilled buffer; routing was not captured"
         )
     empty = [unwritten(ids_NLK) for ids_NLK in grids]
     # A layer is dense where no token of any request has routing there; -1 in all slots says the same.
@@ -67,7 +67,7 @@ def without_placeholders(
         cleaned.append(np.where(gone_NL[:, :, None], -1, ids_NLK.astype(np.int64)))
     if lost:
         notes.append(
-            f"{lost:,} tokens hold placeholders at every layer: they were not captured and have no routing here"
+            f"{amount(lost, 'token')} with placeholders at every layer: not captured, so without routing here"
         )
     return cleaned, notes
 
@@ -118,7 +118,7 @@ def _check_counts(counts: Counts, where: str) -> None:
     if count > counts.tokens:
         raise ImportRefused(
             f"{where}: expert {most} has {count} choices, but only {counts.tokens} tokens passed: "
-            "a token chooses an expert once"
+            "a token chooses an expert at most once"
         )
     if counts.weight_sum_E is not None and not np.isfinite(counts.weight_sum_E).all():
         raise ImportRefused(f"{where}: a sum of weights is not a finite number")

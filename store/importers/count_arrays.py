@@ -121,7 +121,7 @@ def _by_group(name: str, data: dict[Any, Any]) -> CountArray:
 def _layer(key: Any, name: str) -> int:
     text = str(key)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ImportRefused(f"{name}: {ascii(key)[:40]} is no number of a layer")
+        raise ImportRefused(f"{name}: {ascii(key)[:40]} is not a layer number")
     return int(text)
 
 

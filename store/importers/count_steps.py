@@ -103,7 +103,7 @@ def _tokens(
     if counts.tokens_SL is not None:
         given = (counts.tokens_SL > 0) | (total_SL == 0)
         if not given.all():
-            raise ImportRefused(f"{name}: tokens are given for some counts only: for all or for none")
+            raise ImportRefused(f"{name}: tokens are given for some counts only: give them for all or none")
         if top_k is not None and (total_SL > counts.tokens_SL * top_k).any():
             step, at = np.argwhere(total_SL > counts.tokens_SL * top_k)[0]
             raise ImportRefused(
@@ -130,7 +130,7 @@ def _tokens(
     rough = int((total_SL[:, routed_L] % top_k != 0).sum())
     if rough:
         how.append(
-            f"{rough} of {int((total_SL[:, routed_L] > 0).sum())} sums of counts are no multiple of k = {top_k} "
+            f"{rough} of {int((total_SL[:, routed_L] > 0).sum())} sums of counts are not multiples of k = {top_k} "
             "(approximate or masked counts): their tokens are rounded"
         )
     return tokens_SL, how

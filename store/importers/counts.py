@@ -113,7 +113,7 @@ class _Table:
         if found["count"] is None and named:
             raise self.cells.refuse(row, "count", "it is empty")
         if found["count"] is not None and self.single:
-            raise self.cells.refuse(row, "count", "rows before it have none: all or none")
+            raise self.cells.refuse(row, "count", "earlier rows have none: give it in all rows or none")
         if found["count"] is None:
             self.single = True
             self.count[key] = self.count.get(key, 0) + 1
@@ -147,7 +147,7 @@ class _Table:
                 self.count[key] = self.cells.whole(row, "tokens_per_expert", count, largest=2**63 - 1)
             if found["weight_sum"] is not None:
                 raise self.cells.refuse(
-                    row, "weight_sum", "beside tokens_per_expert it is not read: a row for each expert is"
+                    row, "weight_sum", "it can't be given with tokens_per_expert: write one row per expert"
                 )
             self._more(row, (sequence, layer, 0), found)
 
@@ -177,8 +177,8 @@ class _Table:
     def array(self) -> CountArray:
         if len(self.widths) > 1:
             raise ImportRefused(
-                f"{self.cells.name}: tokens_per_expert has lists of {sorted(self.widths)[:5]} experts: lists of one "
-                "length are read; import layers with other numbers of experts on their own"
+                f"{self.cells.name}: tokens_per_expert has lists of {sorted(self.widths)[:5]} experts; all must have "
+                "one length: import layers with other numbers of experts separately"
             )
         sequences = {name: at for at, name in enumerate(self.prompts)}
         layers = sorted({layer for _, layer, _ in self.count})

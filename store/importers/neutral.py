@@ -168,7 +168,9 @@ class _Reader:
         known = self._has_weights.setdefault(router, (weights is not None, row))
         if known[0] != (weights is not None):
             raise self.cells.refuse(
-                row, "weight", f"row {known[1]} of the same layer says otherwise: all or none"
+                row,
+                "weight",
+                f"row {known[1]} of the same layer says otherwise: all or none of a layer",
             )
         self.weighted |= weights is not None
         slot = values.get("slot")

@@ -124,7 +124,7 @@ def _response(where: str, name: str, row: dict[str, Any], num_layers: int, top_k
     data = from_base64(meta.get("routed_experts"), where, "meta_info.routed_experts")
     width = 4 * num_layers * top_k
     if width <= 0 or len(data) % width:
-        message = f"{len(data)} bytes are no multiple of {num_layers} layers × {top_k} experts"
+        message = f"{len(data)} bytes are not a multiple of {num_layers} layers × {top_k} experts"
         raise refuse(where, "meta_info.routed_experts", message)
     ids = expert_array(
         np.frombuffer(data, "<i4").reshape(-1, num_layers, top_k), where, "meta_info.routed_experts"

@@ -162,7 +162,7 @@ def _pass_ids(record: dict[str, Any], where: str, logical_LE: np.ndarray | None,
         if len(nobody):
             layer, token, slot = nobody[0].tolist()
             place = int(ids_LNK[layer, token, slot])
-            said = f"layer {layer}: token {token} went to place {place}, which stands for no expert there"
+            said = f"layer {layer}: token {token} went to place {place}, which holds no expert there"
             raise refuse(where, "last_physical_to_logical_map", said)
         ids_LNK = np.where(ids_LNK < 0, -1, logical)
     return ids_LNK.transpose(1, 0, 2)

@@ -82,7 +82,7 @@ def batch_of(
             columns[name] = np.asarray(column)
             continue
         if column.null_count:
-            raise UnknownColumn(f"some events have no {name}: the router or the import did not give any")
+            raise UnknownColumn(f"some events have no {name}: the router or the imported file has none")
         values = _list_arrays(column)[1]
         columns[name] = values.reshape(rows, num_experts) if name == "logits" else values
         if name != "logits" and shape is not None:

@@ -63,7 +63,7 @@ class TokenKind(OptionGroup):
         return rollups.mask(self.special, self.phase, self.completion)
 
     def check(self) -> None:
-        """Raises UnknownColumn for a phase that there is none of."""
+        """Raises UnknownColumn for an unknown phase."""
         if self.phase is not None and self.phase not in KNOWN_PHASES:
             raise UnknownColumn(f"phase is {self.phase!r}; it is one of {', '.join(KNOWN_PHASES)}")
 

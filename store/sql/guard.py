@@ -84,7 +84,7 @@ def _check_tree(tree: Any, catalog: set[str]) -> set[str]:
         if node.get("type") == "BASE_TABLE":
             used.add(_check_table(node, own))
         elif node.get("type") == "SHOW_REF" and node.get("table_name"):
-            raise QueryRefused("SHOW is not allowed here; DESCRIBE events is")
+            raise QueryRefused("SHOW is not allowed here; use DESCRIBE events")
         elif node.get("type") == "TABLE_FUNCTION":
             name = str(node["function"].get("function_name", "")).lower()
             if name not in TABLE_FUNCTIONS:

@@ -49,7 +49,7 @@ _HAS: Mapping[Need, tuple[Callable[[TraceRows], bool], str]] = {
         "How many tokens the counts are of is unknown: {view} can't be computed. Import them with top_k, or with a "
         "column tokens.",
     ),
-    "token_ids": (_token_ids, "The tokens have no ids, by which {view} tells them apart."),
+    "token_ids": (_token_ids, "The tokens have no ids, and {view} tells tokens apart by id."),
     "languages": (_languages, "No prompt has a language, and {view} has a row for each language."),
 }
 _DECIDES: tuple[Need, ...] = ("events", "token_numbers")
@@ -73,7 +73,7 @@ def why_empty(trace: TraceRows, view: str, needs: Sequence[Need], notes: Sequenc
             return _HAS[need][1].format(view=view)
     if any(note.startswith(("No ", "Only ", "Left out", "There is no", "0 ")) for note in notes):
         return None
-    return f"No row: nothing in the trace, or in what was selected of it, is what {view} shows."
+    return f"No rows: the trace, or the selected part of it, has nothing that {view} shows."
 
 
 def limits(trace: TraceRows, view: str) -> list[str]:
@@ -90,7 +90,7 @@ def limits(trace: TraceRows, view: str) -> list[str]:
 
 
 FEW_UNITS = (
-    f"Where fewer than {FEWEST_UNITS} units carry a value it stands without an interval: one from 3 units would hold "
+    f"A value from fewer than {FEWEST_UNITS} units has no interval: an interval from 3 units would hold "
     "the true value in 69 to 75 % of cases instead of 95 %."
 )
 _UNITS = ("units", "sequences", "prompts")

@@ -62,7 +62,7 @@ class EventCheck:
         if (np.diff(offsets) < 0).any():
             raise BadPart(f"{where}: offsets fall")
         if len(experts_S) and int(experts_S.max()) >= spec.num_experts:
-            raise BadPart(f"{where}: expert {int(experts_S.max())} of {spec.num_experts}")
+            raise BadPart(f"{where}: expert {int(experts_S.max())}, but the router has {spec.num_experts}")
         if len(experts_S) and int(experts_S.min()) < 0:
             kept = experts_S >= 0
             offsets = np.r_[0, np.cumsum(kept)][offsets]

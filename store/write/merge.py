@@ -140,7 +140,7 @@ def _check_alike(shards: Sequence[_Shard]) -> str:
             shard.manifest, first.manifest, other=first.url, but=frozenset({"shard"})
         )
         if difference is not None:
-            raise MergeRefused(f"{shard.url} is no shard of one trace with {first.url}: {difference}")
+            raise MergeRefused(f"{shard.url} is not a shard of the same trace as {first.url}: {difference}")
     return identity
 
 

@@ -23,7 +23,7 @@ NOT_PRUNED = {
     "ernie4_5_vl_moe": SEVERAL,
     "jetmoe": SEVERAL,
     "longcat_flash": "does not say the number of experts",
-    "openai_privacy_filter": "gives no logits",
+    "openai_privacy_filter": "returns no logits",
     "vitpose": "no logits to edit",
     "vitpose_backbone": "no logits to edit",
     "zaya": "does not say the number of experts",

@@ -199,4 +199,4 @@ def _labels(prompt: Prompt) -> dict[str, Any]:
 
 
 def _no_routing(server: Server, kind: Kind) -> AttachError:
-    return AttachError(f"{server.url}: its answers hold no routing: start the server with {SWITCH[kind]}")
+    return AttachError(f"{server.url}: its answers contain no routing: start the server with {SWITCH[kind]}")

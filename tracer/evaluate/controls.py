@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...store.amount import amount
 from ...store.schema import RouterSpec
 from ..steering.check import problems_with
 from ..steering.kind import RuleJson
@@ -75,7 +76,7 @@ def make_controls(
     without = sorted({rule["rule"] for rule, other in zip(rules, turned, strict=True) if other is None})
     used = {spec.layer: spec.top_k or spec.num_experts for spec in routers if spec.stream == "decoder"}
     opposites, note = _at_most_k_on([rule for rule in turned if rule is not None], used)
-    add("opposite", "opposite", f"there is none of {', '.join(without)}" if without else opposites)
+    add("opposite", "opposite", f"{', '.join(without)} has no opposite" if without else opposites)
     if note and not without:
         notes.append(note)
     return controls, notes
@@ -119,7 +120,7 @@ def _at_most_k_on(rules: Sequence[RuleJson], used: dict[int, int]) -> tuple[list
         room[layer] -= len(first)
         left_out += len(rule["experts"]) - len(first)
         kept += [{**rule, "experts": first}] if first else []
-    note = f"control 'opposite': {left_out} experts are left out, more cannot be on at once"
+    note = f"control 'opposite': without {amount(left_out, 'expert')}, because a token can't use more at once"
     return kept, note if left_out else ""
 
 
@@ -173,9 +174,9 @@ def _rotated(rules: Sequence[RuleJson], experts_of: dict[int, int]) -> tuple[lis
         if shared < overlap and not _same_rules(moved, rules):
             best, overlap, chosen = moved, shared, step
     if not best:
-        return [], "the profile does the same in every layer"
+        return [], "the profile is the same in every layer"
     note = f"control 'other layers': most layers are steered, so the layers change places, {chosen} on"
-    return best, note + (f"; {overlap} experts are steered in both" if overlap else "")
+    return best, note + (f"; both steer {amount(overlap, 'expert')} in common" if overlap else "")
 
 
 def _cells(rules: Sequence[RuleJson]) -> set[tuple[int, int]]:

@@ -121,7 +121,7 @@ class Routing:
         spec = self._spec(layer, stream)
         calls = self._calls.get(RouterKey(stream, layer))
         if calls is None:
-            raise CaptureError(f"nothing was routed at {spec.router}: no forward pass ran through it")
+            raise CaptureError(f"no routing was recorded at {spec.router}: no forward pass ran through it")
         values = [value for call in calls if (value := call[column]) is not None]
         return torch.cat(_same_width(values, -1 if column == 0 else 0)) if len(values) == len(calls) else None
 

@@ -71,7 +71,7 @@ def _events(routing: Routing, spec: RouterSpec, sample_S: np.ndarray) -> RouterE
     weights = routing.weights(spec.layer, spec.stream)
     if len(ids_TK) % samples:
         raise TracerError(
-            f"{spec.router} decided on {len(ids_TK)} rows, which {samples} samples cannot share evenly"
+            f"{spec.router} decided on {len(ids_TK)} rows, which {samples} samples can't share evenly"
         )
     each = len(ids_TK) // samples
     values = None if weights is None else weights.float().cpu().numpy()
@@ -111,7 +111,7 @@ def _names(
     given: list[Any] = list(rows or map(str, range(length)))
     each = [list(map(str, names)) for names in given] if not isinstance(given[0], str) else [given] * samples
     if len(each) != samples:
-        raise TracerError(f"names of rows were given for {len(each)} samples; there are {samples}")
+        raise TracerError(f"row names were given for {len(each)} samples; there are {samples}")
     wrong = next((names for names in each if len(names) != length), None)
     if wrong is not None:
         raise TracerError(f"{len(wrong)} names were given for the {length} rows of a sample")

@@ -38,7 +38,7 @@ class Status:
     state: str = "starting"
     """starting, loading, splitting (a dense model into groups), building (an example), measuring (the noise floor),
     running, asking (whether to go on, with what it will cost), complete, failed, cancelled, declined (nothing was
-    kept), or died (the process ended without a word)."""
+    kept), or died (the process exited without an error message)."""
     layers: int = 0
     """Feed-forward layers that are split; `total_layers` in all."""
     total_layers: int = 0
@@ -227,7 +227,7 @@ def start_example(name: str, out: str | os.PathLike[str]) -> Job:
 def _new_job(out: Path) -> Job:
     """The job of a trace that is to be written, with its folder. Raises FileExistsError where it can't be."""
     if out.is_symlink():
-        raise FileExistsError(f"{out} is a link: a trace of a library is never written to where one leads")
+        raise FileExistsError(f"{out} is a symbolic link, and a library never writes a trace through a link")
     job = Job(out.with_name(out.name + SUFFIX))
     if job.folder.exists() and not job.status().ended:
         raise FileExistsError(f"{out.name} is already being traced")

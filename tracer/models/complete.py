@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...store.amount import amount
 from .load_errors import ModelError
 
 QUANTISED = re.compile(r"\.(qweight|qzeros|g_idx|scales|weight_scale\w*|scale_inv|input_scale|SCB|absmax|quant_map"
@@ -66,7 +67,7 @@ def refuse_adapter(path: Path) -> None:
 
 
 def _amount(names: list[str]) -> str:
-    return f"{len(names)} weight{'' if len(names) == 1 else 's'}"
+    return amount(len(names), "weight")
 
 
 def _shown(names: list[str], shapes: Mapping[str, Any] = MappingProxyType({})) -> str:

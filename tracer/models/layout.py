@@ -15,6 +15,7 @@ from packaging.version import Version
 from torch import distributed as dist
 from torch import nn
 
+from ...store.amount import amount
 from ..errors import TracerError
 
 SPLIT_SINCE = Version("5.16")
@@ -56,7 +57,7 @@ class Layout:
             how = [f"tensor parallelism over {self.tensor}"] if self.tensor > 1 else []
             how += [f"expert parallelism over {self.expert}"] if self.expert > 1 else []
             how = how or ["the model is split between them"]
-            return f"{self.ranks} processes ({self.backend}): {', '.join(how)}; rank 0 writes"
+            return f"{amount(self.ranks, 'process', 'processes')} ({self.backend}): {', '.join(how)}; rank 0 writes"
         if len(self.devices) > 1:
             return f"one process, layers spread over {', '.join(self.devices)}"
         return "one process"
@@ -130,7 +131,7 @@ def _check_split() -> None:
 def _check_expert_parallel() -> None:
     _check_release(
         EXPERT_PARALLEL_SINCE,
-        "can't be traced under expert parallelism: it fails, or calls experts by numbers of one process",
+        "can't be traced under expert parallelism: it fails, or numbers experts within one process",
     )
 
 

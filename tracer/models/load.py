@@ -162,7 +162,7 @@ def _over_ranks(device: str, gguf_file: str | None, ranks: int, experts_whole: b
     from .layout import split_over
 
     if device != "auto":
-        raise ModelError(f"--device {device}: over {ranks} processes each takes the device of its number")
+        raise ModelError(f"--device {device}: each of {ranks} processes uses its rank's device; leave it out")
     if gguf_file:
         raise ModelError(f"{gguf_file}: a GGUF file can't be laid over {ranks} processes")
     return split_over(ranks, experts_whole=experts_whole)
@@ -191,7 +191,7 @@ def _load_weights(
         from .by_layer import disk_map
 
         if "gguf_file" in options:
-            raise ModelError(f"--device disk: {options['gguf_file']} is no safetensors file")
+            raise ModelError(f"--device disk: {options['gguf_file']} is not a safetensors file")
         where = {"device_map": disk_map(auto_class, config), "offload_folder": offloaded.name}
     if target not in (None, "cpu") and importlib.util.find_spec("accelerate") is not None:
         where = {"device_map": {"": target}}  # straight to the device, without a copy in host memory

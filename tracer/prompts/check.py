@@ -87,7 +87,7 @@ class _Row:
         except UnicodeEncodeError as error:
             raise self.fail(column, f"character {error.start + 1} is half of a surrogate pair") from None
         if "\0" in text:
-            raise self.fail(column, f"character {text.index(chr(0)) + 1} is a NUL, which no text has")
+            raise self.fail(column, f"character {text.index(chr(0)) + 1} is a NUL, which text can't contain")
         return text
 
     def text(self, messages: tuple[tuple[str, str], ...] | None) -> str:
@@ -168,7 +168,7 @@ class _Row:
         if value is None:
             return None
         if choices is None:
-            raise self.fail(column, "there is an answer but there are no choices")
+            raise self.fail(column, "it has an answer but no choices")
         if value in self.labels:
             return self.labels.index(value)
         if value.lstrip("+-").isdecimal() and value.isascii():

@@ -88,7 +88,7 @@ def _lm_eval(cells: Cells) -> Cells:
     calls = _calls(cells["arguments"])
     texts = {call[0] for call in calls}
     if len(texts) != 1:
-        raise ValueError("its choices have different contexts: which text to trace is not clear")
+        raise ValueError("its choices have different contexts, so the text to trace is ambiguous")
     found: dict[str, Any] = {"text": calls[0][0]}
     options = [call[1] for call in calls if len(call) > 1 and isinstance(call[1], str)]
     target = cells.get("target")

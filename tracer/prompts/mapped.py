@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...store.amount import amount
 from .check import ALIASES, LABELS
 from .prompt_set import PromptSet
 from .read import read_rows
@@ -71,7 +72,6 @@ def counted(prompts: PromptSet) -> dict[str, str]:
         alone = sum(number == 1 for number in texts.values())
         most = max(texts.values())
         found["parallel_id"] = (
-            f"{len(texts):,} parallel {'text' if len(texts) == 1 else 'texts'} of up to {most:,} "
-            f"{'prompt' if most == 1 else 'prompts'}, {alone:,} without a partner"
+            f"{amount(len(texts), 'parallel text')} of up to {amount(most, 'prompt')}, {alone:,} without a partner"
         )
     return found

@@ -96,7 +96,7 @@ def merged_checkpoint(
         raise PruneError(f"{target} is there already")
     with merged_experts(model, clusters, frequency):
         expected = _logits(model, probe, None)
-        return _written(model, tokenizer, target, probe, expected, card, "what the merged model does")
+        return _written(model, tokenizer, target, probe, expected, card, "the merged model")
 
 
 def _written(
@@ -111,8 +111,8 @@ def _written(
         difference = _difference(_reloaded(model, beside, probe), expected)
         if not difference <= TOLERANCE.get(model.dtype, 5e-2):
             raise PruneError(
-                f"the new checkpoint does not do {wanted} (logits differ by {difference:.1%}), so it was not written: "
-                f"{type(model).__name__} can't be made smaller here"
+                f"the new checkpoint does not match {wanted} (logits differ by {difference:.1%}), so it was not "
+                f"written: {type(model).__name__} can't be made smaller here"
             )
         beside.rename(target)
     except BaseException:
@@ -125,7 +125,7 @@ def _reloaded(model: Any, folder: Path, probe: Sequence[int]) -> Tensor:
     try:
         loaded, told = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise PruneError(f"transformers do not load the new checkpoint: {error}") from error
+        raise PruneError(f"transformers can't load the new checkpoint: {error}") from error
     if told.get("missing_keys") or told.get("mismatched_keys"):
         raise PruneError(f"the new checkpoint lacks weights: {sorted(told['missing_keys'])[:3]}")
     return _logits(loaded.to(input_device(model)), probe, None)
@@ -137,7 +137,7 @@ def _logits(model: Any, probe: Sequence[int], steering: Steering | None) -> Tens
     with evaluating(model), nullcontext() if steering is None else steering.applied(model):
         logits = getattr(model(input_ids=ids), "logits", None)
     if logits is None:
-        raise PruneError(f"{type(model).__name__} gives no logits, by which a checkpoint is compared")
+        raise PruneError(f"{type(model).__name__} returns no logits to compare the new checkpoint by")
     return logits.float().cpu()
 
 

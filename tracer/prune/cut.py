@@ -35,12 +35,13 @@ def check(model: Any, sites: Sequence[Site], kept: Mapping[int, Sequence[int]]) 
         raise PruneError("the model has several routers a layer: a checkpoint can't be pruned for both")
     if len(sizes) != 1 or len(numbers) != 1:
         raise PruneError(
-            f"every layer must keep as many experts of as many: {sorted(numbers)} of {sorted(sizes)}"
+            f"all layers must have, and keep, the same number of experts: they keep {sorted(numbers)} "
+            f"of {sorted(sizes)}"
         )
     (experts,), (left,) = sizes, numbers
     top_k = max((site.spec.top_k or 1) for site in sites)
     if left < top_k:
-        raise PruneError(f"a token uses {top_k} experts: at least as many must stay, not {left}")
+        raise PruneError(f"a token uses {top_k} experts: keep at least as many, not {left}")
     if fixed := next((site for site in sites if not site.spec.steerable), None):
         raise PruneError(
             f"the router of layer {fixed.spec.layer} can't do without experts. {fixed.spec.note}"
@@ -48,15 +49,15 @@ def check(model: Any, sites: Sequence[Site], kept: Mapping[int, Sequence[int]]) 
     config = model.config.get_text_config()
     if not counted_in(model.config, experts):
         raise PruneError(
-            f"{type(config).__name__} does not say the number of experts ({experts}) by a name that is known here"
+            f"{type(config).__name__} names the number of experts ({experts}) in a field that moescope does not know"
         )
     groups = getattr(config, "n_group", None) or 1
     for site in sites:
         in_group = [sum(e * groups // experts == g for e in kept[site.spec.layer]) for g in range(groups)]
         if len(set(in_group)) > 1:
             raise PruneError(
-                f"layer {site.spec.layer}: its router chooses among {groups} groups of experts, so each must keep as "
-                f"many; these would keep {in_group}"
+                f"layer {site.spec.layer}: its router chooses among {groups} groups of experts, so each group must "
+                f"keep the same number; these would keep {in_group}"
             )
     return left
 

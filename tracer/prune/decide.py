@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...store.amount import amount
 from ...store.read.selection import Where
 from ...store.read.token_filter import TokenFilter
 from ...store.trace import Trace
@@ -125,7 +126,7 @@ class Pruning:
         """The README.md of the checkpoint: what was cut, by which prompts, what it costs."""
         left = len(next(iter(self.kept.values())))
         lines = [
-            f"# {Path(model).name}, {left} experts a layer",
+            f"# {Path(model).name}, {amount(left, 'expert')} a layer",
             "",
             f"Made from `{model}` by moescope: {self.keep:.0%} of the experts of each layer stay, those with the "
             f"largest {self.score} on the trace `{Path(trace).name}`. {' '.join(self.notes)}",

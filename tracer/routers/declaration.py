@@ -58,6 +58,4 @@ def _value(text: str, name: str, value: str) -> Any:
         return int(value) if value.removeprefix("-").isdecimal() else value
     if name in _WHOLE and value.isdecimal() and len(value) < 10 and (int(value) or name == "layer"):
         return int(value)
-    raise UnknownRouterError(
-        f"router {text!r}: {name or 'a field'}={value} cannot be understood; write {SYNTAX}"
-    )
+    raise UnknownRouterError(f"router {text!r}: {name or 'a field'}={value} is not valid; write {SYNTAX}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...store.amount import amount
 from ...store.schema import RouterSpec
 from ..errors import CaptureError, TracerError
 from ..generate.batch import Sampling, generate_batch, pad_token_id, trimmed
@@ -102,7 +103,8 @@ class BatchRunner:
                 raise
             if not self._halves:
                 raise OutOfMemory(
-                    f"out of memory with {tokens:,} tokens in a batch: lower --batch-tokens; finished prompts are kept"
+                    f"out of memory with {amount(tokens, 'token')} in a batch: lower --batch-tokens; finished "
+                    "prompts are kept"
                 ) from None
             self._too_many = min(self._too_many, tokens)
             if len(prompts) == 1:

@@ -162,7 +162,7 @@ class Capture:
         if len(ids_TK) != (tokens := self._batch.input_ids_BS.numel()):
             raise CaptureError(
                 f"{spec.router} decided about {len(ids_TK)} rows in a batch of {tokens} tokens; "
-                "which row is which token is not known"
+                "so rows can't be assigned to tokens"
             )
         keep_T, segments = self._rows_on(ids_TK.device)
         scores = None

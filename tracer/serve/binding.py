@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 def bind(host: str, port: int, *, explicit_token: bool) -> socket.socket:
     """A bound socket. Raises `ServeError`: open to others without a token of one's own, or not bindable."""
     if not is_loopback(host) and not explicit_token:
-        raise ServeError(f"--host {host} lets other machines in: give a token of your own with --token-file")
+        raise ServeError(f"--host {host} lets other machines connect: give your own token with --token-file")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family)

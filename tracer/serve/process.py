@@ -64,7 +64,7 @@ class ServerProcess:
         if code is None:
             return ""
         if code == -signal.SIGKILL:
-            return "it was killed, as systems do where memory is short"
+            return "it was killed, probably for lack of memory"
         if code < 0:
             return f"it was ended by signal {-code} ({signal.Signals(-code).name})"
         return f"it ended with code {code}"

@@ -72,7 +72,7 @@ def token_for_address(path: Path, address: str) -> str:
         noted = _beside(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         raise TokenError(
-            f"{path} is no token file that moescope serve wrote; give the token itself instead"
+            f"{path} is not a token file written by moescope serve; give the token itself instead"
         ) from None
     if _place(noted) != _place(address):
         raise TokenError(f"the token in {path} is for {noted}, not for {address}")
@@ -91,7 +91,7 @@ def read_token(path: Path) -> tuple[str, list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise TokenError(f"cannot read the token file {path}: {error}") from None
     if not token or any(c.isspace() for c in token):
-        raise TokenError(f"the token file {path} must hold one word")
+        raise TokenError(f"the token file {path} must contain one word")
     warnings = []
     if len(token) < SAFE_LENGTH:
         warnings.append(f"the token in {path} has fewer than {SAFE_LENGTH} characters: easy to guess")

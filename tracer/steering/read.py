@@ -55,7 +55,7 @@ def _read(value: Any) -> list[Rule]:
     data = {OTHER_NAMES.get(str(name), str(name)): item for name, item in value.items()}
     if len(data) < len(value):
         raise SteeringError(
-            f"a field is given twice, perhaps by another name: {', '.join(map(str, value))[:100]}"
+            f"a field is given twice (perhaps under its other name): {', '.join(map(str, value))[:100]}"
         )
     name = data.get("rule")
     if not isinstance(name, str) or name not in KINDS:

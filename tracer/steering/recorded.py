@@ -105,7 +105,7 @@ class TraceRecorded(Recorded):
         starts = np.flatnonzero(np.diff(self._rows.prompt_N, prepend=-1))
         if (self._rows.token_N == UNKNOWN).any():
             raise SteeringError(
-                f"{self.told} lacks token ids, so it cannot be checked what would be replayed"
+                f"{self.told} lacks token ids, so the texts can't be compared before a replay"
             )
         texts = zip(starts.tolist(), [*starts[1:].tolist(), len(self._rows.token_N)], strict=True)
         # Sorted, so that the text that begins with some tokens is found by bisection.

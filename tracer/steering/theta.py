@@ -74,14 +74,14 @@ def _of_file(path: str, changed: int) -> Thetas:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise SteeringError(f"theta: {path} is no safetensors file: {error}") from None
+        raise SteeringError(f"theta: {path} is not a safetensors file: {error}") from None
     stacked: dict[int, Tensor] = {}
     alone: dict[int, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         layer, expert = LAYER.search(name), EXPERT.search(name)
         if layer is None or tensor.dim() != (2 if expert is None else 1) or not tensor.isfinite().all():
             raise SteeringError(
-                f"theta: {path}: {name} {tuple(tensor.shape)} is not understood; wanted are finite tensors (E, d) "
+                f"theta: {path}: {name} {tuple(tensor.shape)} is not valid; expected finite tensors (E, d) "
                 "named layers.L, or (d,) named layers.L.experts.E"
             )
         if expert is None:

@@ -40,7 +40,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"the chat template refuses it: {reason[0]}") from error
+        raise ValueError(f"the chat template rejects it: {reason[0]}") from error
 
 
 def _split(marked: str, marks: list[str]) -> tuple[list[str], list[int]]:

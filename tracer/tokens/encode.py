@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...store.amount import amount
 from ..errors import TracerError
 from ..prompts.prompt import Prompt
 from .chat import render
@@ -91,7 +92,8 @@ class Encoder:
                 raise EncodingError(f"prompt {prompt.id!r} gives no token")
             if self._max_length is not None and len(sequence) > self._max_length:
                 raise EncodingError(
-                    f"prompt {prompt.id!r} has {len(sequence)} tokens, the model takes {self._max_length}"
+                    f"prompt {prompt.id!r} has {amount(len(sequence), 'token')}, the model takes at most "
+                    f"{self._max_length}"
                 )
         return encoded
 

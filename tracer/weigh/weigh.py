@@ -127,5 +127,5 @@ def _prompts(trace: Trace, tokens: int, seed: int) -> list[list[int]]:
         if total >= tokens:
             break
     if not found:
-        raise TracerError(f"{trace.url} holds no tokens that could run again")
+        raise TracerError(f"{trace.url} holds no tokens with ids, so nothing can run again")
     return found

@@ -114,9 +114,7 @@ def run(form: str, path: Path, out: Path, options: Mapping[str, str]) -> Finishe
     if done.returncode == 0:
         return Finished(name=out.name, made=json.loads(done.stdout.strip().splitlines()[-1]))
     said = [line for line in done.stderr.strip().splitlines() if line.strip()]
-    killed = (
-        "it was killed, as systems do where memory is short" if done.returncode < 0 else "no reason was given"
-    )
+    killed = "it was killed, probably for lack of memory" if done.returncode < 0 else "no reason was given"
     # The command ends with one line that says what is wrong; the name of a scratch folder says nothing.
     problem = (
         said[-1].removeprefix("Error: ").removeprefix("moescope: ").replace(f"{path.parent}/", "")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....kernels.importance import balanced_subset, calibration_sigma
+from ...amount import amount
 from ...errors import DecisionRefused
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
@@ -54,7 +55,7 @@ def picked_prompts(
     used = usage_by_prompt(trace, layers, stream, tokens)
     there = int((used.tokens_P > 0).sum())
     if prompts > there or there == 0:
-        raise DecisionRefused(f"{prompts} prompts were asked for, but only {there} have tokens here")
+        raise DecisionRefused(f"{amount(prompts, 'prompt')} asked for, but only {there} with tokens here")
     found = balanced_subset(used.counts_PLE, used.tokens_P, prompts)
     return found.picked, found.sigma
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...amount import amount
 from ...errors import DecisionRefused
 from ...read.selection import Where
 from ...read.token_filter import TokenFilter
@@ -45,9 +46,9 @@ def halves(trace: TraceRows, tokens: TokenFilter, fit: Where | None, seed: int) 
     report_P = chosen_P & ~fit_P
     if not (fit_P.any() and report_P.any()):
         raise DecisionRefused(
-            f"{fit_P.sum()} prompts to fit on and {report_P.sum()} to report on: both parts need at least one"
+            f"{amount(fit_P.sum(), 'prompt')} to fit on and {report_P.sum()} to report on: both parts need at least one"
         )
-    note = f"Fitted on {fit_P.sum():,} prompts ({said}), reported on the other {report_P.sum():,}."
+    note = f"Fitted on {amount(fit_P.sum(), 'prompt')} ({said}), reported on the other {report_P.sum():,}."
     return Halves(fit_P, report_P, note)
 
 

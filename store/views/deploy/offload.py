@@ -32,7 +32,7 @@ from .placement import expert_size
 
 POLICIES = ("lru", "lfu", "belady")
 PREDICTORS = ("same_as_previous_token", "layer_frequency", "transition")
-LIMIT = "A trace gives hits and bytes, never seconds."
+LIMIT = "A trace gives hits and bytes, not times."
 
 _SCHEMA = pa.schema(
     [

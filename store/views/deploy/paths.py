@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...amount import amount
 from ...read.batches import EventBatch
 from ...read.passes import map_router
 from ...read.sequences import PHASE, starts_of
@@ -80,7 +81,7 @@ def _some(
     fits = np.cumsum(rows.tokens[order]) <= MOST_TOKENS
     fits[0] = True
     chosen_P[rows.prompt_index[order[fits]]] = True
-    return chosen_P, f"What goes from layer to layer is of {fits.sum():,} prompts, drawn at random."
+    return chosen_P, f"Layer-to-layer traffic is measured on {amount(fits.sum(), 'randomly drawn prompt')}."
 
 
 def _of_layer(

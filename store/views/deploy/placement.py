@@ -22,7 +22,7 @@ from .placements import METHODS, Cluster, Loads, Placement, loads, placements
 
 EVENED = 0.15
 """Seconds of the program that evens loads after a change of devices, for each layer."""
-LIMIT = "A trace gives loads and what goes between devices, never seconds."
+LIMIT = "A trace gives loads and traffic between devices, not times."
 
 _SCHEMA = pa.schema(
     [
@@ -86,12 +86,13 @@ def notes_of_placement(given: Loads, cluster: Cluster, note: str, tokens: TokenF
     """What must be known beside a comparison of placements."""
     notes = [note, LIMIT, tokens.note()]
     if given.paths is None:
-        notes.append("Counts only, or one layer: what goes from layer to layer is unknown.")
+        notes.append("Counts only, or one layer: layer-to-layer traffic is unknown.")
     elif given.paths.note:
         notes.append(given.paths.note)
     if cluster.replicas:
         notes.append(
-            f"Only EPLB uses the {cluster.replicas} further places, which take memory that the others spare."
+            f"Only EPLB uses the extra slots ({cluster.replicas}); they take memory that "
+            "the other placements don't need."
         )
     if cluster.nodes == 1:
         notes.append("With one node the two policies of EPLB are the same.")
@@ -329,8 +330,11 @@ def resize(
         ("experts", pa.int32()),
     ]
     kinds += [(name, pa.float64()) for name in ("moved_bytes", "balancedness_before", "balancedness")]
-    limit = f"The moves are the least possible; loads are evened for {EVENED} s a layer, so they can differ a little."
-    notes = [note, limit, LIMIT + " How long an engine takes to resize is not in it.", tokens.note()]
+    limit = (
+        f"The number of moves is the smallest possible; loads are evened for at most {EVENED} s a layer, so they can "
+        "differ a little."
+    )
+    notes = [note, limit, LIMIT + " The time that an engine takes to resize is not included.", tokens.note()]
     return with_notes(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), notes)
 
 

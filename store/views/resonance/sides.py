@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...amount import amount
 from ...errors import StoreError
 from ...option_group import OptionGroup
 from ...read.selection import Where
@@ -72,7 +73,7 @@ class Grouping(OptionGroup):
         both = np.flatnonzero(target_P & rest_P)
         if len(both):
             name = trace.prompts()["prompt_id"][int(both[0])].as_py()
-            raise StoreError(f"{len(both)} prompts are in both groups, for instance {name!r}")
+            raise StoreError(f"the two groups share {amount(len(both), 'prompt')}, for instance {name!r}")
         words = _words(target, by), "the rest" if others else _words(rest, by)
         for word, mask in zip(words, (target_P, rest_P), strict=True):
             if not mask.any():

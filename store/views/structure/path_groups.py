@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....kernels.structure import path_counts
+from ...amount import amount
 from ...notes import with_notes
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
@@ -69,8 +70,8 @@ def path_groups(
         )
     shown = sum(record["count"] for record in records)
     note = (
-        f"{len(records):,} of {len(found.counts):,} paths over layers {listed(chosen)}; {shown:,} of {total:,} tokens "
-        "take them."
+        f"{len(records):,} of {amount(len(found.counts), 'path')} over layers {listed(chosen)}; {shown:,} of {total:,} "
+        "tokens take them."
     )
     return with_notes(pa.Table.from_pylist(records, schema=_SCHEMA), [note, tokens.note()])
 

@@ -12,6 +12,7 @@ from ....kernels.counting import transitions
 from ....kernels.counting.locality import repeated_pairs
 from ....kernels.statistics.bootstrap import interval_of_enough
 from ....kernels.structure import path_counts, strongest_flows
+from ...amount import amount
 from ...errors import StoreError
 from ...notes import with_notes
 from ...read.batches import EventBatch
@@ -88,7 +89,7 @@ def paths(
                 "prompts": len(np.unique(prompt_N[taken])),
             }
         )
-    note = f"{len(found.counts):,} different paths of {total:,} tokens over layers {listed(chosen)}."
+    note = f"{amount(len(found.counts), 'different path')} of {amount(total, 'token')} over layers {listed(chosen)}."
     return with_notes(pa.Table.from_pylist(records, schema=_PATHS), [note, tokens.note()])
 
 

@@ -32,7 +32,7 @@ def test_from_the_first_other_token_on_nothing_pairs(tmp_path, plain):
     found = paired(pairs)
     assert [position for prompt, position, _ in found if prompt == "p000002"] == [0, 1, 2, 3]
     assert not [1 for prompt, _, _ in found if prompt == "p000007"]
-    lost = pairs.unpaired["tokens from the first other token id on"]
+    lost = pairs.unpaired["tokens from the first different token id on"]
     assert lost == plain.num_tokens - len(pairs)
     table = {row["prompt_id"]: row for row in view(pairs, "agreement-prompts").to_pylist()}
     assert (table["p000002"]["parts_at"], table["p000002"]["parts_in"]) == (4, "prefill")

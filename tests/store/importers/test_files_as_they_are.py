@@ -201,7 +201,7 @@ def test_answers_of_vllms_server(tmp_path: Path) -> None:
     assert chosen(trace, 0, "cmpl-1") == [(p, [p, p + 1]) for p in range(6)]
     assert chosen(trace, 0, "c2-1") == [(p, [p, p + 1]) for p in range(2, 6)]
     raw = request([], routed_experts="AAAA")
-    assert "base64, but no .npy" in refused("vllm", lines(tmp_path / "b.jsonl", raw))
+    assert "base64, but not a .npy" in refused("vllm", lines(tmp_path / "b.jsonl", raw))
 
 
 def test_chat_answers_of_sglangs_server(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_counts_only_traces_are_placed_by_load(make_trace: Callable[..., Trace],
     assert whole["milp"]["remote_share"] is None
     notes = " ".join(notes_of(made.table))
     assert "one sequence" in notes
-    assert "what goes from layer to layer is unknown" in notes
+    assert "layer-to-layer traffic is unknown" in notes
 
 
 def test_the_tree_of_like_experts_by_hand(tmp_path: Path) -> None:

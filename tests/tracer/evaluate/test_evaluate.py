@@ -249,13 +249,13 @@ def test_what_a_profile_cannot_be_compared_with_is_said():
     _, notes = make_controls(Steering([{"rule": "top_k", "layers": "all", "amount": 1}]), specs())
     assert len(notes) == 3
     assert "does not choose among the experts" in notes[0]
-    assert "does the same in every layer" in notes[1]
-    assert "there is none of top_k" in notes[2]
+    assert "is the same in every layer" in notes[1]
+    assert "top_k has no opposite" in notes[2]
 
 
 def test_no_more_experts_are_on_in_the_opposite_than_a_token_uses():
     controls, notes = make_controls(Steering([{"rule": "off", "layers": [0], "experts": [0, 1, 2]}]), specs())
-    assert notes == ["control 'opposite': 1 experts are left out, more cannot be on at once"]
+    assert notes == ["control 'opposite': without 1 expert, because a token can't use more at once"]
     (other,) = [control.steering.rules for control in controls if control.kind == "opposite"]
     assert [(rule.rule, rule.experts) for rule in other] == [("on", (0, 1))]
 

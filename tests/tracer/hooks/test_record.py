@@ -107,7 +107,7 @@ def test_only_the_wanted_routers_are_recorded():
 def test_a_layer_that_nothing_ran_through_is_not_an_empty_answer():
     with record_routing(tiny_olmoe()) as routing:
         pass
-    with pytest.raises(CaptureError, match=r"nothing was routed at model\.layers\.0\.mlp\.gate"):
+    with pytest.raises(CaptureError, match=r"no routing was recorded at model\.layers\.0\.mlp\.gate"):
         routing.ids(0)
 
 

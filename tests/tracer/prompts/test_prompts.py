@@ -144,7 +144,7 @@ CSV = [
     ("text,choices,answer\nhi,a|b,2\n", r"row 1 \(line 2\), column 'answer': 2 is not an index of 2 choices"),
     ("text,choices,answer\nhi,a|b,-1\n", r"column 'answer': -1 is not an index"),
     ("text,choices,answer\nhi,a|b,c\n", r"column 'answer': 'c' is neither"),
-    ("text,choices,answer\nhi,,1\n", r"column 'answer': there is an answer but there are no choices"),
+    ("text,choices,answer\nhi,,1\n", r"column 'answer': it has an answer but no choices"),
     ("text,choices\nhi,a\n", r"column 'choices': needs at least two"),
     ("text,choices\nhi,a||b\n", r"column 'choices': holds an empty"),
     ("text,choices\nhi,a|a\n", r"column 'choices': holds the same choice twice"),

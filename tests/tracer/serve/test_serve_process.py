@@ -161,7 +161,7 @@ def test_a_named_token_file_is_made_or_read_and_stays(tmp_path, caplog):
         assert "others can read the token" in caplog.text
         assert "easy to guess" in caplog.text
         path.write_text("two words")
-        with pytest.raises(ServeError, match="must hold one word"), token_for(sock, path):
+        with pytest.raises(ServeError, match="must contain one word"), token_for(sock, path):
             pass
 
 

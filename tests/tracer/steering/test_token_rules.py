@@ -112,9 +112,9 @@ def test_main_experts_receive_the_input_times_the_mean_of_the_others_theta(model
     [
         ({"layers.0": torch.ones(5, 4)}, "has no vectors of it"),
         ({f"layers.{layer}": torch.ones(5, 4) for layer in LAYERS}, "vectors of 5 experts, the layer"),
-        ({"layers.0.theta": torch.ones(4)}, "is not understood"),
+        ({"layers.0.theta": torch.ones(4)}, "is not valid"),
         ({"layers.0.experts.1": torch.ones(4)}, "needs vectors of one length for experts 0 to"),
-        ({"theta": torch.ones(4, 4)}, "is not understood"),
+        ({"theta": torch.ones(4, 4)}, "is not valid"),
         (None, "cannot be read"),
     ],
 )

@@ -161,7 +161,7 @@ def _shares(ray: Any, workers: int | None, gpus_per_worker: float | None, usual:
     there = ray.cluster_resources().get("GPU", 0)
     gpus = gpus_per_worker if gpus_per_worker is not None else (usual if there else 0)
     if gpus > there:
-        raise RayError(f"a worker needs {gpus:g} GPUs, the cluster has {there:g}")
+        raise RayError(f"a worker needs {gpus:g} GPU{'' if gpus == 1 else 's'}, the cluster has {there:g}")
     most = int(there // gpus) if gpus else None
     if workers is not None and most is not None and workers > most:
         raise RayError(

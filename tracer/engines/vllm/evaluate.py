@@ -33,7 +33,7 @@ from .running import ONE_DEVICE, Parallel, VllmEngine, start
 
 AT_ONCE = 32
 """Sequences whose rows the workers hold, times the number of variants."""
-NO_KL = "vLLM keeps the next-token distributions to itself: there is no KL"
+NO_KL = "vLLM does not return full next-token distributions, so KL is not measured"
 MakeVariants = Callable[[list[RouterSpec]], tuple[Variants, list[str]]]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from .errors import EngineError
 
 OWN = {
-    "worker_extension_cls": "moescope's own worker stands there",
+    "worker_extension_cls": "moescope sets it to its own worker",
     "enable_prefix_caching": "it is off for a trace and an evaluation, since a cached token passes no router; a "
     "server keeps it on, with a salt for each profile",
 }

@@ -27,8 +27,8 @@ OwnRows = Callable[[int], slice]
 def unseen(layers: Sequence[int]) -> str:
     """What is said where rows passed no tap."""
     return (
-        f"layers {list(layers)}: a step's routing decisions passed no tap (compiled or captured before the taps were "
-        "there); start vLLM with --engine-arg enforce_eager=true"
+        f"layers {list(layers)}: a step's routing decisions were not recorded (it was compiled or captured before the "
+        "hooks were attached); start vLLM with --engine-arg enforce_eager=true"
     )
 
 

@@ -53,7 +53,8 @@ def own_rows_of(rank: int) -> Any:
         if count == sum(counts):  # all ranks' rows were gathered before the choice
             return slice(sum(counts[:rank]), sum(counts[: rank + 1]))
         raise RuntimeError(
-            f"a router saw {count} rows, this rank has {counts[rank]} of {sum(counts)}: which row is which is not known"
+            f"a router saw {count} rows, this rank has {counts[rank]} of {sum(counts)}, so rows can't be "
+            "assigned to tokens"
         )
 
     return own

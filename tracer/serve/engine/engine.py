@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from ....store.amount import amount
 from ...errors import TracerError
 from ..errors import ApiError
 from ..limits import Limits
@@ -111,7 +112,7 @@ class Engine:
             try:
                 self._queue.add(ticket)
             except QueueFull:
-                message = f"{len(self._queue)} requests are already running or waiting"
+                message = f"already running or waiting: {amount(len(self._queue), 'request')}"
                 raise ApiError(429, message, retry_after=5) from None
             self._changed.notify_all()
         return ticket

@@ -105,7 +105,7 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
         steering: Profile = Field(None, description=PROFILE)
         compare: Switch = Field(False, description=COMPARE)
         max_new_tokens: int = Field(
-            64, strict=True, ge=1, le=limits.new_tokens, description="Most tokens per side."
+            64, strict=True, ge=1, le=limits.new_tokens, description="Maximum tokens per side."
         )
         temperature: float = Field(0.0, strict=True, ge=0, le=100, description="0 takes the likeliest token.")
         top_p: float = Field(
@@ -140,7 +140,7 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
         dose: DoseCurve | None = None
         controls: int = Field(
             5, strict=True, ge=0, le=50,
-            description="Random draws; below 5 nothing is a finding, 0 is no control.",
+            description="Random-expert controls; a finding needs at least 5, 0 runs none.",
         )  # fmt: skip
         seed: int = Field(0, strict=True, ge=0, le=2**31 - 1, description="Seed of the draws.")
         by: str | None = Field(None, description="Column to split effects by.")
@@ -160,7 +160,7 @@ def request_models(limits: Limits) -> dict[str, type[Body]]:
             strict=True,
             ge=1,
             le=1 << 20,
-            description="Padded tokens in a batch; others wait for one batch.",
+            description="Padded tokens in a batch; other requests wait for at most one batch.",
         )
         max_new_tokens: int = Field(
             0, strict=True, ge=0, le=limits.new_tokens, description="Tokens to generate after each prompt."

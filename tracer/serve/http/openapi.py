@@ -67,10 +67,12 @@ class SideResult(BaseModel):
 class PromptPosition(BaseModel):
     """One token of the prompt."""
 
-    position: int = Field(description="In the prompt, from 0; 0 itself is never predicted.")
+    position: int = Field(description="Position in the prompt, from 0; position 0 is never predicted.")
     token_id: int
     token: str
-    logprob: dict[str, float | None] = Field(description="Of this token, by model: `base`, `steered`.")
+    logprob: dict[str, float | None] = Field(
+        description="Log-probability of this token in nats, by model: `base`, `steered`."
+    )
     kl: float | None = Field(
         description="KL(base || steered) in nats of the distributions that predict this token."
     )
@@ -89,11 +91,11 @@ class EndEvent(BaseModel):
     base: SideResult | None = None
     steered: SideResult | None = None
     kl_floor: float | None = Field(
-        None, description="Of a comparison: KL in nats that rounding alone may show here."
+        None, description="With `compare`: the KL in nats that rounding alone may cause here."
     )
-    prompt_positions: list[PromptPosition] | None = Field(None, description="If `positions` were asked for.")
+    prompt_positions: list[PromptPosition] | None = Field(None, description="With `positions: true`.")
     prompt_note: str | None = Field(
-        None, description="With `prompt_positions`: why they are not of every token that something predicts."
+        None, description="With `prompt_positions`: which prompt tokens are missing, and why."
     )
 
 
@@ -129,7 +131,7 @@ def describe(bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
             )
         },
         **_job("trace", "Record the routing of a prompt set as a trace on the server's machine"),
-        **_job("evaluate", "What a steering does over a prompt set, beside its controls"),
+        **_job("evaluate", "Measure the effect of a steering over a prompt set, with its controls"),
     }
     return {
         "openapi": "3.1.0",

@@ -47,7 +47,7 @@ def decode_json(body: bytes) -> Any:
         data = json.loads(body, parse_constant=_no_constant)
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ApiError(400, "the body holds half a surrogate pair, which is no character") from None
+        raise ApiError(400, "the body contains half a surrogate pair, which is not a character") from None
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply") from None
     except ValueError as error:
