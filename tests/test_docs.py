@@ -134,3 +134,39 @@ def test_figures_find_their_definitions_in_the_methods():
         "with_controls(evaluation.effects('language'))"
     )
     assert definitions.of_place("agreement:chance overlap").startswith("**chance overlap**: k_a · k_b / (E")
+
+
+GUIDES = ["ARCHITECTURE.md", "CONTRIBUTING.md"]
+
+
+def files_named_in(paragraph: str) -> list[str]:
+    """Paths from the root; a bare `name.py` lies in a folder that an earlier path of the paragraph named."""
+    folders, found = ["."], []
+    for name in re.findall(r"`([\w./-]+)`", paragraph.replace("`__init__.py`", "")):
+        if name.startswith(".") or not re.search(r"\.(py|md|toml|js)$|\w/$", name):
+            continue
+        at = [folder for folder in folders if (ROOT / folder / name).exists()]
+        found.append(f"{at[-1]}/{name}" if at else f"no {name}, looked in {', '.join(folders)}")
+        folders += [str(Path(name) if name.endswith("/") else Path(name).parent)] if "/" in name else []
+    return found
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_file_that_a_guide_names_is_there(guide):
+    text = re.sub(r"```.*?```", "", (ROOT / guide).read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = [name for part in re.split(r"\n(?=\n|- |\d\. |\|)", text) for name in files_named_in(part)]
+    assert len(found) > 20
+    assert [name for name in found if name.startswith("no ")] == [], f"{guide} names a file that is gone"
+
+
+def test_the_tree_of_the_architecture_has_every_folder():
+    tree = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## The tree", 1)[1].split("```")[1]
+    for package in ("app", "tracer", "store"):
+        told = set(re.findall(r"(\w+)/ ", tree.split(f"{package}/ ", 1)[1].split("\n\n")[0]))
+        folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert folders - told == set(), f"ARCHITECTURE.md, The tree: {package}/ lacks folders"
+    kernels = {
+        path.stem for path in (ROOT / "kernels").iterdir() if path.stem[0] not in "._" and path.stem != "py"
+    }
+    named = set(re.findall(r"\w+", tree.split("kernels/", 1)[1]))
+    assert kernels - named - {"compiled"} == set(), "ARCHITECTURE.md, The tree: kernels/ lacks families"
