@@ -61,7 +61,7 @@ def expand_template(spec: dict[str, Any], *, name: str = "template") -> PromptSe
     for values in slots.values():
         total *= len(values)
     if total > MAX_PROMPTS:
-        raise PromptSetError(f"{name}: makes {total:,} prompts, more than {MAX_PROMPTS}")
+        raise PromptSetError(f"{name}: makes {total:,} prompts, more than {MAX_PROMPTS:,}")
     rows = [
         _row(number, texts, dict(zip(slots, chosen, strict=True)), contrast, columns)
         for number, chosen in enumerate(itertools.product(*slots.values()), 1)

@@ -77,7 +77,7 @@ def test_tokens_that_were_not_captured_have_no_routing(tmp_path: Path) -> None:
     ids[:2] = 0
     trace, notes = imported("vllm", lines(tmp_path / "a.jsonl", request(ids)), experts=8)
     assert chosen(trace, 0) == [(p, [p + 1, p + 2]) for p in range(2, 6)]
-    assert any(note.startswith("2 tokens hold placeholders at every layer") for note in notes)
+    assert any(note.startswith("2 tokens with placeholders at every layer") for note in notes)
 
 
 @pytest.mark.parametrize("k", [1, 2, 8])

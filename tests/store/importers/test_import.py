@@ -297,7 +297,7 @@ def test_sglang_responses(tmp_path: Path) -> None:
     assert trace.prompts()["generated"].to_pylist() == [" yes"]
     with pytest.raises(ImportRefused, match="give top_k and num_layers"):
         run("sglang", path, tmp_path / "x")
-    with pytest.raises(ImportRefused, match="no multiple of 5 layers"):
+    with pytest.raises(ImportRefused, match="not a multiple of 5 layers"):
         run("sglang", path, tmp_path / "x", num_layers=5, top_k=2)
 
 

@@ -95,7 +95,7 @@ def test_picked_prompts_are_more_even_than_random_ones(shared_trace: Trace, tmp_
     assert sigma[-1] == pytest.approx(calibration_sigma(by_hand)) == pytest.approx(picked["sigma"])
     lines = [json.loads(line) for line in prompt_lines(shared_trace, rows).splitlines()]
     assert [line["id"] for line in lines] == ids
-    with pytest.raises(DecisionRefused, match="only 48 have tokens"):
+    with pytest.raises(DecisionRefused, match="only 48 with tokens"):
         picked_prompts(shared_trace, 49)
 
 
