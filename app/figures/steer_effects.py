@@ -21,6 +21,8 @@ from .theme import LIGHT, Theme
 
 ROW_PIXELS = 34
 PANEL_PIXELS = 170
+MARGIN = 0.5
+"""How far beyond the profile's intervals the axis may go for a control, in parts of their reach."""
 TICKS = 8
 """About as many numbers on an axis as a narrow page has room for."""
 KINDS = {
@@ -66,20 +68,25 @@ def effects_chart(
 ) -> alt.LayerChart:
     """The effect on each group with its interval, and the intervals of all controls behind it.
 
+    The axis follows the profile: a control far beyond stands at its end, with its number.
+
     Args:
         table: as `Evaluation.effects` gives it.
         measure: of the table.
         by: the column that groups are values of, for their names.
     """
     rows = [row for row in table.to_pylist() if row["measure"] == measure and row["kind"] in KINDS]
-    data = pd.DataFrame([_place(row, by) for row in rows])
+    low, high = _reach(rows)
+    data = pd.DataFrame([_place(row, by) | _beyond(row, low, high, measure) for row in rows])
     groups = list(dict.fromkeys(data["group name"]))
     y = alt.Y(
         "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False),
         scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
     )  # fmt: skip
     numbers = change_axis(measure, tickCount=TICKS)
-    x = alt.X("change:Q", title=label_of(measure), axis=numbers, scale=alt.Scale(zero=True))
+    scale = alt.Scale(domain=[low, high], clamp=True)
+    on_axis = {"title": label_of(measure), "axis": numbers, "scale": scale}
+    x = alt.X("change:Q", **on_axis)
     # Offsets run upwards, lanes downwards.
     offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[1, -1]))
     tooltip = _tooltip(measure)
@@ -95,17 +102,44 @@ def effects_chart(
     }
     layers = [
         alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.line).encode(
-            x=alt.X("zero:Q", title=label_of(measure), axis=numbers)
+            x=alt.X("zero:Q", **on_axis)
         ),
         base.transform_filter(controls).mark_rule(color=grey, opacity=0.55).encode(
-            x=alt.X("low:Q", title=label_of(measure), axis=numbers), x2="high:Q"
+            x=alt.X("low:Q", **on_axis), x2="high:Q"
         ),
         base.transform_filter(profile).mark_rule(color=own, strokeWidth=3).encode(
-            x=alt.X("low:Q", title=label_of(measure), axis=numbers), x2="high:Q"
+            x=alt.X("low:Q", **on_axis), x2="high:Q"
         ),
         base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
+        *(base.transform_filter(f"datum.beyond == '{side}'").mark_text(align=side, dx=dx, color=theme.text)
+          .encode(x=x, text="its number:N") for side, dx in (("left", 9), ("right", -9))
+          if (data["beyond"] == side).any()),
     ]  # fmt: skip
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))
+
+
+def _reach(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Ends of the axis: 0 and the profile's intervals, and the controls as far as they lie within a margin of these."""
+
+    def ends(kinds: Sequence[str]) -> tuple[float, float]:
+        found = [row[name] for row in rows if row["kind"] in kinds for name in ("change", "low", "high")]
+        known = [0.0, *(value for value in found if value is not None and math.isfinite(value))]
+        return min(known), max(known)
+
+    low, high = ends(["profile"])
+    least, most = ends(list(KINDS))
+    margin = MARGIN * (high - low)
+    return (max(least, low - margin), min(most, high + margin)) if margin else (least, most)
+
+
+def _beyond(row: dict[str, Any], low: float, high: float, measure: str) -> dict[str, Any]:
+    """At which end of the axis a point stands that lies beyond it, and its number; empty for one that has its place."""
+    change = row["change"]
+    side = "" if change is None or low <= change <= high else "left" if change < low else "right"
+    if not side:
+        return {"beyond": "", "its number": ""}
+    number = words.percent(change, signed=True) if format_of(measure).endswith("%") else f"{change:+.3f}"
+    return {"beyond": side, "its number": number}
 
 
 def _place(row: dict[str, Any], by: str | None) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def paragraph(about: dict[str, Any], view: str = "") -> str:
         about: from `item.origin`.
         view: name of the view, by whose beginning the measure is found; empty for none.
     """
-    return " ".join(filter(None, [recording(about), measured(about, view), software(about)]))
+    cited = citations([view])
+    source = f"To cite: {'; '.join(cited)}." if cited else ""
+    return " ".join(filter(None, [recording(about), measured(about, view), software(about), source]))
 
 
 def measured(about: dict[str, Any], view: str) -> str:

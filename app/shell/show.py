@@ -15,6 +15,7 @@ import pyarrow as pa
 import streamlit as st
 from altair.utils import schemapi
 
+from ...store.notes import notes_of
 from .. import export
 from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
@@ -160,7 +161,8 @@ def _take_away(
 
     def item() -> Item:
         plain = table.replace_schema_metadata(None)
-        return Item(kind="figure", title=title, say=say, about=_about(python, about), python=_shared(python),
+        said = with_notes_said(say, table)
+        return Item(kind="figure", title=title, say=said, about=_about(python, about), python=_shared(python),
                     spec=export.specification(draw(LIGHT)), numbers=packed(plain), files=dict(files or {}))  # fmt: skip
 
     made: dict[str, Callable[[], bytes]] = {
@@ -214,11 +216,18 @@ def table(
     def item() -> Item:
         plain = rows.replace_schema_metadata(None)
         title = name.replace("-", " ").capitalize()
-        return Item(kind="table", title=title, say=say, about=_about(python, about), python=_shared(python),
+        said = with_notes_said(say, rows)
+        return Item(kind="table", title=title, say=said, about=_about(python, about), python=_shared(python),
                     numbers=packed(plain))  # fmt: skip
 
     actions(files | numbers(rows), name=name, key=key, python=python, item=item)
     return chosen
+
+
+def with_notes_said(say: str, table: pa.Table) -> str:
+    """A sentence as it leaves the page: with the table's notes (test, seed, which tokens count), which stand elsewhere
+    on the page."""
+    return " ".join(filter(None, [say, *(note for note in notes_of(table) if note not in say)]))
 
 
 def _about(python: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -85,7 +85,12 @@ def scan(
     )
     shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", tokens)[0]
     share_target_M, share_rest_M = _group_means(shares_QM, pairs)
-    notes = [f"{sides.target} against {sides.rest}; measure {measure}.", result.method, tokens.note()]
+    notes = [
+        f"{sides.target} against {sides.rest}; measure {measure}.",
+        result.method,
+        f"Seed {seed}.",
+        tokens.note(),
+    ]
     answered = trace.prompts()["generated"].null_count < trace.num_prompts
     if answered and answers_counted({"by": grouping.by, "phase": tokens.phase, "last": tokens.last}):
         notes.append(f"Read with care: {SELF_DEFINED}")

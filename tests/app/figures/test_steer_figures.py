@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from moescope.app.figures.steer import MOST_PROMPT, steering_strip
-from moescope.app.figures.steer_effects import label_of
+from moescope.app.figures.steer_effects import effects_chart, label_of
 from moescope.app.figures.steer_map import SIGNS, switchboard_map
 from moescope.app.figures.theme import LIGHT
 from moescope.app.screens.steer.switchboard import STATES, Underlay, payload
@@ -184,3 +184,21 @@ def test_the_browser_gets_values_and_states_row_after_row_from_the_input():
     shown = np.frombuffer(base64.b64decode(data["states"]), np.uint8)
     assert shown.tolist() == [0, STATES.index("off") + 1, 0, 0, 0, STATES.index("up") + 1]
     assert data["top"] == pytest.approx(0.6)
+
+
+def test_one_control_far_away_does_not_stretch_the_axis():
+    def row(kind: str, change: float, variant: str = "") -> dict[str, object]:
+        return {"measure": "perplexity", "kind": kind, "group": "all", "variant": variant or kind, "finding": None,
+                "why": "", "change": change, "low": change - 0.1, "high": change + 0.1}  # fmt: skip
+
+    near = [row("profile", 0.7), row("random", 0.05, "random 1"), row("layers", 1.0)]
+    spec = effects_chart(pa.Table.from_pylist([*near, row("opposite", 2.75)]), "perplexity").to_dict()
+    # The profile reaches from 0 to 0.8; half as much again is 1.2.
+    scales = [layer["encoding"]["x"]["scale"]["domain"] for layer in spec["layer"]]
+    assert scales == [pytest.approx([-0.05, 1.2])] * len(scales)
+    rows = [one for data in spec["datasets"].values() for one in data if one.get("kind")]
+    assert {one["kind"]: one["its number"] for one in rows if one["beyond"] == "right"} == {
+        "opposite": "+275\u202f%"
+    }
+    spec = effects_chart(pa.Table.from_pylist(near), "perplexity").to_dict()
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == pytest.approx([-0.05, 1.1])

@@ -120,6 +120,7 @@ def test_methods_tell_recording_measure_and_source(trace):
     text = methods.paragraph(origin(trace, "sample", "Japanese"), "alignment-matrix")
     assert "1,100 prompts" in text
     assert "Jensen–Shannon" in text
+    assert text.endswith(f"To cite: {methods.CITATIONS['alignment']}.")
     assert methods.citations(["alignment", "alignment-matrix", "load"]) == [methods.CITATIONS["alignment"]]
 
 
