@@ -77,7 +77,7 @@ def volcano(
     data["strength"] = np.minimum(-np.log10(np.maximum(data["q"], 10**-LARGEST_LOG)), LARGEST_LOG)
     data["color"] = _toward(data, theme)
     x = alt.X("score:Q", title=label)
-    y = alt.Y("strength:Q", title="evidence: −log₁₀ q")
+    y = alt.Y("strength:Q", title="evidence: −log10 q")
     points = _points(data, x, y)
     rules = []
     if threshold.kind == "q":

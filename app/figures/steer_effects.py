@@ -37,7 +37,7 @@ LABELS = {
     "log_perplexity": "change of log perplexity (nats a token)",
     "bits_per_byte": "change in bits per byte",
     "accuracy": "change of accuracy, percentage points",
-    "kl": "KL(base ‖ steered), nats a token",
+    "kl": "KL divergence of steered from base, nats a token",
     "changed": "share of routing changed",
 }
 

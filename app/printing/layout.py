@@ -155,8 +155,8 @@ def _place_legend(
         legend["tickCount"] = 3 if narrow else 5
     title = legend.get("title", definition.get("title"))
     if isinstance(title, str):
-        legend["title"] = _lines(title, room, size)
-    legend["titleLimit"] = round(room)
+        legend["title"] = _lines(title, room, size + 1)
+    legend["titleLimit"] = round(points)
     definition["legend"] = legend
 
 
