@@ -9,7 +9,8 @@ is what vLLM's own `enable_return_routed_experts` does. It needs no vLLM. A laye
 bfloat16; by default there are 16 on a GPU and 2 on a CPU.
 
 With a model: the model runs in vLLM (which must be installed), with taps that record and with taps at rest, in
-alternating pairs of the same requests in one engine. Printed are medians of the ratios with quartiles.
+alternating pairs of the same requests in one engine; on a CPU what is compared are CPU seconds of all processes, which
+other programs hardly touch. Printed are medians of the ratios with quartiles.
 """
 
 from __future__ import annotations
@@ -225,6 +226,15 @@ def check_graph(device: str) -> None:
     print(f"replayed graphs: {wrong} ids differ from eager steps and from what the experts received")
 
 
+def cpu_seconds() -> float:
+    """CPU seconds, user and system, of this process and of the engine's."""
+    import psutil
+
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
 async def in_vllm(options: argparse.Namespace) -> None:
     from moescope.tracer.engines.vllm.running import start
 
@@ -242,13 +252,14 @@ async def in_vllm(options: argparse.Namespace) -> None:
                 ):
                     pass
 
+            clock = time.perf_counter if torch.cuda.is_available() else cpu_seconds
             for pair in range(options.pairs + 1):
-                for kind in ("plain", "taps"):
+                for kind in ("plain", "taps") if pair % 2 else ("taps", "plain"):
                     await engine.call("moescope_record", kind == "taps")
-                    begin = time.perf_counter()
+                    begin = clock()
                     await asyncio.gather(*(one(ids, number + i) for i, ids in enumerate(prompts)))
                     if pair:
-                        found[kind].append(time.perf_counter() - begin)
+                        found[kind].append(clock() - begin)
                     number += len(prompts)
             ratios = [a / b for a, b in zip(found["taps"], found["plain"], strict=True)]
             name = f"vLLM, {options.prompts * (64 + options.tokens)} tokens, recording against taps at rest"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from moescope.store.files.folder import open_folder
 from moescope.store.write.ledger import Reservation
 from moescope.store.write.putter import PartPutter
 from moescope.store.write.synthetic import Synthetic, synthetic_parts
+from moescope.tracer.engines.ray import trace as ray_trace
 from moescope.tracer.engines.ray.desk import Desk
 from moescope.tracer.errors import TracerError
 
@@ -150,3 +152,26 @@ def test_a_worker_with_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TracerError, match=r"b does not run what the others run: .*weights_fingerprint"):
         desk.open("b", other)
     desk.close()
+
+
+def test_a_connection_to_the_desk_that_broke_off_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unavailable(Exception): ...
+
+    answers = iter([Unavailable(), Unavailable(), "standing"])
+
+    def asked(reference: str) -> str:
+        assert reference == "called"
+        if isinstance(found := next(answers), Exception):
+            raise found
+        return found
+
+    ray = SimpleNamespace(exceptions=SimpleNamespace(ActorUnavailableError=Unavailable))
+    desk = SimpleNamespace(standing=SimpleNamespace(remote=lambda: "called"))
+    monkeypatch.setattr(ray_trace, "asked", asked)
+    monkeypatch.setattr(ray_trace, "LOOK_SECONDS", 0.001)
+    crew = ray_trace._Crew(ray, desk, *[None] * 3, 0, 1, object)  # pyright: ignore[reportArgumentType]
+    assert crew._of_desk("standing") == "standing"
+    answers = iter([Unavailable()])
+    monkeypatch.setattr(ray_trace, "CUT_SECONDS", -1.0)
+    with pytest.raises(Unavailable):
+        crew._of_desk("standing")

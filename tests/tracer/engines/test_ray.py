@@ -106,7 +106,7 @@ def check(made: Path, out: Path | str, summary: dict[str, Any]) -> Trace:
 @pytest.mark.parametrize("accident", ["worker", "node"])
 def test_what_is_killed_had_prompts_that_run_elsewhere(made: Path, tmp_path: Path, accident: str) -> None:
     done = on_ray(made, tmp_path / "t", accident)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
     summary = told(done)
     assert len(summary["killed"]) > 0
     assert summary["deaths"] == len(summary["killed"])
@@ -136,7 +136,7 @@ def test_where_the_driver_is_killed_the_trace_goes_on(made: Path, tmp_path: Path
     assert before.verify() == []
     assert 0 < before.num_prompts < PROMPTS
     done = on_ray(made, tmp_path / "t", "none")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
     summary = told(done)
     assert summary["resumed_prompts"] >= before.num_prompts
     assert len(check(made, tmp_path / "t", summary).manifest.runs) == 2
@@ -148,7 +148,7 @@ def test_each_worker_may_run_a_vllm(tmp_path: Path) -> None:
     prompts = some_prompts(tmp_path / "prompts.jsonl", 6)
     here = traced_here(model, prompts, tmp_path / "here", max_new_tokens=0)
     done = on_ray(tmp_path, tmp_path / "t", "none", "vllm")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
     there = open_trace(tmp_path / "t")
     assert there.verify() == []
     count, ties = compare(here, there)

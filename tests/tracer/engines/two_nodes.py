@@ -33,15 +33,26 @@ desks: list[Any] = []
 
 
 class EvenDesk(Desk):
-    """No worker gets more than a quarter before the other one has begun: whichever dies had something to do."""
+    """No worker gets more than a quarter before the other one has begun: whichever dies had something to do. Where one
+    is to die, the last quarter waits for its death: a kill takes time, in which the rest could be finished."""
+
+    died = False
 
     def deal(self, worker: str) -> list[int] | None:
-        standing = self.standing()
-        alone = standing is not None and len(self._with) < 2 and standing.ran >= len(self._ids) // 4
-        return None if alone and time.monotonic() < BEGUN + PATIENCE else super().deal(worker)
+        return None if self.early() and time.monotonic() < BEGUN + PATIENCE else super().deal(worker)
+
+    def early(self) -> bool:
+        ran, quarter = sum(map(len, self._with.values())) + self._prompts, len(self._ids) // 4
+        alone = len(self._with) < 2 and not self.died and ran >= quarter
+        return alone or (accident in ("worker", "node") and not self.died and ran >= 3 * quarter)
+
+    def gone(self, worker: str) -> int:
+        self.died = True
+        return super().gone(worker)
 
     def at_work(self) -> int:
-        return sum(bool(numbers) for numbers in self._with.values())
+        """Workers with prompts that are not committed; both count where they wait for the accident."""
+        return 2 if self.early() else sum(bool(numbers) for numbers in self._with.values())
 
 
 def even_desk(*args: Any) -> Any:
@@ -56,7 +67,7 @@ def workers() -> list[psutil.Process]:
 
 
 def watch(progress: Progress) -> None:
-    if killed or not progress.total_prompts // 4 <= progress.prompts < progress.total_prompts * 3 // 4:
+    if killed or progress.prompts < progress.total_prompts // 4:
         return
     if accident == "node" and ray.get(desks[0].at_work.remote()) < 2:
         return

@@ -33,6 +33,8 @@ from .worker import Job, Worker, asked
 DEATHS_A_WORKER = 3
 """A run ends where more workers have died than this many times their number: the model doesn't fit, most likely."""
 LOOK_SECONDS = 1.0
+CUT_SECONDS = 30.0
+"""How long the process that holds the trace may be out of reach: Ray says so of a connection that broke off, too."""
 ANSWER_SECONDS = 10.0
 
 
@@ -118,10 +120,10 @@ def trace_with_ray(
         crew.work(len(chosen), progress)
         told = asked(desk.finish.remote(crew.seconds, count))
         return RaySummary(**told, deaths=crew.deaths)
-    except ray.exceptions.RayActorError:
+    except ray.exceptions.RayActorError as error:
         raise RayError(
             "the process that holds the trace has died; committed prompts are kept; continue with --resume"
-        ) from None
+        ) from error
     finally:
         crew.dismiss()
         _close(ray, desk)
@@ -213,13 +215,24 @@ class _Crew:
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_SECONDS)
             for reference in ready:
                 self._ended(reference)
-            standing: Standing | None = asked(self._desk.standing.remote())
+            standing: Standing | None = self._of_desk("standing")
             if standing is not None:
                 if progress is not None:
                     progress(_told(standing, prompts, self.seconds))
                 if not standing.left:
                     return
                 self._employ(standing)
+
+    def _of_desk(self, method: str, *args: Any) -> Any:
+        """An answer of the desk to what may be asked twice; a connection that broke off is made again."""
+        end = time.monotonic() + CUT_SECONDS
+        while True:
+            try:
+                return asked(getattr(self._desk, method).remote(*args))
+            except self._ray.exceptions.ActorUnavailableError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(min(LOOK_SECONDS, 0.5))
 
     def dismiss(self) -> None:
         for _, actor in (*self._running.values(), *self._idle):
@@ -251,7 +264,7 @@ class _Crew:
             self._idle.append((name, actor))
 
     def _buried(self, name: str) -> None:
-        asked(self._desk.gone.remote(name))
+        self._of_desk("gone", name)
         self.deaths += 1
         if self.deaths > DEATHS_A_WORKER * self._count:
             raise RayError(

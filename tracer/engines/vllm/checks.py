@@ -62,7 +62,8 @@ def contradictions(config: Any, name: str, router: Any, architecture: str) -> li
         if wanted is not None and has is not None and has != wanted:
             found.append(
                 f"{name}: vLLM's {architecture} runs with {attribute} = {has}, the checkpoint's configuration says "
-                f"{wanted}: vLLM would run another model; trace it without --engine vllm"
+                f"{wanted}: vLLM would run another model; trace it without --engine vllm, or let vLLM run transformers'"
+                " code (--engine-arg model_impl=transformers)"
             )
     return found
 
