@@ -76,7 +76,8 @@ def test_the_public_names_stay_where_notebooks_find_them(module):
 
 def test_every_page_has_a_section():
     titles = re.findall(r"^## (.+)$", (ROOT / "docs" / "app.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert [screen.title for screen in PAGES if screen.title not in titles] == []
+    lacking = [screen.title for screen in PAGES if screen.title not in titles]
+    assert lacking == [], "each page needs a section in docs/app.md"
 
 
 def test_every_folder_of_code_is_a_package_of_the_distribution():
@@ -94,12 +95,32 @@ def test_every_folder_of_code_is_a_package_of_the_distribution():
 
 
 def test_every_kernel_has_its_place_in_the_methods():
-    """Every family by its import path, and every function that it offers by its name."""
+    """Every family by its import path, every function that it offers by its name, and every module of a family by
+    its path or by a function of its own."""
     methods = "".join(
         path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "methods").glob("*.md"))
     )
     tools = {"compiled"}  # serve kernels, and measure nothing
+    parts = {
+        "sequences",
+        "stack",
+        "token_overlap",
+        "contrast",
+        "exchange",
+        "permutation_test",
+        "percentiles",
+        "result",
+    }
     missing = []
+    for path in sorted((ROOT / "kernels").glob("*/[!_]*.py")):
+        functions = [one.name for one in ast.parse(path.read_text(encoding="utf-8")).body
+                     if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")]  # fmt: skip
+        named = any(
+            f"`{one}" in methods for one in (*functions, f"moescope.kernels.{path.parent.name}.{path.stem}")
+        )
+        missing += (
+            [f"{path.parent.name}.{path.stem}"] if functions and not named and path.stem not in parts else []
+        )
     for path in sorted((ROOT / "kernels").iterdir()):
         name = path.stem
         if name.startswith(("_", ".")) or name in tools or not (path.is_dir() or path.suffix == ".py"):
@@ -108,7 +129,7 @@ def test_every_kernel_has_its_place_in_the_methods():
             missing.append(name)
         offered = getattr(importlib.import_module(f"moescope.kernels.{name}"), "__all__", [])
         missing += [f"{name}.{one}" for one in offered if one.islower() and f"`{one}" not in methods]
-    assert missing == []
+    assert missing == [], "each needs a section in docs/methods/"
 
 
 def test_figures_find_their_definitions_in_the_methods():
@@ -126,7 +147,9 @@ def test_figures_find_their_definitions_in_the_methods():
         "model-card",
         "response-classes",
     }
-    assert drawn - set(definitions.OF_VIEW) == plain  # texts and lists, no measures
+    lacking = drawn - set(definitions.OF_VIEW) - plain  # texts and lists, no measures
+    assert not lacking, "a view that a page draws needs its definition in OF_VIEW of app/text/definitions.py"
+    assert plain <= drawn
     for call in definitions.OF_CALL:
         assert f"{call}(" in screens, call
         assert definitions.of_snippet(f"table = {call}(x)")

@@ -403,7 +403,7 @@ def test_a_link_to_a_cell_opens_its_expert(hand_library, monkeypatch):
 
 def test_every_page_asks_and_leads_on_to_a_page():
     names = {screen.name for screen in PAGES}
-    assert set(WAY) == names
+    assert set(WAY) == names, "each page needs its question and next page in WAY of app/shell/way.py"
     assert {step.then for step in WAY.values()} <= names
     assert {stop.page for stop in STOPS} <= names
     assert len(STOPS) == 6
