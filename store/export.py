@@ -197,6 +197,7 @@ def selections(events: pa.Table) -> pa.Table:
     lengths = np.asarray(pc.list_value_length(experts).fill_null(0))
     parents = pa.array(np.repeat(np.arange(len(events)), lengths))
     rows = events.select(["prompt_id", "position", "layer", "stream"]).take(parents)
+    # For each of the S selections the flat index at which its event begins, (S,): the slot is the distance from it.
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     rows = rows.append_column("slot", pa.array((np.arange(len(starts)) - starts).astype(np.int32)))
     rows = rows.append_column("expert", pc.list_flatten(experts).cast(pa.int32()))
@@ -205,6 +206,7 @@ def selections(events: pa.Table) -> pa.Table:
     weights = events["weights"].combine_chunks()
     if not weights.null_count:
         return rows.append_column("weight", pc.list_flatten(weights))
+    # Events without weights are null lists, which `list_flatten` drops: put the others back at their (S,).
     known = np.repeat(np.asarray(weights.is_valid()), lengths)
     spread = np.full(len(rows), np.nan, np.float32)
     spread[known] = np.asarray(pc.list_flatten(weights))

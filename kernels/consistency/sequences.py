@@ -41,6 +41,7 @@ def _token_with_repeat(ids_TK: np.ndarray, num_experts: int) -> int:
         found = np.full(1, -1)
         fast(found, np.full(num_experts, -1), ids_TK)
         return int(found[0])
+    # (T, K) sorted within each token: equal experts are then neighbours, empty slots (-1) in front.
     ordered = np.sort(ids_TK, axis=1)
     again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     return int(np.argmax(again.any(1))) if again.any() else -1

@@ -70,10 +70,12 @@ def independent_window_uses(shares: ArrayLike, m: int) -> np.ndarray:
 def _plain_windows(ids_TK: np.ndarray, num_experts: int, m: int) -> np.ndarray:
     token, slot = np.nonzero(ids_TK >= 0)
     expert = ids_TK[token, slot].astype(np.int64)
+    # Running sums of uses, (T + 1, E): the uses in a window are one difference, (T - m + 1, E), whatever m is.
     uses = np.zeros((len(ids_TK) + 1, num_experts), np.int32)
     uses[token + 1, expert] = 1
     np.cumsum(uses, axis=0, out=uses)
     within = uses[m:] - uses[:-m]
+    # Uses 0 .. m of expert e are counted in row e of (E, m + 1).
     keys = within + np.arange(num_experts) * (m + 1)
     return np.bincount(keys.ravel(), minlength=num_experts * (m + 1)).reshape(num_experts, m + 1)
 

@@ -90,6 +90,7 @@ def _pieces(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> Iterat
 
 def _add_pairs(counts_AB: np.ndarray, a_TK: np.ndarray, b_TK: np.ndarray) -> None:
     """The plain version: one combined key for each pair, counted."""
+    # (T, K, J): every slot of a against every slot of b of the same token, as the flat index of its cell in (A, B).
     keys = a_TK.astype(np.int64)[:, :, None] * counts_AB.shape[1] + b_TK[:, None, :].astype(np.int64)
     if (a_TK < 0).any() or (b_TK < 0).any():
         keys = keys[(a_TK >= 0)[:, :, None] & (b_TK >= 0)[:, None, :]]

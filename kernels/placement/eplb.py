@@ -90,6 +90,7 @@ def _replicated(load: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray, 
     expert, rank = np.tile(np.arange(places), (rows, 1)), np.zeros((rows, places), np.int64)
     count, row = np.ones((rows, experts), np.int64), np.arange(rows)
     for place in range(experts, places):
+        # One expert for each row of load: a further copy goes where the load per copy is largest.
         busiest = (load / count).argmax(1)
         expert[:, place], rank[:, place] = busiest, count[row, busiest]
         count[row, busiest] += 1
@@ -100,6 +101,7 @@ def _places(physical_LR: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarr
     layers, places = physical_LR.shape
     count = np.stack([np.bincount(row, minlength=experts) for row in physical_LR])
     where = np.full((layers, experts, count.max()), -1)
+    # By place, all layers (L,) at once: where[l, e, i] is the i-th place of expert e in layer l.
     seen, row = np.zeros((layers, experts), np.int64), np.arange(layers)
     for place in range(places):
         expert = physical_LR[:, place]

@@ -84,6 +84,8 @@ class TextExchange(Exchange):
     def score_scale(self, maps_PM: np.ndarray) -> np.ndarray:
         """(M,) about the standard deviation of the score over all relabellings, exactly where texts have equally
         many prompts; 0 where no relabelling changes it."""
+        # Prompts sorted by text, so that `reduceat` sums each text's maps: (K texts, M).
+        # The score is a difference of two means of texts, so its variance is theirs over each group's size, added up.
         order = np.argsort(self.text_Q, kind="stable")
         starts = np.searchsorted(self.text_Q[order], np.arange(sum(self.sizes)))
         sums_KM = np.add.reduceat(maps_PM[self.rows[order]], starts, axis=0)

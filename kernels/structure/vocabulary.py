@@ -58,6 +58,8 @@ def vocabulary_shares(
         raise ValueError(
             f"{int(kept.sum()):,} token ids × {num_experts:,} experts are too many: raise `least`"
         )
+    # Rare ids get no row (-1), so the table is (kept ids, E) instead of (all V ids, E).
+    # One key (row, expert) for each filled slot, (S,): a single bincount fills the table.
     row_V = np.where(kept, np.cumsum(kept) - 1, -1)
     row_T = row_V[number_T]
     filled = (ids_TK >= 0) & (row_T >= 0)[:, None]

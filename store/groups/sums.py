@@ -180,6 +180,7 @@ def _file(routers: Sequence[RouterSpec], sums: dict[int, _Sums]) -> PartFile:
 
 
 def _table(spec: RouterSpec, sums: _Sums) -> pa.Table:
+    # Undoes the packing of `code_R` (R,): bits 2-3 hold the phase, 1 special, 0 completion, the rest the group.
     code_R, rows = sums.code_R, len(sums.code_R)
     columns: dict[str, pa.Array] = {
         "cell": pa.array(code_R >> 4, pa.int32()),

@@ -198,6 +198,7 @@ def _part(sequences: list[ImportedSequence], routers: list[RouterSpec]) -> Part:
     lengths = [len(sequence.tokens["position"]) for sequence in sequences]
     kinds = {"position": pa.int32(), "token_id": pa.int32(), "token": pa.string(), "phase": pa.string()}
     kinds |= {"special": pa.bool_(), "completion": pa.bool_()}
+    # One row a token, sequences after one another: (sum of lengths,).
     tokens = {"prompt": pa.array(np.repeat(np.arange(len(sequences)), lengths), pa.int32())}
     for name, kind in kinds.items():
         values: list[Any] = []
@@ -236,6 +237,7 @@ def _router_events(sequences: list[ImportedSequence], spec: RouterSpec) -> Route
         position=np.concatenate([events.position for _, events in found]).astype(np.int32),
         experts=np.concatenate([events.experts for _, events in found]).astype(np.uint32),
         weights=np.concatenate(weighted).astype(np.float32) if len(weighted) == len(weights) else None,
+        # Events of all sequences lie flat, one after another: (S,) experts, and N + 1 offsets, since k may vary.
         offsets=np.r_[0, np.cumsum(lengths)].astype(np.int64),
         extras=chosen_extras([events for _, events in found]),
     )

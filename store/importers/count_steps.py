@@ -116,6 +116,8 @@ def _tokens(
             "how many tokens the counts are of is unknown (give top_k, or a column tokens): every choice is counted "
             "as a token, so the shares of a layer sum to 1"
         ]
+    # A token makes k choices, so tokens = choices / k, (S, L); and at least the busiest expert's, which a token
+    # can choose once only. `NEAR` and + 1 allow for recorders that sample.
     exact_SL = total_SL / top_k
     most_SL = counts.count_SLE.max(axis=2, initial=0)
     tokens_SL = np.maximum(np.rint(exact_SL).astype(np.int64), most_SL)

@@ -46,6 +46,7 @@ def router_sums(sequences: Sequence[ImportedSequence], spec: RouterSpec) -> Rout
             continue
         if events.probabilities_NE is None:
             return None
+        # (N,), one for each event: the entropy of summed probabilities would be another number.
         entropy_N = _entropy(events.probabilities_NE)
         for key, rows in _rows_by_key(number, sequence, events).items():
             sums[key] = (events.probabilities_NE[rows].sum(0, dtype=np.float64), float(entropy_N[rows].sum()))

@@ -167,6 +167,8 @@ def _sparse(
     experts_S: np.ndarray, weights_S: np.ndarray | None, row_S: np.ndarray, rows: int
 ) -> dict[str, pa.Array]:
     """Only the experts that were chosen: a dense row of 262,144 experts would dwarf the events."""
+    # Row and expert in one int64 key: one sort finds the C used cells of all rows, already in the order of the lists.
+    # found (C,), at_S (S,) the cell of each selection, offsets (R + 1,) where each row's cells begin.
     found, at_S = np.unique(row_S << 32 | experts_S.astype(np.int64), return_inverse=True)
     offsets = np.searchsorted(found >> 32, np.arange(rows + 1))
     lists = {
@@ -196,6 +198,7 @@ def _merged_sums(spec: RouterSpec, sums: RouterSums | None, key_R4: np.ndarray) 
     if sums.probability_sum.shape != (len(sums.prompt), spec.num_experts):
         raise BadPart(f"{where}: probability sums have shape {sums.probability_sum.shape}")
     key = np.stack([sums.prompt, sums.phase, sums.special, sums.completion], axis=1).astype(np.int64)
+    # Sums come in any order: by (prompt, phase, special, completion), (R, 4), they must be the rows of the events.
     order = np.lexsort(key.T[::-1])
     if not np.array_equal(key[order], key_R4):
         raise BadPart(f"{where}: the probability sums and the events are not about the same tokens")

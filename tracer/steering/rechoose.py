@@ -25,6 +25,8 @@ def rechosen(
     assert score_TE is not None
     choose = with_null_experts if rule.kind.rechooses else above_threshold
     chosen_TJ, keep_TJ = choose(rule, logits_TE.float(), score_TE)
+    # Gate weights are scores times a factor of the token (scaling, or normalisation over the old choice): (T, 1).
+    # The new experts (T, J) get their scores times the same factor, so that an unchanged choice keeps its weights.
     old_T1 = score_TE.gather(-1, ids_TK.clamp(min=0)).masked_fill(ids_TK < 0, 0).sum(-1, keepdim=True)
     sum_T1 = weights_TK.sum(-1, keepdim=True).float()
     weight_TJ = score_TE.gather(-1, chosen_TJ) * torch.where(old_T1 == 0, 0, sum_T1 / old_T1)

@@ -40,6 +40,8 @@ def from_pivot(
     pivots = np.full(len(others), units.pivot)
     one, other = np.triu_indices(len(units.languages), 1)
     experts = max((trace.router(layer, stream).num_experts for layer in layers), default=0)
+    # Where all pairs of N languages are cheap they are worked out once, and a pivot picks M = N - 1 of the Q pairs:
+    # a change of pivot then costs nothing. number_NN is the column of a pair, in either order.
     if len(layers) * units.shape[0] * len(one) * experts > EVERY_PAIR:
         found = _remembered(trace, units, layers, stream, tokens, units.pivot, pivots, others)
         columns = np.arange(len(others))

@@ -188,6 +188,7 @@ def with_context(trace: TraceRows, uses: pa.Table, context: int) -> pa.Table:
     prompts = trace.prompts()
     ids = prompts["prompt_id"].take(pa.array(rows))
     keys = np.asarray(uses["key"])
+    # Tokens of only the prompts that have a use: (N,), sorted by prompt and position, so bisection finds each use.
     token_N, prompt_N, position_N = _tokens(trace, np.unique(keys))
     before, token, after = [], [], []
     for key, position in zip(keys, np.asarray(uses["position"]), strict=True):

@@ -91,6 +91,7 @@ def counts_table(
     found = _sums_of_routers(trace, specs, by, tokens)
     for spec, (names, sums) in zip(specs, found, strict=True):
         experts = spec.num_experts
+        # One row for each (group, expert), experts fastest: G * E rows of sums (G, E).
         rows = len(names) * experts
         columns: dict[str, Any] = {
             "layer": np.full(rows, spec.layer, np.int32),
