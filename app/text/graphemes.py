@@ -14,13 +14,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-import regex
-
 _LONE = re.compile("((?:⟨[89A-F][0-9A-F]⟩)+)")
 _PIECE = re.compile("⟨[89A-F][0-9A-F]⟩|.", re.DOTALL)
 _HALF_FIRST = re.compile("^(?:⟨[89AB][0-9A-F]⟩)+")  # bytes that go on with a character
 _HALF_LAST = re.compile("(?:⟨[C-F][0-9A-F]⟩)(?:⟨[89AB][0-9A-F]⟩)*$")
-_CLUSTER = regex.compile(r"\X")
 
 
 class Run(NamedTuple):
@@ -130,7 +127,9 @@ def _text(data: bytes) -> str:
 
 
 def _clusters(text: str) -> list[str]:
-    return _CLUSTER.findall(text)
+    import regex  # takes longer to import than most commands of the terminal need
+
+    return regex.findall(r"\X", text)
 
 
 def _length(cluster: str) -> int:

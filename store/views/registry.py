@@ -51,9 +51,23 @@ def view(
 
 
 def _load_all() -> None:
+    for module in _modules():
+        importlib.import_module(module)
+
+
+def _load(name: str) -> None:
+    """Import the module that is called like the view; where none is, all of them. The others take longer to import
+    than most views take to run."""
+    for module in _modules():
+        if module.rpartition(".")[2] == name.replace("-", "_"):
+            importlib.import_module(module)
+    if name not in _VIEWS:
+        _load_all()
+
+
+def _modules() -> list[str]:
     package = importlib.import_module(_PACKAGE)
-    for module in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}."):
-        importlib.import_module(module.name)
+    return [module.name for module in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}.")]
 
 
 def names() -> list[str]:
@@ -66,7 +80,7 @@ def get(name: str) -> Callable[..., pa.Table]:
     """The function of a view; `_` may stand for `-`. Raises UnknownColumn where there is none."""
     name = name.replace("_", "-")
     if name not in _VIEWS:
-        _load_all()
+        _load(name)
     if name not in _VIEWS:
         raise UnknownColumn(f"there is no view {name!r}; there are: {', '.join(sorted(_VIEWS))}")
     return _VIEWS[name]
