@@ -136,11 +136,15 @@ def view_command(
       moescope view my-trace alignment --help
     """
     from ...store import views
+    from ...store.errors import UnknownColumn
     from ...store.notes import notes_of
 
     view = view and view.replace("_", "-")
-    if view is not None and view not in views.names():
-        raise click.UsageError(f"there is no view {view!r}; there are: {', '.join(views.names())}")
+    if view is not None:
+        try:
+            views.get(view)
+        except UnknownColumn as error:
+            raise click.UsageError(str(error)) from None
     if wants_help or trace is None or view is None:
         _view_help(view, views)
         if not wants_help:
@@ -153,7 +157,7 @@ def view_command(
 
 
 def _view_help(view: str | None, views: types.ModuleType) -> None:
-    if view in views.names():
+    if view is not None:
         options = " ".join(f"[--{name.replace('_', '-')} …]" for name in views.parameters(view))
         click.echo(f"moescope view TRACE {view} {options}\n\n{views.help_of(view)}")
         return
