@@ -101,6 +101,8 @@ def _counts(units: int, resamples: int) -> np.ndarray:
 
 def _contrasts(counts_BU: np.ndarray, weights_GU: np.ndarray, totals_GU: np.ndarray) -> np.ndarray:
     """(B,) first group's weighted mean minus the mean of the others', in each resample."""
+    # A resample is how often each unit is drawn, so all means are two products, (B, U) @ (U, G).
+    # A group that a resample did not draw has no mean, (B, G) NaN, and is left out of the others' average.
     sizes_BG = counts_BU @ weights_GU.T
     with np.errstate(invalid="ignore"):
         means_BG = (counts_BU @ totals_GU.T) / sizes_BG

@@ -77,6 +77,7 @@ def _generated_tokens(captured: CapturedBatch) -> dict[str, np.ndarray]:
     fed_SB = captured.step_array(captured.fed)
     steps, width = fed_SB.shape
     start_B = np.asarray([len(sequence) for sequence in captured.batch.encoded], np.int32)
+    # (S steps, B sequences), step by step: a fed token follows the prompt of its own length, whatever the padding.
     position_SB = start_B + np.arange(steps, dtype=np.int32)[:, None]
     return {
         "sequence": np.tile(np.arange(width, dtype=np.int32), steps),

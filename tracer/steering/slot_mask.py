@@ -66,6 +66,7 @@ class FileMask(SlotMask):
         table = _read(path)
         dropped = ~np.asarray(table["keep"]).astype(bool)
         self._layers = set(np.unique(np.asarray(table["layer"])).tolist())
+        # Only the D rows that drop a slot are kept; the layers first: a file may drop nothing in one.
         table = table.filter(pa.array(dropped))
         self._layer_D = np.asarray(table["layer"])
         self._slot_D = np.asarray(table["slot"])

@@ -155,6 +155,7 @@ def _rows(
     chosen_M: np.ndarray,
     draws: tuple[int, int] | None,
 ) -> list[dict[str, Any]]:
+    # (E,) bool: all experts that have no line of their own; they are told together, as one row without an expert.
     rest_E = np.ones(spec.num_experts, bool)
     rest_E[chosen_M] = False
     chance = even_share(spec, int(sums.count_XE.sum()), int(sums.tokens_X.sum()))

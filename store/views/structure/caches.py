@@ -86,6 +86,8 @@ def _table(spec: RouterSpec, policy: str, found: tuple[Any, ...], wanted: list[i
     if wanted is not None:
         size_C = size_C[np.isin(size_C, wanted)]
     for phase, hits_GE, accesses_G in zip(*[iter(found)] * 3, strict=True):
+        # Fixed: hits (G, E) come by expert; the cache of size s holds the s most used, so its hits are a running sum.
+        # The other policies come by size already; size s is column s - 1.
         if policy == "fixed":
             hits_GE = np.cumsum(hits_GE[:, np.argsort(-hits_GE.sum(0), kind="stable")], axis=1)
         hits_GC = hits_GE[:, size_C - 1]

@@ -60,9 +60,11 @@ def expert_map(
     for spec, tokens_G, share_GE, total, count_E in found:
         used = np.flatnonzero(count_E > 0)
         mean_E = count_E[used] / total
+        # (G values, used experts): rare values are drawn to the layer's mean, as if PRIOR further tokens had it.
         mixed = (share_GE[:, used] * tokens_G[:, None] + PRIOR * mean_E) / (tokens_G[:, None] + PRIOR)
         lift_GE = mixed / mean_E
         most = lift_GE.argmax(0)
+        # A point an expert, (used, G): less its own mean, so that its load does not place it, only what it responds to.
         logs = np.log(lift_GE)
         places.append((logs - logs.mean(0)).T)
         columns.append(

@@ -94,6 +94,7 @@ def batch_of(
     request_N, position_N = rows.columns["request"], rows.columns["position"]
     sequence_of = {one.number: i for i, one in enumerate(finished)}
     sequence_N = np.array([sequence_of[int(number)] for number in request_N], np.int32)
+    # Workers write rows in the order of their steps: `order` (N,) makes it that of `tokens`, prompt by prompt.
     order = np.lexsort((position_N, sequence_N))
     tokens = {
         "sequence": np.repeat(np.arange(len(finished), dtype=np.int32), [len(f.token_ids) for f in finished]),

@@ -180,8 +180,10 @@ def _joined(rows: list[Rows]) -> Rows:
 def _last_of_each(rows: Rows, classes: dict[int, np.ndarray]) -> tuple[Rows, int]:
     """Rows sorted by (request, position), the last computation of each; and how many others there were."""
     length = {request: len(class_T) for request, class_T in classes.items()}
+    # A preempted request or a rejected draft computes a position again, and may go past the end of the answer.
     position_N = rows.position_N.numpy()
     inside_N = position_N < np.array([length[int(request)] for request in rows.request_N], np.int64)
+    # Sorted by (request, position, time of computation), (N,): the last row of each run of equal keys (2, N) is kept.
     order = np.lexsort((np.arange(len(inside_N)), position_N, rows.request_N))
     order = order[inside_N[order]]
     key = np.stack([rows.request_N[order], position_N[order]])
