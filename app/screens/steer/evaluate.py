@@ -26,7 +26,7 @@ OPEN = "evaluation"
 """Parameter of the address, and in the session: id of the evaluation that is open."""
 
 _AGAIN = "The same profile, prompts and controls on the model that runs now."
-_NO_MODEL = "Start the model above, then press Run again."
+_NO_MODEL = "It can be run again as soon as the model above runs."
 
 
 def evaluate_tab(
