@@ -22,11 +22,11 @@ NOT_PRUNED = {
     "dots3_note": SEVERAL,
     "ernie4_5_vl_moe": SEVERAL,
     "jetmoe": SEVERAL,
-    "longcat_flash": "does not say the number of experts",
+    "longcat_flash": "names the number of experts",
     "openai_privacy_filter": "returns no logits",
     "vitpose": "no logits to edit",
     "vitpose_backbone": "no logits to edit",
-    "zaya": "does not say the number of experts",
+    "zaya": "names the number of experts",
 }
 """Families that are refused, and what the refusal says: product keys, experts that are no modules, two routers."""
 PROBE = range(5, 29)

@@ -53,5 +53,5 @@ def test_a_token_goes_only_to_the_server_that_wrote_it(tmp_path):
     other.write_text("hunter2\n")
     long.write_text("one two\nthree\n")
     for path in (other, long):
-        with pytest.raises(TokenError, match="no token file"):
+        with pytest.raises(TokenError, match="not a token file"):
             token_for_address(path, "http://evil.example")

@@ -98,4 +98,4 @@ def test_what_cannot_be_compared_is_one_sentence(traces, tmp_path, capsys):
 def test_a_rate_that_is_no_number_fails_no_ci_in_silence(traces, capsys):
     code, _, err = call(capsys, "compare", *traces, "--fail-above", "nan")
     assert code == 2
-    assert "no rate" in err
+    assert "not a rate" in err

@@ -102,7 +102,7 @@ def test_an_empty_table_says_why(tmp_path: Path) -> None:
     trace = open_trace(tmp_path / "t")
     assert "no ids" in notes_of(trace.view("expert-tokens", layer=0, expert=1))[0]
     assert "No prompt has a language" in notes_of(trace.view("routing-consistency"))[0]
-    assert notes_of(trace.view("expert-contexts", layer=0, expert=3))[0].startswith("No row:")
+    assert notes_of(trace.view("expert-contexts", layer=0, expert=3))[0].startswith("No rows:")
 
 
 NAMES = (
@@ -182,4 +182,4 @@ def test_few_units_give_points_without_intervals_and_say_why(tmp_path: Path, uni
         table = trace.view(view)
         assert table[value].null_count == 0
         assert table["low"].null_count == (table.num_rows if units < 5 else 0)
-        assert any("stands without an interval" in note for note in notes_of(table)) == (units < 5)
+        assert any("units has no interval" in note for note in notes_of(table)) == (units < 5)

@@ -127,7 +127,7 @@ def test_what_can_not_be_pruned_is_refused_and_leaves_nothing(tmp_path: Path) ->
     model = tiny_olmoe()
     tokenizer = character_tokenizer()
     for kept, said in (
-        ({0: [0, 1], 1: [0, 1, 2], 2: [0, 1]}, "every layer must keep as many"),
+        ({0: [0, 1], 1: [0, 1, 2], 2: [0, 1]}, "all layers must have, and keep, the same number"),
         ({0: [0], 1: [0], 2: [0]}, "a token uses 2 experts"),
     ):
         with pytest.raises(PruneError, match=said):

@@ -370,5 +370,5 @@ def test_rows_that_do_not_fit_the_samples_are_refused(tmp_path):
         record_routing(model, routers=[gate_at("layers.*.gate")]) as routing,
     ):
         model["layers"][0](torch.randn(7, WIDTH))
-    with pytest.raises(TracerError, match="decided on 7 rows, which 2 samples cannot share"):
+    with pytest.raises(TracerError, match="decided on 7 rows, which 2 samples can't share"):
         save_routing(routing, tmp_path / "t", samples=2)
