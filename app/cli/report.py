@@ -60,7 +60,7 @@ def _made(traces: tuple[str, ...], words: tuple[str, ...], pinned: str | None, t
                 items.append(item_of_view(trace, Path(url.rstrip("/")).name or url, view, params))
             except StoreError as error:
                 if chosen:
-                    raise
+                    raise click.ClickException(f"{url}: {view}: {error}") from None
                 click.echo(f"note: {view} is left out: {error}", err=True)
             click.echo(f"{view}: done", err=True)
     if not items:
