@@ -149,7 +149,7 @@ def exchange_map(
             color=alt.Color("count:Q", title="times", scale=alt.Scale(range=list(theme.sequential), domainMin=0)),
             tooltip=[
                 alt.Tooltip("from_expert:Q", title="expert in A"),
-                alt.Tooltip("to_expert:Q", title="gave way to"),
+                alt.Tooltip("to_expert:Q", title="replaced by"),
                 alt.Tooltip("count:Q", title="times", format=",.1f"),
                 alt.Tooltip("share:Q", title="of its uses", format=".2%"),
             ],

@@ -91,10 +91,10 @@ def margins(table: pa.Table) -> str:
 def exchange(table: pa.Table) -> str:
     """The most frequent exchange; from the view `agreement-experts` of one layer."""
     if not table.num_rows:
-        return "No expert gave way to another."
+        return "No expert was replaced by another."
     row = table.slice(0, 1).to_pylist()[0]
     return (
-        f"Most often expert {row['from_expert']} gave way to expert {row['to_expert']}: {_times(row['count'])}, "
+        f"Most often expert {row['from_expert']} was replaced by expert {row['to_expert']}: {_times(row['count'])}, "
         f"{words.percent(row['share'])} of its {words.amount(row['uses'], 'use')} in layer {row['layer']}."
     )
 
@@ -111,15 +111,15 @@ def exchanges_of(table: pa.Table, layer: int, expert: int, *, most: int = 3) -> 
     came = [(row["from_expert"], row["count"]) for row in rows if row["to_expert"] == expert]
     name = f"expert {expert} of layer {layer}"
     if not left and not came:
-        return f"Paired tokens: {name} neither gave way to another expert nor took the place of one."
+        return f"Paired tokens: {name} was neither replaced by another expert nor replaced one."
 
     def told(pairs: list[tuple[int, float]]) -> str:
         named = [f"{other} ({_times(count)})" for other, count in pairs[:most]]
         more = sum(count for _, count in pairs[most:])
         return ", ".join([*named, *([f"others ({_times(more)})"] if more else [])])
 
-    parts = [f"gave way to {told(left)}"] if left else []
-    parts += [f"took the place of {told(came)}"] if came else []
+    parts = [f"was replaced by {told(left)}"] if left else []
+    parts += [f"replaced {told(came)}"] if came else []
     return f"Paired tokens: {name} {' and '.join(parts)}."
 
 

@@ -17,7 +17,7 @@ from . import layers, prompts, replay, routers
 from .choice import Choice
 
 PAIR_BY = {"prompt_id": "prompt id", "parallel_id": "parallel id"}
-ALIGN = {"ids": "until token ids part", "realign": "also after, realigned", "characters": "by characters"}
+ALIGN = {"ids": "until token ids differ", "realign": "also after, realigned", "characters": "by characters"}
 
 
 def page(context: PageContext) -> None:

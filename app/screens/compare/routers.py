@@ -20,7 +20,7 @@ from .choice import Choice
 
 def draw(context: PageContext, choice: Choice) -> None:
     """Draw the exchange matrix of a layer beside its largest entries, then the two maps."""
-    st.subheader("Which expert gave way to which", anchor=False)
+    st.subheader("Which expert replaced which", anchor=False)
     numbers = [router.layer for router in context.routers()]
     layer = link_check.selectbox("Layer", numbers, key="layer", what="the layer", width=120,  # pyright: ignore[reportArgumentType]
                                  index=choice.most_flipped(context, numbers))  # fmt: skip
@@ -34,14 +34,14 @@ def draw(context: PageContext, choice: Choice) -> None:
 def _exchange(context: PageContext, choice: Choice, layer: int) -> None:
     table = choice.view(context, "agreement-experts", layers=str(layer))
     if not table.num_rows:
-        messages.say(f"In layer {layer} no expert gave way to another.")
+        messages.say(f"In layer {layer} no expert was replaced by another.")
         return
     experts = context.trace.router(layer, context.stream).num_experts
     left, right = side_by_side((3, 2), key="exchange")
     with left:
         show.chart(
             lambda theme: figures.exchange_map(table, experts, theme=theme), table, name="compare-exchange",
-            title=f"Experts of layer {layer} that gave way to others", say=sentences.exchange(table),
+            title=f"Experts of layer {layer} replaced by others", say=sentences.exchange(table),
             python=choice.python(context, "agreement-experts", layers=str(layer)),
         )  # fmt: skip
     with right:

@@ -43,8 +43,8 @@ def _merge(context: PageContext) -> None:
         show.chart(
             lambda theme: figures.tree(steps, clusters, theme=theme),
             steps, name=f"merge-tree-{layer}", title=f"Which experts of layer {layer} join first",
-            say="Joints in the page's colour are those of the tree's own cut into as many clusters; what is merged is "
-            "improved by single moves after it. The height need not begin at 0.",
+            say="Coloured joints: the tree cut into as many clusters. The merge improves that cut by single moves. "
+            "The height need not begin at 0.",
             python=context.snippet("merge-tree", layers=ask["layers"]),
         )  # fmt: skip
     st.caption("For a checkpoint in which these experts are one, its loss beside pruning to as many:")

@@ -29,7 +29,7 @@ def draw() -> dict[str, Any]:
         )  # fmt: skip
         routers = st.text_area(
             "Declared routers, one a line", key="new-routers", placeholder=SYNTAX, height=68,
-            help="For a model whose routers are not found by themselves, such as "
+            help="For a model whose routers are not found automatically, such as "
             "`model.layers.*.mlp.gate,experts=8,top_k=2,ids=0,weights=1`.",
         )  # fmt: skip
         lines = [line.strip() for line in (routers or "").splitlines() if line.strip()]
@@ -38,7 +38,8 @@ def draw() -> dict[str, Any]:
             states.say(problem)
         missing = st.toggle(
             "load a checkpoint that lacks weights", key="new-missing",
-            help="Without it such a checkpoint is refused: what it lacks is random. The trace names the weights.",
+            help="Otherwise such a checkpoint is refused, because the missing weights would be random. The trace names "
+            "them.",
         )  # fmt: skip
         again = st.toggle(
             "reproducible: eager attention, one prompt a batch", key="new-reproducible",

@@ -183,7 +183,7 @@ def _menu(context: PageContext, served: Served) -> None:
     )  # fmt: skip
     st.toggle(
         "load a checkpoint that lacks weights", value=now.allow_missing, key="steer-missing",
-        help="Without it such a checkpoint is refused: what it lacks is random.",
+        help="Otherwise such a checkpoint is refused, because the missing weights would be random.",
     )  # fmt: skip
     with st.container(horizontal=True):
         st.button("Start", type="primary", key="steer-start", on_click=_start, args=(context.url, key))
