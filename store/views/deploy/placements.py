@@ -96,9 +96,14 @@ def loads(trace: TraceRows, layers: Sequence[int], stream: str, tokens: TokenFil
     Raises:
         DecisionRefused: layers of different numbers of experts.
     """
-    experts = {trace.router(layer, stream).num_experts for layer in layers}
+    routers = [trace.router(layer, stream) for layer in layers]
+    experts = {spec.num_experts for spec in routers}
     if len(experts) > 1:
-        raise DecisionRefused(f"the layers have {sorted(experts)} experts: name layers that have as many")
+        numbers = " and ".join(map(str, sorted(experts)))
+        guessed = any("largest id" in spec.note for spec in routers)
+        todo = "import it again with their number" if guessed else "name layers that have as many"
+        why = ", guessed from the largest id of each" if guessed else ""
+        raise DecisionRefused(f"the layers have {numbers} experts{why}: {todo}")
     counts = []
     for layer in layers:
         rows = trace.rollup_arrays(layer, stream, tokens=tokens)
