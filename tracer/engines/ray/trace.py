@@ -173,10 +173,11 @@ def _shares(ray: Any, workers: int | None, gpus_per_worker: float | None, usual:
 
 
 def _desk(ray: Any, url: str, ids: list[str], workers: int, prompt_set: dict[str, Any], resume: bool) -> Any:
-    """Beside this process where it is on the cluster: a lock on a local disk then dies with this machine."""
+    """Beside this process, nowhere else: a lock on a local disk then dies with this machine, and no other node takes
+    the trace along when it dies (where softly asked for, Ray at times puts it elsewhere)."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(Desk).options(num_cpus=0, max_restarts=0, scheduling_strategy=here)
     return actor.remote(url, ids, workers, prompt_set, resume)
 
