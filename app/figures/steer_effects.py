@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -100,6 +100,7 @@ def effects_chart(
         "shape": alt.Shape("who:N", scale=shapes, legend=legend),
         "color": alt.Color("who:N", scale=colors, legend=legend),
     }
+    ends: list[tuple[Literal["left", "right"], int]] = [("left", 9), ("right", -9)]
     layers = [
         alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.line).encode(
             x=alt.X("zero:Q", **on_axis)
@@ -112,8 +113,7 @@ def effects_chart(
         ),
         base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
         *(base.transform_filter(f"datum.beyond == '{side}'").mark_text(align=side, dx=dx, color=theme.text)
-          .encode(x=x, text="its number:N") for side, dx in (("left", 9), ("right", -9))
-          if (data["beyond"] == side).any()),
+          .encode(x=x, text="its number:N") for side, dx in ends if side in set(data["beyond"])),
     ]  # fmt: skip
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))
 
