@@ -1,4 +1,4 @@
-"""What every kernel asks of its arguments, and how it says no.
+"""Checks of the arguments of kernels.
 
 NumPy arrays, torch tensors (recognised by what they can do: kernels never import torch), lists and scalars
 come in; NumPy arrays go on. Ids are never widened as a whole: 100 million of them stay as small as they came.
@@ -96,7 +96,7 @@ def as_ids(ids: ArrayLike, name: str = "ids") -> np.ndarray:
 
 
 def as_slot_weights(weights: ArrayLike, ids_TK: np.ndarray) -> np.ndarray:
-    """Gate weights beside their ids, (T, k) in their own type; NaN in empty slots is nobody's business."""
+    """Gate weights beside their ids, (T, k) in their own type; NaN in empty slots is ignored."""
     weights_TK = to_numpy(weights)
     if weights_TK.ndim == 1:
         weights_TK = weights_TK[:, None]

@@ -1,4 +1,4 @@
-"""The expert sets of two routings of the same tokens: what they share, and what gave way to what.
+"""The expert sets of two routings of the same tokens: what they share, and which expert replaced which.
 
 Slots are compared column by column, in pieces that stay in cache: K · K' comparisons of narrow integers take less
 time than sorting a row. For much work a compiled twin goes token by token.
@@ -115,7 +115,7 @@ def overlap_chance(num_experts: int, k_a: float, k_b: float) -> float:
 
 
 def exchange(ids_a: ArrayLike, ids_b: ArrayLike, num_experts: int) -> np.ndarray:
-    """Which expert gave way to which.
+    """Which expert replaced which.
 
     Over flipped tokens, each expert of A∖B is set against each of B∖A with weight 1/|B∖A|. A row sums to how often its
     expert was left for another; where B has no new expert (a smaller k), nothing took its place, and nothing is added.

@@ -1,4 +1,4 @@
-"""Experts that do not fit: what a predictive cache hits, what a ring of slots waits for, which sequences go together.
+"""Offloaded experts: hits of a predictive cache, waits of a ring of slots, batches of sequences that share experts.
 
 Curves of LRU, LFU and Belady are in `moescope.kernels.consistency`. Definitions and traps: docs/methods/decisions.md.
 """

@@ -1,4 +1,4 @@
-"""Which expert gave way to which."""
+"""Which expert replaced which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCHEMA = pa.schema(
 def agreement_experts(
     pairs: Pairs, *, routers: Routers = DECODER, tokens: TokenFilter = ALL_TOKENS
 ) -> pa.Table:
-    """Which expert of A gave way to which of B, in flipped tokens.
+    """Which expert of B replaced which of A, in flipped tokens.
 
     Args:
     Returns:

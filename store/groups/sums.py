@@ -1,4 +1,4 @@
-"""Sums by group beside the parts of a trace, so that a question about groups needs not read the sums of every prompt.
+"""Sums by group beside the parts of a trace, so that a question about groups does not read the sums of every prompt.
 
 1. Prompts fall into groups (`cells.py`).
 2. Part by part, the rollups of each router are added up by (group, phase, special, completion).

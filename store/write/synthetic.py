@@ -45,7 +45,7 @@ _TOKENS = pa.array(["<s>", *(f" t{n}" for n in range(1, _VOCABULARY + 1))])
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """File or folder to write."""
+    """The size and the statistics of a synthetic trace."""
 
     prompts: int = 60
     tokens_per_prompt: int = 40

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Every array begins at a multiple of this, so that a run of bytes can be viewed as any of the types below.
 _ALIGN = 16
 _NUMPY = {
     torch.uint8: np.uint8, torch.int16: np.int16, torch.int32: np.int32, torch.int64: np.int64,
@@ -48,6 +49,7 @@ class Arena:
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Slot, Tensor]:
         """Uninitialised room for one array."""
+        # Chunks are (bytes,) uint8 whatever lies in them: one copy takes arrays of all shapes and types to the host.
         size = prod(shape) * dtype.itemsize
         chunk = self._chunk_with(size)
         slot = Slot(chunk, self._used[chunk], shape, dtype)
@@ -77,6 +79,8 @@ class Arena:
         self._used, self._current = [0] * len(self._chunks), 0
         if self.device.type != "cuda":
             return HostArena([chunk.cpu() for chunk in filled], None)
+        # Only into pinned memory does a copy run beside the next batch; the event tells when it has ended. The stream
+        # keeps the order: what the next batch writes into the same chunks comes after this copy.
         hosts = [torch.empty(len(chunk), dtype=torch.uint8, pin_memory=True) for chunk in filled]
         with torch.cuda.device(self.device):
             for host, chunk in zip(hosts, filled, strict=True):
@@ -86,6 +90,7 @@ class Arena:
         return HostArena(hosts, done)
 
     def _chunk_with(self, size: int) -> int:
+        # Chunks fill from the first to the last; room left at the end of one is not looked at again in this batch.
         while self._current < len(self._chunks):
             if self._used[self._current] + size <= len(self._chunks[self._current]):
                 return self._current

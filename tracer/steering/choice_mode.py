@@ -141,7 +141,10 @@ class ChoiceMode(TorchFunctionMode):
             if out[1].shape[-1] <= self._open:
                 self.safe_ids = out[1]
                 return out
+        # Scores (T, E). Guarded ones decide which ids (T, k) win; the values that go on to the gate weights are the
+        # router's own at those ids, or a forced expert would get the weight of the guard.
         _, ids = func(self._guarded(scores), *args, **kwargs)
+        # With no more slots than open experts no masked one can have filled a slot: `decide` needs no second look.
         self.safe_ids = ids if ids.shape[-1] <= self._open else None
         closed = self._closed(scores)
         own = scores if closed is None else torch.where(*closed, scores)
@@ -168,6 +171,8 @@ class ChoiceMode(TorchFunctionMode):
         for x in values:
             if x is weight:
                 return True
+        # The weight may come transposed, cast or gathered from other devices: then its shape, (E, D) or (D, E), tells it,
+        # unless another weight of the router has the same.
         operands = [x for x in values if isinstance(x, Tensor) and x.dim() == 2]
         if self._ambiguous:
             return False
@@ -175,6 +180,7 @@ class ChoiceMode(TorchFunctionMode):
 
     def _edited(self, logits: Tensor) -> Tensor:
         """The logits (..., E or more) after all rules at the logits."""
+        # Some routers score more than experts (a skip, shared experts): rules act on the first E columns alone.
         wider = logits.shape[-1] > self._experts
         own = logits[..., : self._experts] if wider else logits
         state = LogitState(flat(own) if own.dim() > 1 else own.unsqueeze(0))

@@ -274,7 +274,7 @@ class _Crew:
         self._hire()
 
     def _employ(self, standing: Standing) -> None:
-        """Whoever is done goes on where others have died since."""
+        """A worker that has finished takes over prompts of workers that have died since."""
         if standing.waiting:
             for name, actor in self._idle:
                 self._set_to_work(name, actor)

@@ -38,7 +38,7 @@ class Job:
 
 
 def asked(reference: Any) -> Any:
-    """The answer of an actor. What went wrong there is raised as it was raised there."""
+    """The answer of an actor; an exception of the actor is raised here unchanged."""
     import ray
 
     try:
