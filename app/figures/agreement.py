@@ -132,7 +132,7 @@ def margin_curve(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "conta
 def exchange_map(
     table: pa.Table, experts: int, *, theme: Theme = LIGHT, width: Width = "container"
 ) -> alt.Chart:
-    """Which expert of A (rows) gave way to which of B (columns) in one layer of the view `agreement-experts`."""
+    """Which expert of B (columns) replaced which of A (rows) in one layer of the view `agreement-experts`."""
     names = ("layer", "from_expert", "to_expert", "count", "share", "uses")
     data = pd.DataFrame({name: table[name].to_pylist() for name in names})
     half = max(0.5, experts / 150)  # of 256 experts a cell must still be seen

@@ -105,7 +105,7 @@ def _times(count: float) -> str:
 
 
 def exchanges_of(table: pa.Table, layer: int, expert: int, *, most: int = 3) -> str:
-    """What one expert gave way to, and what it took the place of; from the view `agreement-experts` of its layer."""
+    """What replaced one expert, and what it replaced; from the view `agreement-experts` of its layer."""
     rows = table.to_pylist()
     left = [(row["to_expert"], row["count"]) for row in rows if row["from_expert"] == expert]
     came = [(row["from_expert"], row["count"]) for row in rows if row["to_expert"] == expert]

@@ -44,9 +44,9 @@ def spread(values: np.ndarray, percent: bool = True) -> str:
 
 
 def placements(trace: Trace) -> None:
-    """Balancedness of six placements, without and with further places for EPLB, and what changes the device."""
+    """Balancedness of six placements, without and with extra slots for EPLB, and what changes the device."""
     for copies in (0, COPIES):
-        print(f"### {DEVICES} devices, {NODES} nodes, {copies} further places\n")
+        print(f"### {DEVICES} devices, {NODES} nodes, {copies} extra slots\n")
         ask = {"devices": DEVICES, "nodes": NODES, "replicas": copies, "seconds": 0.5}
         held = over_seeds(trace, "placement", ["method"], "balancedness", **ask)
         fitted = over_seeds(trace, "placement", ["method"], "fitted", **ask)

@@ -171,8 +171,8 @@ class ChoiceMode(TorchFunctionMode):
         for x in values:
             if x is weight:
                 return True
-        # The weight may come transposed, cast or gathered from other devices: then its shape, (E, D) or (D, E), tells it,
-        # unless another weight of the router has the same.
+        # The weight may come transposed, cast or gathered from other devices: then its shape, (E, D) or (D, E), tells
+        # it, unless another weight of the router has the same.
         operands = [x for x in values if isinstance(x, Tensor) and x.dim() == 2]
         if self._ambiguous:
             return False

@@ -1,4 +1,4 @@
-"""Which experts gave way to which, and both traces' loads on one colour scale."""
+"""Which experts replaced which, and both traces' loads on one colour scale."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def _maps(context: PageContext, choice: Choice) -> None:
 
 
 def _cell(context: PageContext, choice: Choice, layer: int, expert: int) -> None:
-    """What the chosen expert gave way to, and what it took the place of."""
+    """What replaced the chosen expert, and what it replaced."""
     table = choice.view(context, "agreement-experts", layers=str(layer))
     messages.say(sentences.exchanges_of(table, layer, expert))

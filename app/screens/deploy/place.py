@@ -82,7 +82,7 @@ def _controls(context: PageContext) -> dict[str, Any]:
             "Devices", 1, experts, min(8, experts), key="devices", bind="query-params", width=130
         )
         nodes = st.number_input("Nodes", 1, 64, 1, key="nodes", bind="query-params", width=130)
-        replicas = st.number_input("Further places", 0, 4096, 0, key="replicas", bind="query-params", width=150,
+        replicas = st.number_input("Extra slots", 0, 4096, 0, key="replicas", bind="query-params", width=150,
                                    help="For copies of busy experts, over all devices; EPLB uses them.")  # fmt: skip
     return {"devices": int(devices), "nodes": int(nodes), "replicas": int(replicas), "layers": window_text(context),
             "seconds": SECONDS}  # fmt: skip

@@ -61,7 +61,7 @@ def placement(
 
     Args:
         devices, nodes: of the cluster.
-        replicas: further places for copies of busy experts; only EPLB uses them.
+        replicas: extra slots for copies of busy experts; only EPLB uses them.
         groups: groups of experts that the hierarchical EPLB keeps within a node; as many as nodes by default.
         methods: of contiguous, random (mean of 20), greedy, eplb-global, eplb-hierarchical, milp (arXiv 2502.06643).
         seconds: of the program for each layer.
