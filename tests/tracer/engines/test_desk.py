@@ -169,7 +169,8 @@ def test_a_connection_to_the_desk_that_broke_off_is_made_again(monkeypatch: pyte
     desk = SimpleNamespace(standing=SimpleNamespace(remote=lambda: "called"))
     monkeypatch.setattr(ray_trace, "asked", asked)
     monkeypatch.setattr(ray_trace, "LOOK_SECONDS", 0.001)
-    crew = ray_trace._Crew(ray, desk, *[None] * 3, 0, 1, object)  # pyright: ignore[reportArgumentType]
+    job: Any = None
+    crew = ray_trace._Crew(ray, desk, job, None, None, 0, 1, object)
     assert crew._of_desk("standing") == "standing"
     answers = iter([Unavailable()])
     monkeypatch.setattr(ray_trace, "CUT_SECONDS", -1.0)
