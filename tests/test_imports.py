@@ -150,6 +150,7 @@ def test_neither_kernels_nor_the_root_is_a_package():
         "moescope.store",
         "moescope.tracer",
         "moescope.tracer.prompts.prompt_set",
+        "moescope.tracer.evaluate.saved",
         "moescope.app.cli.commands",
         "moescope.sample_data.gallery",
     ],
@@ -159,3 +160,13 @@ def test_looking_at_a_trace_loads_no_model_library(name):
     program = f"import sys, {name}; print(*[m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_first_page_and_a_view_import_nothing_that_they_do_not_use():
+    program = (
+        "import sys, moescope.app.screens.library.page; from moescope.store.views import registry; "
+        "registry.get('explained'); names = ('torch', 'scipy', 'moescope.store.views.structure.explained', "
+        "'moescope.store.views.deploy.placement'); print(*[name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["moescope.store.views.structure.explained"]

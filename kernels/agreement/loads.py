@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from .._arrays import as_amounts, check_size, row_chunks
 from ..statistics.bootstrap import Interval, resample
@@ -82,6 +81,8 @@ def ranks_of_whole(values_BE: np.ndarray) -> np.ndarray:
 
 def _ranks(values_BE: np.ndarray) -> np.ndarray:
     """(B, E) float64 ranks from 1 within each row, equal numbers at the mean of theirs."""
+    from scipy.stats import rankdata  # takes longer to import than everything else here
+
     return rankdata(values_BE, axis=1)
 
 

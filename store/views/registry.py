@@ -13,7 +13,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.abc import InspectLoader
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -52,22 +53,24 @@ def view(
 
 def _load_all() -> None:
     for module in _modules():
-        importlib.import_module(module)
+        importlib.import_module(module.name)
 
 
 def _load(name: str) -> None:
-    """Import the module that is called like the view; where none is, all of them. The others take longer to import
-    than most views take to run."""
+    """Import the module whose source registers the view; all of them where none does. All take longer to import than
+    most views take to run."""
     for module in _modules():
-        if module.rpartition(".")[2] == name.replace("-", "_"):
-            importlib.import_module(module)
-    if name not in _VIEWS:
-        _load_all()
+        spec = module.module_finder.find_spec(module.name, None)
+        source = spec and isinstance(spec.loader, InspectLoader) and spec.loader.get_source(module.name)
+        if source and f'@view("{name}"' in source:
+            importlib.import_module(module.name)
+            return
+    _load_all()
 
 
-def _modules() -> list[str]:
+def _modules() -> Iterator[pkgutil.ModuleInfo]:
     package = importlib.import_module(_PACKAGE)
-    return [module.name for module in pkgutil.walk_packages(package.__path__, f"{_PACKAGE}.")]
+    return pkgutil.walk_packages(package.__path__, f"{_PACKAGE}.")
 
 
 def names() -> list[str]:

@@ -17,14 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...store.errors import StoreError
 from ...store.files.manifest import current_versions
 from ...store.files.whole import write_whole
 from ..prompts.prompt_set import PromptSet
-from ..steering.profile import Steering
 from .effects import Evaluation
+
+if TYPE_CHECKING:
+    from ..steering.profile import Steering
 
 FOLDER = "evaluations"
 VERSION = 1
@@ -93,6 +95,8 @@ class SavedEvaluation:
     @property
     def steering(self) -> Steering:
         """The profile that was evaluated."""
+        from ..steering.profile import Steering
+
         return Steering.from_json(self.asked["profile"])
 
     @property
