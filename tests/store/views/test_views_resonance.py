@@ -145,7 +145,7 @@ def test_a_contrast_coincides_with_itself(trace):
 
 
 def test_groups_that_make_no_contrast_are_refused(trace):
-    with pytest.raises(StoreError, match="in both groups"):
+    with pytest.raises(StoreError, match="the two groups share"):
         trace.view("resonance", by="language", target="de", rest="de,en")
     with pytest.raises(StoreError, match="no prompt belongs to language xx"):
         trace.view("resonance", by="language", target="xx")
