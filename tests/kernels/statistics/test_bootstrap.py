@@ -119,7 +119,7 @@ def test_student_quantiles_equal_the_printed_tables(freedom, quantile):
         (lambda: bootstrap_interval([1.0, 2.0], weights=[1.0]), "weights have shape"),
         (lambda: bootstrap_interval([1.0], level=1.0), "level"),
         (lambda: bootstrap_interval([1.0], resamples=0), "resamples"),
-        (lambda: bootstrap_interval([1.0], lambda u: 0, weights=[1]), "weights belong"),
+        (lambda: bootstrap_interval([1.0], lambda u: 0, weights=[1]), "weights apply"),
         (lambda: correlation([1, 2], [1, 2]), "at least 3 pairs, got 2"),
         (lambda: correlation([1, 2, np.nan], [1, 2, 3]), r"x\[2\] is NaN"),
         (lambda: correlation([1, 2, 3], [1, 2, 3, 4]), "one length"),

@@ -480,7 +480,7 @@ def test_a_part_name_can_not_lead_out_of_the_folder(own_trace_path: Path) -> Non
     path = own_trace_path / "trace.json"
     data = path.read_text().replace('"part-00000"', '"../../../etc/passwd"')
     path.write_text(json.dumps(json.loads(data) | {"checksum": None}))
-    with pytest.raises(StoreError, match="a part is called"):
+    with pytest.raises(StoreError, match="a part has the name"):
         open_trace(own_trace_path)
 
 
