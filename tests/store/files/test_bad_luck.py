@@ -274,7 +274,7 @@ def test_a_part_that_contradicts_itself_is_refused_whole(tmp_path: Path) -> None
         return change
 
     cases = {
-        "expert 6 of 6": shift("events", "experts", 1),
+        "expert 6, but the router has 6": shift("events", "experts", 1),
         "no row in the tokens": shift("events", "position", 1000),
         "not about the same tokens": shift("sums", "prompt", 1),
         "no such router": shift("events", "layer", 50),
@@ -289,7 +289,7 @@ def test_a_part_that_contradicts_itself_is_refused_whole(tmp_path: Path) -> None
     with writer(tmp_path / "t") as out:
         for said, change in cases.items():
             part = broken(change)
-            if said == "expert 6 of 6":
+            if said == "expert 6, but the router has 6":
                 part.events[0].experts[:] = 6
             with pytest.raises(BadPart, match=said):
                 out.write(part)
