@@ -88,7 +88,7 @@ def test_positions_carry_every_scored_token(client):
 
 
 def test_a_prompt_beyond_the_models_positions_is_413(client):
-    with pytest.raises(ServerError, match="the model takes 256") as refusal:
+    with pytest.raises(ServerError, match="the model takes at most 256") as refusal:
         client.score(["x" * 300])
     assert refusal.value.status == 413
 

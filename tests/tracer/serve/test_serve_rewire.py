@@ -81,7 +81,7 @@ VECTOR = {"rule": "vector", "layers": [0], "vector": {"0": [0.5] * 8}}
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        (OFF["rules"], "one vector rule alone; the rules are: off"),
+        (OFF["rules"], "a single vector rule only; the rules are: off"),
         ([VECTOR, VECTOR], "the rules are: vector, vector"),
         ([VECTOR, *OFF["rules"]], "the rules are: vector, off"),
         ([VECTOR | {"vector": {"0": [0] * 5}}], "a vector of 5 numbers for layer 0, which has 8 experts"),
