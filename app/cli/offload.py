@@ -1,4 +1,4 @@
-"""`moescope offload`: how much of what tokens need a cache of experts holds."""
+"""`moescope offload`: hit rates of expert caches and of predictors, and which sequences share a batch."""
 
 from __future__ import annotations
 
