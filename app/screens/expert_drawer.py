@@ -6,6 +6,8 @@ and where it is used; and it keeps the reader's note.
 
 from __future__ import annotations
 
+import time
+
 import pyarrow as pa
 import streamlit as st
 
@@ -22,13 +24,33 @@ from ..text.literal import context_html
 from . import expert_contrast, expert_note, expert_weights, token_names
 
 CONTEXTS = 12
+ON_ITS_WAY_S = 1.0
+"""How long the browser may take to hear of a choice and put it into its address."""
+_NEWEST = "newest cell"
 COVERED = 0.6
 """Part of a map's experts that stays in sight beside the drawer at the right."""
 
 
 def chosen() -> Cell | None:
-    """The cell that the URL names."""
-    return Cell.parse(st.query_params.get("cell", ""))
+    """The cell that the URL names.
+
+    A browser that sends its next event before it has heard of a choice sends the address as it was: what was
+    chosen on this page less than ON_ITS_WAY_S ago holds.
+    """
+    named = st.query_params.get("cell")
+    page, newest, since = st.session_state.get(_NEWEST, ("", named, 0.0))
+    on_its_way = page == st.session_state.get("page") and time.monotonic() - since < ON_ITS_WAY_S
+    if on_its_way and newest != named:
+        remember("cell", newest)
+        named = newest
+    return Cell.parse(named or "")
+
+
+def name_in_address(cell: Cell | None) -> None:
+    """Open an expert, or close the one that is open."""
+    value = None if cell is None else str(cell)
+    st.session_state[_NEWEST] = (st.session_state.get("page"), value, time.monotonic())
+    remember("cell", value)
 
 
 def choose(points: list[dict], *, place: str = "map") -> None:
@@ -40,7 +62,7 @@ def choose(points: list[dict], *, place: str = "map") -> None:
         return
     st.session_state[f"last click {place}"] = newest
     if newest is not None:
-        remember("cell", str(newest))
+        name_in_address(newest)
 
 
 def choose_rows(table: pa.Table, rows: list[int], *, place: str) -> None:
@@ -50,7 +72,7 @@ def choose_rows(table: pa.Table, rows: list[int], *, place: str) -> None:
 
 def close() -> None:
     """Forget the cell."""
-    remember("cell", None)
+    name_in_address(None)
 
 
 def draw(context: PageContext, cell: Cell, *, over_map: bool = False) -> None:

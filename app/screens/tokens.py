@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ...kernels.counting.locality import repeated_assignment, repeated_assignment_chance
+from ...store.schema import Cell
 from ..figures.token_arrays import TokenArrays, token_arrays
 from ..figures.token_grid import token_grid
 from ..shell import link_check, messages, show
@@ -114,7 +115,7 @@ def _words(context: PageContext, texts: list[TokenText], numbers: pa.Table) -> i
     layer, clicked = token_view(texts, layer=layer, stream=context.stream, theme=context.theme, key="text")
     remember("layer", str(layer) if layer != layers[0] else None)
     if clicked:
-        remember("cell", clicked)
+        expert_drawer.name_in_address(Cell.parse(clicked))
     messages.say(" ".join(_sentence(context, text, layer) for text in texts))
     show.actions(
         {"HTML": lambda: standalone(texts, layer=layer, title=f"Layer {layer}"), **show.numbers(numbers)},

@@ -34,8 +34,8 @@ def draw(known: dict[str, TraceSummary]) -> None:
         )
         st.button(FIRST_DOOR, key="door-explore", type="primary", icon=":material/grid_on:", on_click=travel.to,
                   args=("heatmap",), kwargs={"trace": sample})  # fmt: skip
-        st.button("Take the tour of six stops", key="door-tour", icon=":material/tour:", on_click=tour.begin)
         st.html(DOORS)
+        st.button("Take the tour of six stops", key="door-tour", icon=":material/tour:", on_click=tour.begin)
     with right, messages.guarded("The figure of the sample could not be drawn"):
         table = sources.view(
             known[sample].url, "expert-shares", by="language", layer=SHOWN.layer, expert=SHOWN.expert

@@ -6,11 +6,12 @@ import re
 
 import pyarrow as pa
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from ....store.errors import UnknownColumn
 from ....store.schema import Cell, LayerExpert
 from ...shell import messages, show
-from ...shell.page_context import PageContext, remember
+from ...shell.page_context import PageContext
 from ...text import words
 from .. import expert_drawer
 from .explains import token_table
@@ -39,17 +40,24 @@ def tag_in(context: PageContext, text: str) -> tuple[str, str] | None:
     return None
 
 
-def draw(context: PageContext) -> None:
-    """The box, and what was found under it."""
-    text = st.text_input(
-        "Find an expert", key="seek", bind="query-params", width=420,
-        placeholder="layer.expert (3.17), a token (the), or a tag (Japanese)",
-    )  # fmt: skip
-    if not text.strip():
-        return
-    if cell := cell_in(text):
-        _open(context, cell)
-        return
+def draw(context: PageContext) -> tuple[DeltaGenerator, bool]:
+    """The box, and what was found under it.
+
+    Returns:
+        The place of the drawer, which is the same before and after the page's figures are made; and whether an expert
+        was opened just now, whose drawer need not wait for them.
+    """
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        text, new = _box(context)
+        numbers = cell_in(text)
+        opened = numbers is not None and _by_number(context, Cell(context.stream, *numbers), new=new)
+        place = st.container(width="content")
+    if numbers is None and text.strip():
+        _by_words(context, text)
+    return place, opened
+
+
+def _by_words(context: PageContext, text: str) -> None:
     with messages.guarded("The search failed"):
         by_tag = tag_in(context, text)
         if by_tag:
@@ -61,12 +69,31 @@ def draw(context: PageContext) -> None:
             )
 
 
-def _open(context: PageContext, cell: LayerExpert) -> None:
-    layer, expert = cell
-    if st.session_state.get("sought") == (context.name, cell):
-        return
-    st.session_state["sought"] = (context.name, cell)
-    remember("cell", str(Cell(context.stream, layer, expert)))
+def _box(context: PageContext) -> tuple[str, bool]:
+    """What was typed, and whether it was typed just now."""
+    text = st.text_input(
+        "Find an expert", key="seek", bind="query-params", width=420,
+        placeholder="layer.expert (3.17), a token (the), or a tag (Japanese)",
+    )  # fmt: skip
+    before, st.session_state["sought"] = st.session_state.get("sought"), (context.name, text)
+    return text, before != (context.name, text)
+
+
+def _by_number(context: PageContext, cell: Cell, *, new: bool) -> bool:
+    """Open the expert that was typed just now, and say so; offer it again where it was closed."""
+    spec = next((router for router in context.trace.routers if router.key == cell.router), None)
+    if spec is None:
+        layers = [router.layer for router in context.trace.routers if router.stream == cell.stream]
+        messages.say(f"Layer {cell.layer} has no router; they are in layers {min(layers)} to {max(layers)}.")
+    elif cell.expert >= spec.num_experts:
+        messages.say(f"Layer {cell.layer} has experts 0 to {spec.num_experts - 1}.")
+    elif new:
+        expert_drawer.name_in_address(cell)
+        return True
+    elif expert_drawer.chosen() != cell:
+        st.button(f"Open layer {cell.layer}, expert {cell.expert}", key="seek-again",
+                  on_click=expert_drawer.name_in_address, args=(cell,))  # fmt: skip
+    return False
 
 
 def _by_tag(context: PageContext, column: str, value: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from ...shell import messages
 from ...shell.page_context import PageContext
@@ -64,7 +65,9 @@ def page(context: PageContext) -> None:
             todo="Widen the layer window.",
         )
         return
-    find.draw(context)
+    place, opened = find.draw(context)
+    if opened:
+        _drawer(context, place)
     offered = [name for name, one in QUESTIONS.items() if one.there(context)]
     chosen = st.segmented_control(
         "Question", offered, default=FIRST, key="question", bind="query-params", required=True,
@@ -74,5 +77,12 @@ def page(context: PageContext) -> None:
     st.subheader(question.asks, anchor=False)
     with messages.guarded(f"{chosen} could not be drawn"):
         question.draw(context)
+    if not opened:
+        _drawer(context, place)
+
+
+def _drawer(context: PageContext, place: DeltaGenerator) -> None:
+    """The expert that the address names."""
     if cell := expert_drawer.chosen():
-        expert_drawer.draw(context, cell)
+        with place:
+            expert_drawer.draw(context, cell)

@@ -110,6 +110,11 @@ def test_an_expert_is_found_by_number(text: str, cell: tuple[int, int] | None) -
 def test_an_expert_is_found_by_number_token_and_tag(library, monkeypatch) -> None:
     app = run(library, monkeypatch, seek="2.5")
     assert "Layer 2, expert 5" in [element.value for element in app.subheader]
+    app = app.button(key="close-drawer").click().run()
+    assert "Layer 2, expert 5" not in [element.value for element in app.subheader]
+    app = app.button(key="seek-again").click().run()
+    assert "Layer 2, expert 5" in [element.value for element in app.subheader]
+    assert "has experts 0 to 7" in text_of(run(library, monkeypatch, seek="2.99"))
     app = run(library, monkeypatch, seek="German")
     assert "German tokens exceeds" in text_of(app)
     app = run(library, monkeypatch, seek="t1")
