@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from ...store.compare.tokens import FEWEST
-from .look import Width, finish
+from .look import Width, depth_title, finish
+from .routing_layout import every_layer
 from .theme import LIGHT, Theme
 
 MEASURES = {
@@ -37,7 +38,9 @@ def profile(
     form = ".2%" if share else ".3f"
     y_axis = alt.Axis(format="~%" if share else "")
     title = MEASURES[measure]
-    base = alt.Chart(data).encode(x=alt.X("layer:Q", title=LAYER, axis=_LAYERS, scale=alt.Scale(zero=False)))
+    base = alt.Chart(data).encode(
+        x=alt.X("layer:Q", title=LAYER, axis=_LAYERS, scale=alt.Scale(zero=False, nice=False))
+    )
     color = alt.Color(f"{by}:N", title=by) if by else alt.value(theme.primary)
     band = base.mark_area(opacity=0.16).encode(
         y=alt.Y("low:Q", title=title, axis=y_axis), y2="high:Q", color=color
@@ -181,13 +184,20 @@ def prompt_grid(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "contai
     data["y2"] = data["y"] + 1
     data["x"], data["x2"] = data["position"] - 0.5, data["position"] + 0.5
     places = alt.Axis(format="d", grid=False)
+    every = every_layer(len(layers))
+    height = min(max(14 * len(layers), 80), 420)
+    rows = alt.Axis(
+        title=depth_title(True, height), titleAnchor="start", grid=False, ticks=False, domain=False,
+        values=[number for layer, number in row.items() if layer % every == 0],
+        labelExpr=f"{[int(layer) for layer in layers]!r}[datum.value]",
+    )  # fmt: skip
     chart = (
         alt.Chart(data)
         .mark_rect(stroke=theme.background, strokeWidth=0.5)
         .encode(
             x=alt.X("x:Q", title="position", scale=alt.Scale(nice=False, zero=False), axis=places),
             x2="x2:Q",
-            y=alt.Y("y:Q", title="layer: input → output", axis=None, scale=alt.Scale(nice=False)),
+            y=alt.Y("y:Q", axis=rows, scale=alt.Scale(nice=False)),
             y2="y2:Q",
             color=alt.Color(
                 "change:N", title=None, legend=alt.Legend(orient="top"),
@@ -197,4 +207,4 @@ def prompt_grid(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "contai
                      alt.Tooltip("overlap:Q", title="in common", format=".0%")],
         )
     )  # fmt: skip
-    return finish(chart, theme, width=width, height=min(max(14 * len(layers), 80), 420))
+    return finish(chart, theme, width=width, height=height)

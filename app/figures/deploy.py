@@ -90,7 +90,8 @@ def curves(
     base = alt.Chart(data)
     whole = pa.types.is_integer(table[x].type)
     ticks = {"format": "d", "tickMinStep": 1} if whole else {}
-    across = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False, **ticks))
+    scale = alt.Scale(zero=False, nice=False) if whole else alt.Scale()
+    across = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False, **ticks), scale=scale)
     form = ".1%" if percent else ".4g"
     up = alt.Y(
         f"{y}:Q", title=y_title, axis=alt.Axis(format="%" if percent else "~g"), scale=alt.Scale(zero=True)

@@ -60,8 +60,8 @@ def information(table: pa.Table, by: str) -> str:
     sure = sum(row["q_value"] < 0.05 for row in rows)
     return (
         f"In layer {best['layer']} the {by} of a prompt says {best['information']:.3f} nats of the experts that its "
-        f"tokens use; exchanged between prompts it would say {best['chance']:.3f}. {sure} of "
-        f"{words.amount(len(rows), 'layer')} {'is' if sure == 1 else 'are'} above chance at q < 0.05."
+        f"tokens use; exchanged between prompts it would say {best['chance']:.3f} (dashed: 95 % of exchanges stay "
+        f"below). {sure} of {words.amount(len(rows), 'layer')} {'is' if sure == 1 else 'are'} above chance at q < 0.05."
     )
 
 
@@ -149,7 +149,7 @@ def repeats(table: pa.Table) -> str:
     )
     return (
         f"Layer {best['layer']} repeats most: {words.percent(best['repeats'])} of consecutive tokens share one of "
-        f"their first experts{beside}."
+        f"their first experts{beside}. Dashed: independent tokens{' with the same load' if own else ''}."
     )
 
 

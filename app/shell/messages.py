@@ -24,7 +24,7 @@ from ..text.nan_notice import nan_notice
 from . import sources
 
 log = logging.getLogger("moescope.app")
-_COMMAND = re.compile("`(moescope [^`]+)`")
+_COMMAND = re.compile("`((?:moescope |--)[^`]+)`")
 
 _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
     errors.NotATrace: (
@@ -70,8 +70,13 @@ def say(text: str) -> None:
 
 
 def _literal(text: str) -> str:
-    """Text as it stands, but for commands of our own, which are set as code."""
-    return _COMMAND.sub(r"<code>\1</code>", html.escape(text))
+    """Text as it stands, but for commands of our own and their options, which are set as code."""
+    return _COMMAND.sub(lambda found: f"<code>{_unbroken(found[1])}</code>", html.escape(text))
+
+
+def _unbroken(command: str) -> str:
+    """A command that a line may end between the words of, not after the hyphens of an option."""
+    return " ".join(f"<span>{word}</span>" for word in command.split(" "))
 
 
 def cards(found: Iterable[tuple[str, str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from pathlib import Path
 
 from .graphemes import lone_bytes, trimmed, whole
@@ -27,6 +28,20 @@ def visible_token(text: str | None) -> str:
     """`visible` for a token on its own: one of spaces alone would look like an empty cell."""
     shown = visible(text)
     return shown if shown.strip() else "␣" * len(shown)
+
+
+def isolated(text: str) -> str:
+    """Text that stays one piece in a cell: right-to-left letters would else turn the number beside them around."""
+    return f"\u2068{text}\u2069" if _has_right_to_left(text) else text
+
+
+def left_to_right(text: str) -> str:
+    """A cell's text from left to right, also where it begins with right-to-left letters."""
+    return f"\u200e{text}" if _has_right_to_left(text) else text
+
+
+def _has_right_to_left(text: str) -> bool:
+    return any(unicodedata.bidirectional(one) in ("R", "AL") for one in text)
 
 
 def direction(language: str | None) -> str:

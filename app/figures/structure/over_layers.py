@@ -120,7 +120,10 @@ def _lines(
         else None,
     )
     axis = alt.Axis(format="d", grid=False, tickMinStep=1)
-    base = alt.Chart(data).encode(x=alt.X("layer:Q", title="layer (input at the left)", axis=axis))
+    scale = alt.Scale(zero=False, nice=False)  # else 58 layers are given an axis that ends at 60
+    base = alt.Chart(data).encode(
+        x=alt.X("layer:Q", title="layer (input at the left)", axis=axis, scale=scale)
+    )
     number = alt.Axis(format="%") if percent else alt.Axis()
     y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=True), axis=number)
     share = ".1%" if percent else ".3f"

@@ -6,6 +6,7 @@ import streamlit as st
 
 from ....store.compare import Pairs
 from ....store.compare.manifests import manifest_differences
+from ....store.errors import BadArgument
 from ....store.noise import noise_between, noise_table
 from ...sentences import agreement as sentences
 from ...shell import link_check, messages, show, sources, travel
@@ -28,7 +29,11 @@ def page(context: PageContext) -> None:
         return
     choice = _choose(context)
     with messages.loading(height=200):
-        pairs = pairs_of(context, choice.pair_by, choice.align)
+        try:
+            pairs = pairs_of(context, choice.pair_by, choice.align)
+        except BadArgument as error:
+            _unlike(error)
+            return
         overall = view_of(context, choice.pair_by, choice.align, "agreement-overall")
     if not overall.num_rows:
         _nothing(context, pairs)
@@ -42,6 +47,15 @@ def page(context: PageContext) -> None:
     _explain(context, pairs)
     if cell := expert_drawer.chosen():
         expert_drawer.draw(context, cell)
+
+
+def _unlike(error: BadArgument) -> None:
+    why = str(error)
+    messages.empty(
+        "These two traces can't be compared token by token",
+        f"{why[:1].upper()}{why[1:]}.",
+        todo="Choose another trace under “Compared with” in the bar above: one of a model with the same routers.",
+    )
 
 
 def _no_second(context: PageContext) -> None:
@@ -103,7 +117,7 @@ def _explain(context: PageContext, pairs: Pairs) -> None:
     )
     if table.num_rows:
         show.table(
-            table, name="compare-runs",
+            table, name="compare-runs", columns={"what": st.column_config.TextColumn(width=170)},
             say=f"Fields of the two manifests that differ: {words.count(table.num_rows)}. Precision, batch size, "
             "versions, steering and quantisation each can change a choice; this table does not say which of them did.",
         )  # fmt: skip

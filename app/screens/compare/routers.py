@@ -48,6 +48,7 @@ def _exchange(context: PageContext, choice: Choice, layer: int) -> None:
         show.table(
             table.slice(0, 50).select(["from_expert", "to_expert", "count", "share", "uses"]), name="compare-exchanges",
             columns={"from_expert": f"of {context.name}", "to_expert": f"of {context.second_name}",
+                     "count": st.column_config.NumberColumn("times", format="%.1f"),
                      "share": st.column_config.NumberColumn("of its uses", format="percent")}, height=360,
         )  # fmt: skip
 

@@ -19,16 +19,21 @@ from . import evaluations_table, gallery, import_form, jobs_panel, manage, model
 
 COLUMNS: dict[str, Any] = {
     "trace": st.column_config.TextColumn(width=150),
-    "languages": st.column_config.TextColumn(width=150),
+    "languages": st.column_config.TextColumn(width=165),
     "balance": st.column_config.BarChartColumn(
         "load by layer",
         width=110,
-        help="The busiest expert of each layer over the mean of its layer; 1 is even.",
+        help="The busiest expert of each layer over the mean of its layer; 1 is even. Of many layers, each bar is the "
+        "largest of a few neighbours.",
         y_min=0,
     ),
     "prompts": st.column_config.NumberColumn(format="localized"),
     "tokens": st.column_config.NumberColumn(format="localized"),
 }
+MOST_BARS = 30
+"""Bars that the column of loads has pixels for; thinner ones fade."""
+FEW_LANGUAGES = 5
+"""As many fit in the column of languages; of more the number stands before them."""
 WHERE_NARROW = ("trace", "state", "prompts", "layers × experts")
 """The columns that a narrow window has room for."""
 
@@ -87,7 +92,7 @@ def _row(name: str, summary: TraceSummary, tags: dict[str, list[str]]) -> dict[s
         "state": "cannot be opened" if summary.error else _state(summary),
         "prompts": None if summary.error else summary.prompts,
         "tokens": None if summary.error else summary.tokens,
-        "languages": ", ".join(summary.languages),
+        "languages": _languages(summary),
         "layers × experts": ""
         if summary.error
         else across + (f", top {summary.top_k}" if summary.top_k else ""),
@@ -102,12 +107,19 @@ def _state(summary: TraceSummary) -> str:
     return f"{state}, damaged" if summary.problems else state
 
 
+def _languages(summary: TraceSummary) -> str:
+    named = ", ".join(summary.languages)
+    return f"{len(summary.languages)}: {named}" if len(summary.languages) > FEW_LANGUAGES else named
+
+
 def _balance(url: str) -> list[float]:
     try:
         table = sources.view(url, "load-balance")
     except StoreError:
         return []  # the row's state already says that the trace is damaged
-    return [round(value, 3) for value in table["max_over_mean"].to_pylist()] if table.num_rows else []
+    loads = [round(value, 3) for value in table["max_over_mean"].to_pylist()] if table.num_rows else []
+    together = -(-len(loads) // MOST_BARS) or 1
+    return [max(loads[at : at + together]) for at in range(0, len(loads), together)]
 
 
 def _details(name: str, summary: TraceSummary) -> None:

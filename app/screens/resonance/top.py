@@ -14,6 +14,7 @@ from ...shell import messages, show
 from ...shell.page_context import PageContext
 from ...steering import offer
 from ...text import words
+from ...text.literal import isolated, left_to_right
 from .. import token_names
 from . import own_set
 from .groups import Contrast
@@ -89,9 +90,9 @@ def token_lists(context: PageContext, rows: pa.Table, params: dict[str, Any]) ->
     for row, name in zip(found.to_pylist(), token_names.named(context, found), strict=True):
         text = name if row["token"] is not None else f"id {row['token_id']}"
         of.setdefault(LayerExpert(row["layer"], row["expert"]), []).append(
-            f"{text.strip() or '␣'} {row['contribution']:+.3f}"
+            f"{isolated(text.strip() or '␣')} {row['contribution']:+.3f}"
         )
-    return ["   ".join(of.get(cell, [])) for cell in cells]
+    return [left_to_right("   ".join(of.get(cell, []))) for cell in cells]
 
 
 def _steering(

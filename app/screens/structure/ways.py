@@ -24,14 +24,21 @@ WITHIN, ONWARDS = "of one layer", "to the next layer"
 
 def draw(context: PageContext) -> None:
     """Sankey or parallel categories, table of paths, repeats."""
-    layers = _choose_layers(context)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        layers = _choose_layers(context)
+        kind = _choose_picture() if layers else FLOWS
     if layers:
-        kind = st.segmented_control("Picture", list(PICTURES), default=FLOWS, key="picture", bind="query-params",
-                                    required=True, format_func=PICTURES.__getitem__) or FLOWS  # fmt: skip
         (_flows if kind == FLOWS else _groups)(context, layers)
         _paths(context, layers)
     _pairs(context)
     _repeats(context)
+
+
+def _choose_picture() -> str:
+    return st.segmented_control(
+        "Picture", list(PICTURES), default=FLOWS, key="picture", bind="query-params", required=True,
+        format_func=PICTURES.__getitem__,
+    ) or FLOWS  # fmt: skip
 
 
 def _choose_layers(context: PageContext) -> str | None:
@@ -39,20 +46,14 @@ def _choose_layers(context: PageContext) -> str | None:
     if len(numbers) < 2:
         messages.say("Paths need two layers or more in the layer window of the bar above.")
         return None
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        start = st.selectbox("From layer", numbers[:-1], key="path start", width=120)
-        at = numbers.index(start)
-        left = min(len(numbers) - at, MOST_LAYERS)
-        many = int(
-            st.number_input(
-                "over … layers",
-                2,
-                max(left, 2),
-                min(FIRST_LAYERS, left),
-                key=f"path length {left}",
-                width=130,
-            )
+    start = st.selectbox("From layer", numbers[:-1], key="path start", width=120)
+    at = numbers.index(start)
+    left = min(len(numbers) - at, MOST_LAYERS)
+    many = int(
+        st.number_input(
+            "over … layers", 2, max(left, 2), min(FIRST_LAYERS, left), key=f"path length {left}", width=130
         )
+    )
     return ",".join(map(str, numbers[at : at + many]))
 
 

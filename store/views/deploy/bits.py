@@ -69,7 +69,7 @@ def bit_costs(
     """
     widths = levels_of(levels)
     sheet = expert_sheet(trace)
-    hint = f"run: moescope weigh MODEL --trace TRACE --what quantisation,outliers --bits {levels}"
+    hint = f"run `moescope weigh MODEL --trace TRACE --what quantisation,outliers --bits {levels}`"
     if sheet is None:
         raise DecisionRefused(f"the trace has no expert sheet, which holds the errors of rounding; {hint}")
     rows = [row for row in sheet.to_pylist() if row["stream"] == routers.stream]

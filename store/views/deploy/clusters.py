@@ -74,7 +74,7 @@ def _similarities(trace: TraceRows, layers: str | None, stream: str) -> dict[int
     )
     if not rows:
         raise DecisionRefused(
-            "the trace has no similarity of outputs; run: moescope weigh MODEL --trace TRACE --what similarity"
+            "the trace has no similarity of outputs; run `moescope weigh MODEL --trace TRACE --what similarity`"
         )
     found: dict[int, np.ndarray] = {}
     for layer in layers_of(trace, layers, stream):

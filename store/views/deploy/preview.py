@@ -50,7 +50,7 @@ def prune_plan(
             found |= scores_of(trace, layer, stream, tokens)
             note = f"{parts.note} {score} comes from the expert sheet, which saw prompts of both parts."
         if score not in found:
-            raise DecisionRefused(f"the trace has no {score}; run: moescope weigh MODEL --trace TRACE")
+            raise DecisionRefused(f"the trace has no {score}; run `moescope weigh MODEL --trace TRACE`")
         left = kept_count(keep, len(found[score]))
         for name in dict.fromkeys((score, "frequency")):
             kept[name] += [LayerExpert(layer, e) for e in kept_experts(found[name], left).tolist()]

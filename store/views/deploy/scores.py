@@ -25,8 +25,8 @@ from .halves import halves
 
 SCORES = ("frequency", "gate", "reap", "easy_ep")
 NO_OUTPUTS = (
-    "REAP and EASY-EP need outputs: run moescope weigh MODEL --trace TRACE, or trace with "
-    "--capture output_norm,similarity."
+    "REAP and EASY-EP need outputs: run `moescope weigh MODEL --trace TRACE`, or trace with "
+    "`--capture output_norm,similarity`."
 )
 LIMIT = (
     "A score is a reason to look: measure the loss of the pruned model beside random and frequency pruning."
