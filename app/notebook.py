@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..store import Trace, open_trace
+from ..store import Trace, open_trace, trace_address
 from .figures.theme import LIGHT
 from .reports.of_view import FIGURES, of_view
 
@@ -18,7 +18,7 @@ def show(trace: Trace | str | os.PathLike[str], view: str, **params: Any) -> Any
     """The figure of a view, which a notebook draws inline.
 
     Args:
-        trace: an opened trace, or its folder or URL.
+        trace: an opened trace, its folder or URL, or its name in the library.
         view: a view that has a figure of its own (`FIGURES`); others are tables: `trace.view(view)`.
         params: those of the view.
     Returns:
@@ -27,7 +27,7 @@ def show(trace: Trace | str | os.PathLike[str], view: str, **params: Any) -> Any
         ValueError: the view has no figure.
         StoreError: as `Trace.view`.
     """
-    opened = trace if isinstance(trace, Trace) else open_trace(trace)
+    opened = trace if isinstance(trace, Trace) else open_trace(trace_address(os.fspath(trace)))
     name = view.replace("_", "-")
     figure = of_view(name)
     if figure is None:

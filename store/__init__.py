@@ -4,7 +4,7 @@ Nothing here imports torch, transformers or streamlit.
 """
 
 from .errors import StoreError, TraceLocked
-from .library import default_library, list_traces, sample_dir
+from .library import default_library, list_traces, sample_dir, trace_address
 from .schema import Part, RouterEvents, RouterSpec, RouterSums
 from .trace import Trace, open_trace
 from .write.writer import TraceWriter
@@ -22,4 +22,5 @@ __all__ = [
     "list_traces",
     "open_trace",
     "sample_dir",
+    "trace_address",
 ]

@@ -67,6 +67,17 @@ def sample_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "sample_data"
 
 
+def trace_address(name: str) -> str:
+    """Where the trace lies that a user named: a folder or URL as it stands, else the trace of that name in the default
+    library, else the sample for `sample`. What is found nowhere is given back as it stands."""
+    if "://" in name or Path(name).name != name or Path(name).exists():
+        return name
+    if ((folder := default_library() / name) / MANIFEST_NAME).is_file():
+        return str(folder)
+    sample = sample_dir() / "trace"
+    return str(sample) if name == "sample" and (sample / MANIFEST_NAME).is_file() else name
+
+
 def list_traces(library: str | os.PathLike[str] | None = None) -> list[TraceSummary]:
     """Traces of a library (the default one for None) by name, then the sample. Damaged ones are listed with
     their error. Reads manifests only."""

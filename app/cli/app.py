@@ -62,8 +62,9 @@ def app_command(
     """
     environment = {name: value for name, value in os.environ.items() if name != TOKEN}
     if trace is not None:
-        from ...store import open_trace
+        from ...store import open_trace, trace_address
 
+        trace = trace_address(trace)
         open_trace(trace)
         environment["MOESCOPE_TRACE"] = trace if "://" in trace else str(Path(trace).absolute())
     if library is not None:

@@ -35,11 +35,11 @@ def info_command(trace: str, as_json: bool, verify: bool) -> None:
     Example:
       moescope info my-trace --json
     """
-    from ...store import StoreError, open_trace
+    from ...store import StoreError, open_trace, trace_address
     from ...store.files.runs import differences
     from ..text.nan_notice import nan_notice
 
-    opened = open_trace(trace)
+    opened = open_trace(trace_address(trace))
     problems = [str(problem) for problem in (opened.verify(Lines("parts")) if verify else opened.problems)]
     manifest = opened.manifest
     facts = {

@@ -57,11 +57,11 @@ def format_options(help: str) -> Callable[[Any], Any]:
 
 
 def open_with_warnings(trace: str) -> Trace:
-    """The trace at a path or URL; what is damaged or NaN in it, and so left out, is said on stderr."""
-    from ...store import open_trace
+    """The trace at a path or URL, or of that name in the library; what is damaged or NaN in it is said on stderr."""
+    from ...store import open_trace, trace_address
     from ..text.nan_notice import nan_notice
 
-    found = open_trace(trace)
+    found = open_trace(trace_address(trace))
     for problem in found.problems:
         click.echo(f"warning: left out: {visible(str(problem))}", err=True)
     if said := nan_notice(found):

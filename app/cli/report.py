@@ -53,16 +53,21 @@ def _made(traces: tuple[str, ...], words: tuple[str, ...], pinned: str | None, t
             raise click.ClickException(f"the library holds no report {pinned!r}")
         items, title = list(kept.items), title or kept.title
     chosen = _views(words)
-    for url in traces:
-        trace = open_with_warnings(url)
+    opened = [(url, open_with_warnings(url)) for url in traces]
+    for url, trace in opened:
         for view, params in chosen or [(view, {}) for view in (STANDARD if pinned is None else ())]:
             try:
-                items.append(item_of_view(trace, Path(url.rstrip("/")).name or url, view, params))
+                made = item_of_view(trace, Path(url.rstrip("/")).name or url, view, params)
             except StoreError as error:
                 if chosen:
                     raise click.ClickException(f"{url}: {view}: {error}") from None
-                click.echo(f"note: {view} is left out: {error}", err=True)
-            click.echo(f"{view}: done", err=True)
+                click.echo(f"note: {url}: {view} is left out: {error}", err=True)
+                continue
+            if not chosen and (table := made.table()) is not None and not table.num_rows:
+                click.echo(f"note: {url}: {view} is left out: {made.say}", err=True)
+                continue
+            click.echo(f"{url}: {view}", err=True)
+            items.append(made)
     if not items:
         raise click.UsageError("name a trace, or a report of the library with --pinned")
     return merged(

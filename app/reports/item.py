@@ -19,6 +19,8 @@ from .. import export
 from ..text.literal import without_folders
 
 KINDS = ("figure", "table", "note")
+NO_NAME = "unnamed model"
+"""What the model of an import is called whose file names none."""
 MOST_BYTES = 5_000_000
 """Of numbers kept with one entry, compressed; a larger table is left out, and the entry says so."""
 
@@ -82,11 +84,12 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
     """
     manifest = trace.manifest
     experts = sorted({spec.num_experts for spec in trace.routers})
+    imported = (manifest.settings.get("import") or {}).get("format")
+    model = str(manifest.model.get("name") or manifest.model.get("class") or "unknown model")
     return {
         "trace": name,
-        "model": without_folders(
-            str(manifest.model.get("name") or manifest.model.get("class") or "unknown model")
-        ),
+        "model": NO_NAME if model == f"imported from {imported}" else without_folders(model),
+        "imported": imported,
         "weights": str(manifest.model.get("weights_fingerprint") or "")[:16],
         "prompt set": without_folders(str(manifest.prompt_set.get("name") or "")),
         "prompts fingerprint": str(manifest.prompt_set.get("fingerprint") or "")[:16],
@@ -96,8 +99,18 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
         "chosen": chosen,
         "steering": (manifest.steering or {}).get("name") if manifest.steering else None,
         "state": trace.state,
+        "settings": _without_folders(dict(manifest.settings)),
         "versions": dict(manifest.versions),
     }
+
+
+def _without_folders(value: Any) -> Any:
+    """Settings as they may leave the machine: files by their names."""
+    if isinstance(value, Mapping):
+        return {name: _without_folders(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(one) for one in value]
+    return without_folders(value) if isinstance(value, str) else value
 
 
 def without_paths(python: str, name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from ...store import Trace
+from ...store import Trace, views
 from ...store.notes import notes_of
 from .. import export
 from ..figures.theme import LIGHT
@@ -25,7 +26,8 @@ def item_of_view(trace: Trace, name: str, view: str, params: dict[str, Any]) -> 
     """
     table = trace.view(view, **params)
     figure = of_view(view) if table.num_rows else None
-    about = origin(trace, name, _chosen(params)) | {"view": view, "params": params}
+    about = origin(trace, name, _chosen(params, views.parameters(view)))
+    about |= {"view": view, "params": params}
     notes = " ".join(notes_of(table))
     given = "".join(f", {key}={value!r}" for key, value in params.items())
     python = f"from moescope.store import open_trace\n\ntable = open_trace({name!r}).view({view!r}{given})"
@@ -39,11 +41,18 @@ def item_of_view(trace: Trace, name: str, view: str, params: dict[str, Any]) -> 
                 numbers=packed(_plain(table)), python=python)  # fmt: skip
 
 
-def _chosen(params: dict[str, Any]) -> str:
-    where = params.get("where")
-    rest = {key: value for key, value in params.items() if key != "where"}
-    parts = [words.selection(where)] if where else []
-    parts += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
+def _chosen(given: dict[str, Any], known: Mapping[str, Any]) -> str:
+    """Prompts, tokens (where the view takes them), the pivot and the other parameters in words.
+
+    Args:
+        known: parameters of the view by name.
+    """
+    tokens = "special" in known
+    params = ({"pivot": known["pivot"].default} if "pivot" in known else {}) | given
+    parts = [words.selection(params.get("where") or {})]
+    parts += [words.tokens(params)] if tokens else []
+    said = {"where"} | ({"special", "phase", "completion"} if tokens else set())
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in params.items() if key not in said]
     return ", ".join(parts)
 
 

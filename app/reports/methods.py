@@ -6,58 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..text import words
-
-CITATIONS = {
-    "alignment": "Bandarkar et al. 2025, Multilingual Routing in Mixture-of-Experts, arXiv:2510.04694",
-    "resonance": "Dahlke et al. 2025, Mixture of Tunable Experts, arXiv:2502.11096",
-    "consistency": "Liang et al. 2025, Not All Models Suit Expert Offloading: On Local Routing Consistency, "
-    "arXiv:2505.16056",
-    "benjamini": "Benjamini and Hochberg 1995, Controlling the False Discovery Rate",
-}
-
-MEASURES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "load": ("The load of an expert is the share of tokens that choose it; even routing gives k/E.", ()),
-    "load-balance": (
-        "The imbalance of a layer is the load of its busiest expert over the mean load; the Gini coefficient, the "
-        "coefficient of variation and the entropy are taken over the experts' counts.",
-        (),
-    ),
-    "alignment": (
-        "Routing divergence is the Jensen–Shannon divergence of two sequences' mean router probabilities, divided by "
-        "the logarithm of the number of experts minus the mean of their entropies; it is computed for each parallel "
-        "pair and then averaged, with 95 % bootstrap intervals over texts.",
-        ("alignment",),
-    ),
-    "routing-entropy": (
-        "Routing entropy is the entropy of a sequence's mean router probabilities.",
-        ("alignment",),
-    ),
-    "routing-consistency": (
-        "Consistency is the mean overlap of the experts of two tokens of one sequence (our choice of measure).",
-        ("alignment",),
-    ),
-    "resonance": (
-        "The score of an expert is the mean of the first group's routing maps minus that of the rest. P-values come "
-        "from permutations of whole prompts, within translation pairs where these exist, and are corrected over all "
-        "experts by Benjamini and Hochberg.",
-        ("resonance", "benjamini"),
-    ),
-    "specialised-experts": (
-        "An expert counts as specialised where its mean selection frequency exceeds that of the pivot by more than τ.",
-        ("alignment",),
-    ),
-    "expert-half-life": (
-        "The half-life of an expert is the number of tokens after which half of its uses have ended; chance is that "
-        "of independent tokens with the layer's own load (our choice of measure).",
-        (),
-    ),
-    "consistency": (
-        "Segment routing best performance (SRP) and segment cache best hit rate (SCH) are taken over sliding windows "
-        "of one sequence.",
-        ("consistency",),
-    ),
-}
-"""Family of views → the measure in one sentence, and keys of CITATIONS."""
+from .item import NO_NAME
+from .measures import CITATIONS, MEASURES
 
 
 def paragraph(about: dict[str, Any], view: str = "") -> str:
@@ -69,20 +19,26 @@ def paragraph(about: dict[str, Any], view: str = "") -> str:
     """
     cited = citations([view])
     source = f"To cite: {'; '.join(cited)}." if cited else ""
-    return " ".join(filter(None, [recording(about), measured(about, view), software(about), source]))
+    chosen = f"Shown: {shown(about)}." if shown(about) else ""
+    return " ".join(filter(None, [recording(about), chosen, measured(view), software(about), source]))
 
 
-def measured(about: dict[str, Any], view: str) -> str:
-    """What is shown of the recording, and by which measure."""
+def measured(view: str) -> str:
+    """The measure that a view shows, in a sentence; empty where none is known."""
     family = family_of(view)
-    chosen = f"Shown: {about['chosen']}." if about.get("chosen") else ""
-    return " ".join(filter(None, [chosen, MEASURES[family][0] if family else ""]))
+    return MEASURES[family][0] if family else ""
+
+
+def shown(about: dict[str, Any]) -> str:
+    """Which prompts and tokens of a recording a figure shows; empty for an evaluation, which says its own."""
+    return "" if about.get("evaluation") else str(about.get("chosen") or "")
 
 
 def software(about: dict[str, Any]) -> str:
     """The versions that recorded it."""
     versions = about.get("versions", {})
-    named = [f"{name} {versions[name]}" for name in ("moescope", "transformers", "torch") if name in versions]
+    took_part = ("moescope",) if about.get("imported") else ("moescope", "transformers", "torch")
+    named = [f"{name} {versions[name]}" for name in took_part if name in versions]
     return f"Software: {', '.join(named)}." if named else ""
 
 
@@ -97,10 +53,17 @@ def recording(about: dict[str, Any]) -> str:
     unfinished = "" if about.get("state") in (None, "complete") else " The recording is unfinished."
     if about.get("steering"):
         unfinished += f" Routing was changed by the steering profile “{about['steering']}”."
+    amounts = f"{words.amount(about.get('prompts', 0), 'prompt')} and {words.amount(about.get('tokens', 0), 'token')}"
+    model = str(about.get("model", "a model"))
+    of = f"{'an unnamed model' if model == NO_NAME else model}{prints}, {about.get('routers', '')}"
+    if about.get("imported"):
+        return (
+            f"Routing of {of}, recorded with another tool, was imported from {about.get('prompt set')} (format "
+            f"{about['imported']}): {amounts}; the choices of experts are those of that file."
+        )
     return (
-        f"Routing of {about.get('model', 'a model')}{prints}, {about.get('routers', '')}, was recorded over "
-        f"{words.amount(about.get('prompts', 0), 'prompt')} and {words.amount(about.get('tokens', 0), 'token')}"
-        f"{source}{mark}; recorded is what the experts received.{unfinished}"
+        f"Routing of {of}, was recorded over {amounts}{source}{mark}; recorded is what the experts "
+        f"received.{unfinished}"
     )
 
 

@@ -119,7 +119,9 @@ def about_line(about: dict[str, Any]) -> str:
     source = " of ".join(filter(None, [prompts, str(about.get("prompt set") or "")]))
     model = str(about.get("model", ""))
     weights = f"weights {about['weights']}" if about.get("weights") else ""
-    return " · ".join(filter(None, [model, weights, source, str(chosen), f"moescope {version}".strip()]))
+    imported = f"imported from {about['imported']}" if about.get("imported") else ""
+    parts = [model, imported, weights, source, str(chosen), f"moescope {version}".strip()]
+    return " · ".join(filter(None, parts))
 
 
 def _methods(report: Report) -> str:
@@ -135,14 +137,20 @@ def _methods(report: Report) -> str:
 
 def methods_of(report: Report) -> list[str]:
     """A methods paragraph for each recording: what was recorded, every measure once, the software."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for item in report.items:
         if item.about:
             key = methods.recording(item.about), methods.software(item.about)
-            found.setdefault(key, {})[methods.measured(item.about, item.about.get("view", ""))] = None
-    return [
-        " ".join(filter(None, [said, *measures, software])) for (said, software), measures in found.items()
-    ]
+            found.setdefault(key, []).append(item.about)
+    return [_paragraph(said, abouts, software) for (said, software), abouts in found.items()]
+
+
+def _paragraph(said: str, abouts: list[dict[str, Any]], software: str) -> str:
+    """What is shown of one recording, each choice and each measure once."""
+    choices = [one for one in dict.fromkeys(map(methods.shown, abouts)) if one]
+    chosen = f"Shown: {'; '.join(choices)}." if choices else ""
+    measures = dict.fromkeys(methods.measured(about.get("view", "")) for about in abouts)
+    return " ".join(filter(None, [said, chosen, *measures, software]))
 
 
 def _table(table: pa.Table) -> str:

@@ -169,7 +169,8 @@ def _grid(context: PageContext, text: TokenText, numbers: pa.Table, number: int)
         numbers,
         name=f"token-grid-{number + 1}",
         title=f"First expert by token and layer: {text.title}",
-        say=f"First expert of each token at each layer: {text.title}. A click opens the expert.",
+        say="Colour: the expert with the largest gate weight of each token at each layer. A click opens the expert.",
+        python=context.snippet("prompt-tokens", prompt_id=numbers["prompt_id"][0].as_py()),
         select="cell",
     )
     expert_drawer.choose(points, place=f"grid {number}")

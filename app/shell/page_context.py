@@ -116,12 +116,16 @@ class PageContext:
         spec = self.trace.router(layer, self.stream)
         return even_share_at(self.trace, spec, self.token_filter())
 
-    def describe(self) -> str:
-        """The choice in words, for sentences and exports."""
-        kinds = {"all": "", "text only": "without special tokens", "prompt": "prompt tokens"}
-        kinds |= {"generated": "generated tokens", "completion": "completion tokens"}
+    def describe(self, params: Mapping[str, Any] | None = None) -> str:
+        """The choice in words, for sentences and exports.
+
+        Args:
+            params: those of a view; then its tokens are always said, as in a caption, `all tokens` too.
+        """
+        tokens = words.tokens(TOKEN_KINDS[self.tokens] if params is None else params)
         named = f"slice “{self.slice.name}”" if self.slice else ""
-        return ", ".join(filter(None, [named, words.selection(self.where), kinds[self.tokens]]))
+        said = "" if params is None and self.tokens == "all" else tokens
+        return ", ".join(filter(None, [named, words.selection(self.where), said]))
 
     def source(self) -> str:
         """The line that an exported picture carries."""

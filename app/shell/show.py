@@ -15,13 +15,14 @@ import pyarrow as pa
 import streamlit as st
 from altair.utils import schemapi
 
+from ...store import views
 from ...store.notes import notes_of
 from .. import export
 from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
 from ..reports.render import about_line
 from ..text import definitions
-from . import page_context, take_away
+from . import page_context, sources, take_away
 from .messages import say as say_line
 
 if TYPE_CHECKING:
@@ -232,15 +233,20 @@ def with_notes_said(say: str, table: pa.Table) -> str:
 
 def _about(python: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Where a figure of this page comes from."""
+    view, params = take_away.called(python)
     if given is not None:
-        return {**given, "view": take_away.view_in(python)}
+        return {**given, "view": view}
     here = page_context.current()
     if here is None:
         return {}
-    about = origin(here.trace, here.name, here.describe())
+    known = view in views.names() and sources.takes(view, "special")
+    chosen = here.describe(params if known else None)
+    if isinstance(prompt := params.get("prompt_id"), str):
+        chosen = f"prompt {prompt}"
+    about = origin(here.trace, here.name, chosen)
     if here.second is not None:
         about["second"] = origin(here.second, str(here.second_name))
-    return about | {"view": take_away.view_in(python)}
+    return about | {"view": view}
 
 
 def _shared(python: str) -> str:

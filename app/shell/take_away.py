@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +90,16 @@ def caption_of(item: Item) -> str:
     return " ".join(filter(None, [title, item.say, f"({about_line(item.about)})"]))
 
 
-def view_in(python: str) -> str:
-    """Name of the view that a snippet calls; empty where it calls none."""
-    found = re.search(r"\.view\(['\"]([\w-]+)['\"]", python)
-    return found[1] if found else ""
+def called(python: str) -> tuple[str, dict[str, Any]]:
+    """The view that a snippet calls, and its literal parameters; an empty name where it calls none."""
+    for node in ast.walk(ast.parse(python)):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] != "view":
+            continue
+        names = [
+            one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)
+        ]
+        if names:
+            params = {one.arg: one.value.value for one in node.keywords
+                      if one.arg and isinstance(one.value, ast.Constant)}  # fmt: skip
+            return names[0], params
+    return "", {}

@@ -85,6 +85,18 @@ def selection(where: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(parts) if parts else "all prompts"
 
 
+def tokens(params: Mapping[str, object]) -> str:
+    """Which tokens a view's parameters choose: `all tokens`, `generated tokens, without special tokens`."""
+    phases: dict[object, str] = {"prefill": "prompt tokens", "decode": "generated tokens"}
+    completion: dict[object, str] = {True: "completion tokens", False: "without the completion"}
+    parts = [
+        phases.get(params.get("phase")),
+        completion.get(params.get("completion")),
+        "without special tokens" if params.get("special") is False else None,
+    ]
+    return ", ".join(filter(None, parts)) or "all tokens"
+
+
 def label(text: str) -> str:
     """Text for a widget's label, with everything that Markdown would read escaped."""
     return "".join(f"\\{sign}" if sign in "\\`*_{}[]()<>#+-.!|~$:^=&" else sign for sign in text)

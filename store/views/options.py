@@ -47,6 +47,10 @@ class Routers(OptionGroup):
         return [trace.router(layer, self.stream) for layer in self.numbers(trace)]
 
 
+INTERVALS_OVER = "95 % bootstrap intervals over"
+"""How the note of intervals begins."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intervals(OptionGroup):
     """How intervals are drawn."""
@@ -58,6 +62,10 @@ class Intervals(OptionGroup):
     }
     resamples: int = 1000
     seed: int = 0
+
+    def note(self, over: str) -> str:
+        """How the intervals were drawn, to print beside a figure; `over` what was resampled: `parallel units`."""
+        return f"{INTERVALS_OVER} {over}: {self.resamples:,} resamples, seed {self.seed}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moescope.store import default_library, list_traces, sample_dir
+from moescope.store import default_library, list_traces, sample_dir, trace_address
 from moescope.store.write.synthetic import Synthetic, write_synthetic
 
 
@@ -46,6 +46,11 @@ def test_where_libraries_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MOESCOPE_LIBRARY", str(tmp_path / "mine"))
     assert default_library() == tmp_path / "mine"
     assert [s for s in list_traces() if not s.sample] == []
+    assert trace_address("sample") == str(sample_dir() / "trace")
+    (tmp_path / "mine" / "sample").mkdir(parents=True)
+    (tmp_path / "mine" / "sample" / "trace.json").write_text("{}")
+    assert trace_address("sample") == str(tmp_path / "mine" / "sample")
+    assert [trace_address(name) for name in ("none", "a/sample")] == ["none", "a/sample"]
     monkeypatch.delenv("MOESCOPE_LIBRARY")
     assert default_library().parts[-2:] == ("moescope", "traces")
     assert sample_dir().name == "sample_data"

@@ -19,7 +19,7 @@ from ..layers import layers_of
 from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
 from .divergences import all_pairs, from_pivot
-from .units import parallel_units
+from .units import UNITS, parallel_units
 
 
 @view("alignment")
@@ -53,7 +53,7 @@ def alignment(
             row |= _interval("divergence", mean, (number, m))
             rows.append(row | {"experts": spec.num_experts, "top_k": spec.top_k})
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    return with_notes(table, [*units.notes, tokens.note()])
+    return with_notes(table, [intervals.note(UNITS), *units.notes, tokens.note()])
 
 
 _SCHEMA = pa.schema(
@@ -132,7 +132,7 @@ def alignment_matrix(
                 row |= _interval("divergence", mean, cell[min(a, b), max(a, b)])
             rows.append(row | {"order_a": int(place[a]), "order_b": int(place[b])})
     about = f"Layers {', '.join(map(str, chosen))}, stream {stream}."
-    return with_notes(pa.Table.from_pylist(rows), [about, *units.notes, tokens.note()])
+    return with_notes(pa.Table.from_pylist(rows), [about, intervals.note(UNITS), *units.notes, tokens.note()])
 
 
 def _places(

@@ -17,11 +17,11 @@ from ...notes import notes_of, with_notes
 from ...read.selection import Where
 from ...read.token_filter import ALL_TOKENS, TokenFilter
 from ...read.trace_rows import TraceRows
-from ..options import DECODER, INTERVALS, MORE_INTERVALS, Intervals, Routers
+from ..options import DECODER, INTERVALS, INTERVALS_OVER, MORE_INTERVALS, Intervals, Routers
 from ..registry import view
 from .alignment import mean_interval
 from .divergences import from_pivot
-from .units import parallel_units
+from .units import UNITS, parallel_units
 
 Scores = Mapping[str, float] | str | None
 """language → score; or a CSV or JSON file of them; or None for the accuracy in the trace."""
@@ -111,7 +111,8 @@ def alignment_scores(
         if language in score_of and mean.units[m]
     ]
     missing = [language for language in languages if language not in score_of]
-    notes = [f"Layers {', '.join(map(str, chosen))}; {source}.", *units.notes, tokens.note()]
+    notes = [f"Layers {', '.join(map(str, chosen))}; {source}.", intervals.note(UNITS)]
+    notes += [*units.notes, tokens.note()]
     if missing:
         notes.append(f"Left out, because they have no score: {', '.join(missing)}.")
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -178,4 +179,6 @@ def correlate(points: pa.Table, *, resamples: int = 2000, seed: int = 0) -> pa.T
         "Few, related languages: correlation is not causation, and below about 10 languages the interval is "
         "too narrow."
     )
-    return with_notes(pa.Table.from_pylist(rows), [*notes_of(points), few])
+    drawn = Intervals(resamples=resamples, seed=seed).note("languages")
+    notes = [note for note in notes_of(points) if not note.startswith(INTERVALS_OVER)]
+    return with_notes(pa.Table.from_pylist(rows), [*notes, drawn, few])

@@ -100,9 +100,8 @@ def routing_entropy(
     rows = _by_language(trace, "entropy", routers, tokens, intervals)
     for row in rows:
         row["entropy_normalised"] = row["entropy"] / np.log(row["experts"]) if row["experts"] > 1 else 0.0
-    return with_notes(
-        pa.Table.from_pylist(rows, schema=_schema("entropy", "entropy_normalised")), [tokens.note()]
-    )
+    table = pa.Table.from_pylist(rows, schema=_schema("entropy", "entropy_normalised"))
+    return with_notes(table, [intervals.note("sequences"), tokens.note()])
 
 
 @view("routing-consistency", needs=("token_numbers", "languages"))
@@ -126,4 +125,4 @@ def routing_consistency(
         row["chance"] = chance_L[row["layer"]]
     ours = "The measure of consistency is our choice: the mean overlap of two tokens of one sequence."
     table = pa.Table.from_pylist(rows, schema=_schema("consistency", "chance"))
-    return with_notes(table, [ours, tokens.note()])
+    return with_notes(table, [ours, intervals.note("sequences"), tokens.note()])

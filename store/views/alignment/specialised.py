@@ -24,7 +24,7 @@ from ..options import DECODER, INTERVALS, Intervals, Routers
 from ..registry import view
 from .alignment import mean_interval
 from .prompts import rate_sums, rates
-from .units import Units, by_unit, parallel_units
+from .units import UNITS, Units, by_unit, parallel_units
 
 TAUS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 
@@ -179,7 +179,7 @@ def specialised(
             )
     rows.sort(key=lambda row: (row["layer"], row["expert"]))
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-    return with_notes(table, [*units.notes, tokens.note()])
+    return with_notes(table, [intervals.note(UNITS), *units.notes, tokens.note()])
 
 
 def _row(layer: int, stream: str, expert: int, kinds_E: np.ndarray, found: Differences) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from ...read.arrays import sum_rows
 from ...read.selection import Where
 from ...read.trace_rows import TraceRows
 
+UNITS = "parallel units"
+"""What bootstraps here resample, as it is called in their notes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Units:

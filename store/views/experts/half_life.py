@@ -69,7 +69,9 @@ def expert_half_life(
                 )
             )
     ours = "The half-life is our choice of measure. Tokens left out by a filter end a sequence."
-    return with_notes(pa.Table.from_pylist(rows, schema=_SCHEMA), [ours, tokens.note()])
+    return with_notes(
+        pa.Table.from_pylist(rows, schema=_SCHEMA), [ours, intervals.note("prompts"), tokens.note()]
+    )
 
 
 def _sums(

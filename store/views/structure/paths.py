@@ -23,7 +23,7 @@ from ...read.trace_rows import TraceRows
 from ...schema import RouterSpec
 from ...write.rollups import token_key
 from ..layers import layers_of
-from ..options import DECODER, Routers
+from ..options import DECODER, INTERVALS, Routers
 from ..registry import view
 from .parts import summed
 
@@ -170,7 +170,8 @@ def repeats(
                 f"depth is {depth}; layer {spec.layer} chooses {spec.top_k or 'up to E'} experts a token"
             )
         records += _repeats(trace, spec, depth, tokens)
-    return with_notes(pa.Table.from_pylist(records, schema=_REPEATS), [tokens.note()])
+    notes = [INTERVALS.note("prompts"), tokens.note()]
+    return with_notes(pa.Table.from_pylist(records, schema=_REPEATS), notes)
 
 
 def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter) -> list[dict[str, Any]]:
@@ -198,7 +199,9 @@ def _repeats(trace: TraceRows, spec: RouterSpec, depth: int, tokens: TokenFilter
     held = pairs_P > 0
     if not held.any():
         return []
-    found = interval_of_enough(repeated_P[held] / pairs_P[held], weights=pairs_P[held], resamples=1000)
+    found = interval_of_enough(
+        repeated_P[held] / pairs_P[held], weights=pairs_P[held], resamples=INTERVALS.resamples
+    )
     share_E = uses_E / max(uses_E.sum(), 1)
     return [
         {

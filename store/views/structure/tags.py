@@ -193,7 +193,8 @@ def expert_shares(
         )
     records.sort(key=lambda record: (-record["share"], record[shown]))
     schema = pa.schema([(shown, pa.string()), *own])
-    return with_notes(pa.Table.from_pylist(records, schema=schema), [tokens.note()])
+    notes = [intervals.note("prompts"), tokens.note()]
+    return with_notes(pa.Table.from_pylist(records, schema=schema), notes)
 
 
 @view("tag-experts")
@@ -258,7 +259,8 @@ def tag_experts(
                 "prompts": len(tokens_R),
             }
         )
-    return with_notes(pa.Table.from_pylist(records, schema=_OF_TAG), [tokens.note()])
+    notes = [intervals.note("prompts"), tokens.note()]
+    return with_notes(pa.Table.from_pylist(records, schema=_OF_TAG), notes)
 
 
 _OF_TAG = pa.schema(

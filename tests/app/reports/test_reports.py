@@ -17,6 +17,8 @@ from moescope.app.reports import report as reports
 from moescope.app.reports.item import Item, origin, without_paths
 from moescope.app.reports.make import item_of_view
 from moescope.app.reports.report import Report, ReportError
+from moescope.app.shell import take_away
+from moescope.app.text import words
 from moescope.store import open_trace, sample_dir
 
 EVIL = "</script><script>alert(1)</script> *b* =1+1"
@@ -121,7 +123,30 @@ def test_methods_tell_recording_measure_and_source(trace):
     assert "1,100 prompts" in text
     assert "Jensen–Shannon" in text
     assert text.endswith(f"To cite: {methods.CITATIONS['alignment']}.")
+    paragraphs = render.methods_of(Report(name="x", items=tuple(item_of_view(trace, "sample", view, {})
+                                                                for view in ("load", "load-balance"))))  # fmt: skip
+    assert [text.count("Shown: all prompts, all tokens.") for text in paragraphs] == [1]
     assert methods.citations(["alignment", "alignment-matrix", "load"]) == [methods.CITATIONS["alignment"]]
+
+
+def test_an_import_is_not_told_as_a_recording_of_ours():
+    about = {
+        "model": "unnamed model",
+        "imported": "neutral",
+        "prompt set": "x.parquet",
+        "prompts": 1,
+        "tokens": 2,
+    }
+    text = methods.paragraph(about | {"versions": {"moescope": "1", "torch": "2"}})
+    assert "imported from x.parquet" in text
+    assert "torch" not in text
+
+
+def test_the_tokens_of_a_caption_are_those_of_the_call():
+    view, params = take_away.called("t = trace.view('load', stream='decoder', phase='decode', special=False)")
+    assert (view, words.tokens(params)) == ("load", "generated tokens, without special tokens")
+    assert take_away.called("x = view(pairs, 'agreement', resamples=10)")[0] == "agreement"
+    assert words.tokens({}) == "all tokens"
 
 
 def test_the_commands_write_files(tmp_path, capsys):
