@@ -20,6 +20,8 @@ from .look import Width, finish
 from .theme import LIGHT, Theme
 
 ROW_PIXELS = 34
+BETWEEN = 0.3
+"""Part of a row that separates it from the next."""
 PANEL_PIXELS = 170
 MARGIN = 0.5
 """How far beyond the profile's intervals the axis may go for a control, in parts of their reach."""
@@ -68,7 +70,8 @@ def effects_chart(
 ) -> alt.LayerChart:
     """The effect on each group with its interval, and the intervals of all controls behind it.
 
-    The axis follows the profile: a control far beyond stands at its end, with its number.
+    The axis follows the profile: a control far beyond stands at its end, with its number, and an arrow there marks an
+    interval that goes on.
 
     Args:
         table: as `Evaluation.effects` gives it.
@@ -81,14 +84,14 @@ def effects_chart(
     groups = list(dict.fromkeys(data["group name"]))
     y = alt.Y(
         "group name:N", title=None, sort=groups, axis=alt.Axis(labelLimit=220, ticks=False, domain=False),
-        scale=alt.Scale(paddingInner=0.3, paddingOuter=0.15),
+        scale=alt.Scale(paddingInner=BETWEEN, paddingOuter=BETWEEN / 2),
     )  # fmt: skip
     numbers = change_axis(measure, tickCount=TICKS)
     scale = alt.Scale(domain=[low, high], clamp=True)
     on_axis = {"title": label_of(measure), "axis": numbers, "scale": scale}
     x = alt.X("change:Q", **on_axis)
-    # Offsets run upwards, lanes downwards.
-    offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[1, -1]))
+    # Lanes run downwards. In pixels, because releases of Vega-Lite differ in the direction of an offset.
+    offset = alt.YOffset("shift:Q", scale=alt.Scale(domain=[-1, 1], range=[0, ROW_PIXELS * (1 - BETWEEN)]))
     tooltip = _tooltip(measure)
     base = alt.Chart(data).encode(y=y, yOffset=offset, tooltip=tooltip)
     grey, own = theme.mark, theme.steered
@@ -101,6 +104,7 @@ def effects_chart(
         "color": alt.Color("who:N", scale=colors, legend=legend),
     }
     ends: list[tuple[Literal["left", "right"], int]] = [("left", 9), ("right", -9)]
+    cut: list[tuple[Literal["left", "right"], float]] = [("left", low), ("right", high)]
     layers = [
         alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.line).encode(
             x=alt.X("zero:Q", **on_axis)
@@ -112,7 +116,11 @@ def effects_chart(
             x=alt.X("low:Q", **on_axis), x2="high:Q"
         ),
         base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
-        *(base.transform_filter(f"datum.beyond == '{side}'").mark_text(align=side, dx=dx, color=theme.text)
+        *(base.transform_filter(f"datum.cut_{side}")
+          .mark_point(shape=f"triangle-{side}", size=30, filled=True, color=grey, opacity=1)
+          .encode(x=alt.XDatum(end, **on_axis)) for side, end in cut if True in set(data[f"cut_{side}"])),
+        *(base.transform_filter(f"datum.beyond == '{side}'")
+          .mark_text(align=side, baseline="bottom", dx=dx, color=theme.text)
           .encode(x=x, text="its number:N") for side, dx in ends if side in set(data["beyond"])),
     ]  # fmt: skip
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))
@@ -133,13 +141,15 @@ def _reach(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _beyond(row: dict[str, Any], low: float, high: float, measure: str) -> dict[str, Any]:
-    """At which end of the axis a point stands that lies beyond it, and its number; empty for one that has its place."""
+    """At which end of the axis a point stands that lies beyond it, and its number (empty for one that has its place);
+    at which ends the interval goes on although its point has its place."""
     change = row["change"]
     side = "" if change is None or low <= change <= high else "left" if change < low else "right"
-    if not side:
-        return {"beyond": "", "its number": ""}
-    number = words.percent(change, signed=True) if format_of(measure).endswith("%") else f"{change:+.3f}"
-    return {"beyond": side, "its number": number}
+    if side:
+        number = words.percent(change, signed=True) if format_of(measure).endswith("%") else f"{change:+.3f}"
+        return {"beyond": side, "its number": number, "cut_left": False, "cut_right": False}
+    ends = {"cut_left": row["low"] < low, "cut_right": row["high"] > high}
+    return {"beyond": "", "its number": "", **ends}
 
 
 def _place(row: dict[str, Any], by: str | None) -> dict[str, Any]:

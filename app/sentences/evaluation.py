@@ -32,18 +32,18 @@ def effect(table: pa.Table, measure: str, by: str | None, target: str | None) ->
     if drawn:
         ends = (level(end, measure) for end in (min(drawn), max(drawn)))
         said += f"; {words.amount(len(drawn), 'draw')} of as many random experts by {' to '.join(ends)}"
-    return f"{said}. {verdict(row)}{others(own, by, group)}"
+    return f"{said}. {verdict(row, name)}{others(own, by, group, but=not row['finding'])}"
 
 
-def verdict(row: Row) -> str:
-    """Whether it is a finding, and if not why."""
+def verdict(row: Row, where: str) -> str:
+    """Whether it is a finding, and if not why; `where` names the prompts."""
     if row["finding"]:
-        return "A finding: its interval lies beyond 0 and beyond every control's."
-    return f"No finding: {row['why']}."
+        return f"That is a finding on {where}: its interval lies beyond 0 and beyond every control's."
+    return f"That is no finding on {where}: {row['why']}."
 
 
-def others(own: dict[str, Row], by: str | None, group: str) -> str:
-    """Where else the effect is a finding."""
+def others(own: dict[str, Row], by: str | None, group: str, *, but: bool) -> str:
+    """Where else the effect is a finding; `but` where it is none on the group."""
     found = [
         name
         for name, row in own.items()
@@ -51,7 +51,12 @@ def others(own: dict[str, Row], by: str | None, group: str) -> str:
     ]
     if not found:
         return ""
-    return f" Also a finding on {words.listing(words.value_name(by or '', name) for name in found)}."
+    named = words.listing(words.value_name(by or "", name) for name in found)
+    return (
+        f" Taken alone, {named} {'does' if len(found) == 1 else 'do'} show one."
+        if but
+        else f" Also on {named}."
+    )
 
 
 def number(row: Row, measure: str) -> str:

@@ -187,22 +187,26 @@ def table(
     key: str | None = None,
     draw: Draw | None = None,
     about: Mapping[str, Any] | None = None,
+    shown: pa.Table | None = None,
 ) -> list[int]:
     """Show a table with its sentence and actions; `columns` is Streamlit's column_config, `order` the columns
     that are shown where not all are; the downloads hold all.
 
-    `draw` adds pictures of the table to its actions; `about` as for `chart`. Returns the selected row numbers, if any.
+    `draw` adds pictures of the table to its actions; `about` as for `chart`; `shown` is the same table in words for the
+    page, where the downloads keep other names. Returns the selected row numbers, if any.
     """
     key = key or name
     grid: dict[str, Any] = {"key": key, "hide_index": True, "column_config": columns, "height": height}
     grid |= {"column_order": order, "placeholder": "", "alt": say or name}
     if select is None:
-        st.dataframe(rows, **grid)
+        st.dataframe(rows if shown is None else shown, **grid)
         chosen: list[int] = []
     else:
         # `keys.js` knows by this name that Enter chooses a row here.
         with st.container(key=f"rows-{key}"):
-            event = st.dataframe(rows, on_select="rerun", selection_mode=select, **grid)
+            event = st.dataframe(
+                rows if shown is None else shown, on_select="rerun", selection_mode=select, **grid
+            )
         chosen = list(event["selection"]["rows"])
     if say:
         say_line(say)

@@ -20,6 +20,7 @@ LARGEST_FILE = 20_000_000
 """Bytes; a learned vector of a large model has some million numbers."""
 LONGEST_ADDRESS = 6_000
 """Characters; longer addresses are cut by some servers and mail programs."""
+_NO_PROFILE = "profile= in the address holds no steering profile; the link may have been cut off or changed"
 LARGEST_IN_ADDRESS = 1_000_000
 """Bytes of JSON that an address may unfold to."""
 
@@ -83,8 +84,9 @@ def from_address(word: str) -> Any:
         packed = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
         unpacker = zlib.decompressobj()
         plain = unpacker.decompress(packed, LARGEST_IN_ADDRESS)
-        if unpacker.unconsumed_tail:
-            raise ValueError("it is too large")
-        return json.loads(plain)
-    except (ValueError, zlib.error, RecursionError) as error:
-        raise ValueError(f"the address holds no readable profile: {error}") from None
+        made = None if unpacker.unconsumed_tail else json.loads(plain)
+    except (ValueError, zlib.error, RecursionError):
+        raise ValueError(_NO_PROFILE) from None
+    if unpacker.unconsumed_tail:
+        raise ValueError("the profile in the address is too large for one; load it as a file")
+    return made

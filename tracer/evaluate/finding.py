@@ -22,6 +22,9 @@ CONTROLS = ("random", "layers", "opposite")
 MIN_DRAWS = 5
 """Random draws below which nothing is called a finding."""
 
+_SAID = {"layers": "the other layers", "opposite": "the opposite sign"}
+"""What the controls of chosen experts are called in a sentence."""
+
 Row = Mapping[str, Any]
 
 
@@ -57,8 +60,8 @@ def why_not(row: Row, controls: Sequence[Row]) -> str:
     near = [control for control in controls if _nearest(row, side) <= _farthest(control, side)]
     drawn = sum(control["kind"] == "random" for control in near)
     names = [f"{drawn} of {draws} random draws"] if drawn else []
-    names += [control["variant"] for control in near if control["kind"] != "random"]
-    return f"not beyond {', '.join(names)}" if names else ""
+    names += [_SAID[control["kind"]] for control in near if control["kind"] != "random"]
+    return f"its interval does not lie beyond that of {' and '.join(names)}" if names else ""
 
 
 def p_of_draws(row: Row, controls: Sequence[Row]) -> float | None:

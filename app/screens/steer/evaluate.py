@@ -30,14 +30,20 @@ _NO_MODEL = "It can be run again as soon as the model above runs."
 
 
 def evaluate_tab(
-    profile: Any, model_source: str, client: Client | None, *, trace: Trace | None = None, name: str = ""
+    profile: Any,
+    model_source: str,
+    client: Client | None,
+    *,
+    starting: bool = False,
+    trace: Trace | None = None,
+    name: str = "",
 ) -> None:
     """Draw the tab.
 
     Args:
         profile: a `Steering`, or its JSON as a mapping.
         model_source: the served model, as the user knows it.
-        client: None where no model is being served.
+        client: None where no model answers yet; `starting` where one is being loaded.
         trace: the open trace, whose prompts are offered first; `name` is what it is called here.
     """
     made = as_profile(profile) or {}
@@ -45,7 +51,7 @@ def evaluate_tab(
     known = files.list_evaluations(library)
     opened = _choose(known)
     with st.expander("New evaluation", expanded=opened is None, key=f"evaluate-new-{opened is None}"):
-        _new(made, model_source, client, known, trace, name)
+        _new(made, model_source, client, known, trace, name, starting=starting)
     if opened is not None:
         _draw(opened, made, client, known)
 
@@ -99,13 +105,15 @@ def _new(
     known: list[SavedEvaluation],
     trace: Trace | None,
     trace_name: str,
+    *,
+    starting: bool,
 ) -> None:
     settings = evaluation_settings.draw(made, trace)
     if client is None:
         messages.empty(
-            "No model to evaluate with",
+            "The model is being loaded" if starting else "No model to evaluate with",
             "An evaluation runs the profile and its controls over a prompt set, in the process that holds the model.",
-            todo="Start the model above.",
+            todo="It can be started as soon as the model answers." if starting else "Start the model above.",
         )
     elif not made.get("rules"):
         messages.empty(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.library import fingerprint
+from ....tracer.errors import SteeringError
 from ....tracer.evaluate import saved as files
 from ....tracer.evaluate.dose import dose_table
 from ....tracer.evaluate.effects import Evaluation
@@ -18,12 +19,15 @@ from ....tracer.evaluate.table import with_controls
 from ...figures import steer_effects as figures
 from ...sentences import evaluation as sentences_steer
 from ...shell import messages, page_context, show
+from ...steering.history import Draft
 from ...text import words
 from ...text.literal import without_folders
-from . import evaluation_compare
+from . import evaluation_compare, state
 
 FIRST = ("perplexity", "accuracy")
-MEASURES = {"bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed"}
+MEASURES = {
+    "bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed", "log_perplexity": "log perplexity",
+}  # fmt: skip
 """Measures whose name in the table is not what they are called."""
 
 
@@ -61,9 +65,7 @@ def draw(saved: SavedEvaluation, current: dict[str, Any], others: list[SavedEval
     asked = saved.asked
     evaluation = evaluation_of(str(saved.folder))
     if asked["profile"].get("rules") != current.get("rules"):
-        messages.note(
-            "plain", "The profile on the page is another one. This evaluation belongs to its own profile."
-        )
+        _other_profile(asked["profile"], current)
     if here := _other_trace(asked):
         messages.note("plain", here)
     for note in evaluation.notes:
@@ -77,6 +79,23 @@ def draw(saved: SavedEvaluation, current: dict[str, Any], others: list[SavedEval
     if evaluation.base.texts is not None:
         _answers(evaluation)
     evaluation_compare.draw(saved, measure, others, about(saved))
+
+
+def _other_profile(own: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """That the page steers otherwise than the evaluation did, with the way to its profile."""
+    here = "the page has another one" if current.get("rules") else "the page has none"
+    name = f"“{own['name']}”" if own.get("name") else "an unnamed one"
+    with st.container(horizontal=True, vertical_alignment="center", key="evaluation-profile"):
+        messages.note("plain", f"This evaluation is of its own profile, {name}; {here}.")
+        st.button("Load its profile", key="evaluation-load", type="tertiary", on_click=_load, args=(own,),
+                  help="Puts it on the switchboard; Undo brings back what was there.")  # fmt: skip
+
+
+def _load(profile: Mapping[str, Any]) -> None:
+    try:
+        state.put(Draft.from_json(dict(profile)))
+    except SteeringError as error:
+        st.toast(words.label(f"It could not be loaded: {error}"), icon=":material/error:")
 
 
 def _other_trace(asked: Mapping[str, Any]) -> str:
@@ -160,8 +179,14 @@ def _numbers(saved: SavedEvaluation, table: pa.Table) -> None:
         },
         python="from moescope.tracer.evaluate.table import with_controls\n"
         + python_of(saved, f"with_controls({effects_call(saved)})"),
-        about=about(saved),
+        about=about(saved), shown=_in_words(rows),
     )  # fmt: skip
+
+
+def _in_words(rows: pa.Table) -> pa.Table:
+    """The table with measures by the names of the chart."""
+    said = [MEASURES.get(name, name) for name in rows["measure"].to_pylist()]
+    return rows.set_column(rows.schema.get_field_index("measure"), "measure", pa.array(said))
 
 
 def _dose(saved: SavedEvaluation, evaluation: Evaluation) -> None:

@@ -23,7 +23,7 @@ from ..library.new_trace import KINDS
 
 DOSES = {"none": "", "number of experts": "1, 2, 4, 8", "amount": "0.25, 0.5, 1"}
 MOST_PROMPTS = 2000
-OF_TRACE = "the prompts of this trace"
+OF_TRACE, UPLOADED = "the prompts of this trace", "the uploaded file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +134,43 @@ def _columns(prompts: PromptSet) -> list[str]:
 def _prompt_set(trace: Trace | None) -> PromptSet | None:
     files = {path.name: path for path in sorted(sample_dir().glob("*.csv"), reverse=True)}
     files = dict(sorted(files.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
-    offered: dict[str, Path | None] = {**({OF_TRACE: None} if trace is not None else {}), **files}
+    uploaded = st.session_state.get("evaluate-upload")
+    offered = [UPLOADED] * (uploaded is not None) + [OF_TRACE] * (trace is not None) + list(files)
+    if st.session_state.get("evaluate-prompts") not in offered:
+        st.session_state.pop("evaluate-prompts", None)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = st.selectbox("Prompt set", list(offered), key="evaluate-prompts", width=260)
+        name = st.selectbox(
+            "Prompt set", offered, key="evaluate-prompts", width=320,
+            format_func=lambda name: _shown(name, trace, uploaded),
+        )  # fmt: skip
         with st.popover("Another file"):
-            uploaded = st.file_uploader("A prompt set", type=KINDS, key="evaluate-upload")
+            st.file_uploader("A prompt set", type=KINDS, key="evaluate-upload", on_change=_take_uploaded)
     try:
-        if uploaded is not None:
+        if name == UPLOADED and uploaded is not None:
             return _read_upload(uploaded.name, uploaded.getvalue())
-        if name is None or trace is None or name != OF_TRACE:
-            return None if name is None else _read(str(offered[name]))
-        return _held_out(prompts_of(trace))
+        if name == OF_TRACE and trace is not None:
+            return _held_out(prompts_of(trace))
+        return None if name is None else _read(str(files[name]))
     except PromptSetError as error:
-        messages.card("This prompt set can't be used", str(error), kind="error",
-                    todo="Correct the row named above and choose the file again.")  # fmt: skip
+        todo = "Choose another prompt set." if name == OF_TRACE else (
+            "Correct what is named above and choose the file again."
+        )  # fmt: skip
+        messages.card("This prompt set can't be used", str(error), kind="error", todo=todo)
         return None
+
+
+def _take_uploaded() -> None:
+    """The box names the prompts that are evaluated: those of a file from the moment that it is there."""
+    if st.session_state.get("evaluate-upload") is not None:
+        st.session_state["evaluate-prompts"] = UPLOADED
+
+
+def _shown(name: str, trace: Trace | None, uploaded: Any) -> str:
+    """What the box calls a prompt set: with the name of its file."""
+    if name == UPLOADED:
+        return words.label(f"{uploaded.name} (uploaded)")
+    of_trace = trace.manifest.prompt_set.get("name") if trace is not None and name == OF_TRACE else None
+    return words.label(f"{name}: {of_trace}" if of_trace else name)
 
 
 def _held_out(prompts: PromptSet) -> PromptSet:

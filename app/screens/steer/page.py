@@ -42,8 +42,12 @@ def page(context: PageContext) -> None:
     server.problems(served)
     if kind == EVALUATE:
         rules.summary()
+        state.write_address(context.trace.manifest.model.get("name"))
         made = state.profile(context.trace.manifest.model.get("name"))
-        evaluate_tab(made, served.model, served.client, trace=context.trace, name=context.name)
+        starting = served.live is not None and served.live.state == "starting"
+        evaluate_tab(
+            made, served.model, served.client, starting=starting, trace=context.trace, name=context.name
+        )
         return
     most = max((router.num_experts for router in context.routers()), default=0)
     tool = panel.choose()

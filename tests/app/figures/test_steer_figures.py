@@ -192,7 +192,8 @@ def test_one_control_far_away_does_not_stretch_the_axis():
                 "why": "", "change": change, "low": change - 0.1, "high": change + 0.1}  # fmt: skip
 
     near = [row("profile", 0.7), row("random", 0.05, "random 1"), row("layers", 1.0)]
-    spec = effects_chart(pa.Table.from_pylist([*near, row("opposite", 2.75)]), "perplexity").to_dict()
+    more = [row("random", 1.15, "random 2"), row("opposite", 2.75)]
+    spec = effects_chart(pa.Table.from_pylist([*near, *more]), "perplexity").to_dict()
     # The profile reaches from 0 to 0.8; half as much again is 1.2.
     scales = [layer["encoding"]["x"]["scale"]["domain"] for layer in spec["layer"]]
     assert scales == [pytest.approx([-0.05, 1.2])] * len(scales)
@@ -200,5 +201,7 @@ def test_one_control_far_away_does_not_stretch_the_axis():
     assert {one["kind"]: one["its number"] for one in rows if one["beyond"] == "right"} == {
         "opposite": "+275\u202f%"
     }
+    assert [one["variant"] for one in rows if one["cut_right"]] == ["random 2"]  # from 1.05 to 1.25
+    assert any(layer["mark"].get("shape") == "triangle-right" for layer in spec["layer"])
     spec = effects_chart(pa.Table.from_pylist(near), "perplexity").to_dict()
     assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == pytest.approx([-0.05, 1.1])

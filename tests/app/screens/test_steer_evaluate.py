@@ -148,10 +148,11 @@ def test_an_evaluation_runs_on_the_server_and_its_result_stays(address):
     (saved,) = kept()
     again = linked(saved.id)
     assert "On Japanese, the profile changes perplexity by" in shown(again)
-    assert "This evaluation belongs to its own profile" in shown(again)
+    assert "This evaluation is of its own profile" in shown(again)
     assert rows.equals(again.dataframe[0].value)
     snippets = [code.value for code in again.code if "with_controls" in code.value]
-    run_snippet(snippets[0], rows)
+    said = {"log perplexity": "log_perplexity", "bits per byte": "bits_per_byte", "KL": "kl"}
+    run_snippet(snippets[0], rows.replace({"measure": said | {"routing changed": "changed"}}))
 
 
 def run_snippet(code: str, rows: pd.DataFrame) -> None:
@@ -291,7 +292,7 @@ def test_the_sentence_says_what_may_be_said(found):
     )  # fmt: skip
     said = sentences_steer.effect(table, "perplexity", "language", "ja")
     assert words.percent(own["change"], signed=True) in said
-    assert ("A finding" in said) == own["finding"]
+    assert ("That is a finding on Japanese" in said) == own["finding"]
 
 
 def test_doses_are_what_the_axis_names(found):
@@ -306,8 +307,9 @@ def test_doses_are_what_the_axis_names(found):
 def test_the_profile_stands_above_its_controls(found):
     table = found.effects("language", target="ja")
     chart = figures.effects_chart(table, "perplexity", by="language").to_dict()
-    low, high = chart["layer"][-1]["encoding"]["yOffset"]["scale"]["domain"]
-    assert low > high  # the first of a domain is at the bottom
+    lanes = chart["layer"][-1]["encoding"]["yOffset"]["scale"]
+    assert lanes["domain"] == [-1, 1]
+    assert lanes["range"][0] == 0 < lanes["range"][1]
     (data,) = [rows for rows in chart["datasets"].values() if len(rows) > 1]
     for group in {row["group name"] for row in data}:
         shifts = {row["variant"]: row["shift"] for row in data if row["group name"] == group}

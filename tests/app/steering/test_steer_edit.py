@@ -143,7 +143,7 @@ def test_a_link_brings_the_profile_back_and_refuses_what_is_none():
     assert Draft.from_json(profiles.from_address(profiles.in_address(made) or "")).name == "naïve <b>Δ</b>"
     assert profiles.from_address(profiles.in_address(made) or "") == made
     for word in ("", "%%%", "eJw", "AAAA", "é"):
-        with pytest.raises(ValueError, match="no readable profile"):
+        with pytest.raises(ValueError, match="holds no steering profile"):
             profiles.from_address(word)
     many = [{"rule": "vector", "layers": [0], "vector": [n / 7919 % 1 for n in range(9000)]}]
     assert profiles.in_address(Draft(read_rules(many)).to_json()) is None

@@ -317,7 +317,9 @@ def test_what_stands_against_a_finding_is_said():
     assert why_not(row(-0.1, 0.4), draws) == "the interval holds 0"
     assert why_not(row(0.2, 0.4), draws[1:]) == "4 random draws; 5 are needed"
     rivals = [*draws[1:], row(0.1, 0.3, name="random 9"), row(0.4, 0.6, "opposite", "opposite")]
-    assert why_not(row(0.2, 0.5), rivals) == "not beyond 1 of 5 random draws, opposite"
+    assert why_not(row(0.2, 0.5), rivals) == (
+        "its interval does not lie beyond that of 1 of 5 random draws and the opposite sign"
+    )
     assert why_not(row(0.2, math.nan), draws) == "too few prompts for an interval"
     assert p_of_draws(row(0.2, 0.4), draws) == pytest.approx(1 / 6)
     assert p_of_draws(row(0.2, 0.5), rivals) == pytest.approx(1 / 6)
