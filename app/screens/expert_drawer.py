@@ -78,15 +78,17 @@ def close() -> None:
 def draw(context: PageContext, cell: Cell, *, over_map: bool = False) -> None:
     """Draw the drawer of a cell over the page; `over_map`: at the left where it would hide the cell of a map."""
     spec = next((r for r in context.trace.routers if r.key == cell.router), None)
+    there = spec is not None and cell.expert < spec.num_experts
     far = spec is not None and cell.expert > COVERED * spec.num_experts
     with st.container(key="drawer-left" if far and over_map else "drawer"):
         title = f"Layer {cell.layer}, expert {cell.expert}"
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.subheader(title, anchor=False)
-            st.button("Switch off", icon=":material/toggle_off:", type="tertiary", key="drawer-off",
-                      on_click=_switch_off, args=(cell,), help="Steer the model without this expert.")  # fmt: skip
+            if there:
+                st.button("Switch off", icon=":material/toggle_off:", type="tertiary", key="drawer-off",
+                          on_click=_switch_off, args=(cell,), help="Steer the model without this expert.")  # fmt: skip
             st.button("Close", icon=":material/close:", type="tertiary", on_click=close, key="close-drawer")
-        if spec is None or cell.expert >= spec.num_experts:
+        if spec is None or not there:
             messages.empty("No such expert", f"This trace has no {title.lower()} in stream {cell.stream}.")
             return
         if spec.owner(cell.expert) != cell.layer:

@@ -22,6 +22,8 @@ from . import address, messages
 _KEY = "asked in vain"
 _CHOSEN = "chosen in this run"
 MOST_NAMED = 8
+SECOND = "vs"
+"""The parameter that names a second trace: no part of the first."""
 
 
 def selectbox(
@@ -98,11 +100,10 @@ def settle() -> None:
 def tell(*names: str) -> None:
     """Say what the link named in vain for these parameters; `tag.` stands for all that begin so."""
     vain = st.session_state.get(_KEY, {})
-    found = [
-        text for name, text in vain.items() if name in names or ("tag." in names and name.startswith("tag."))
-    ]
-    if found:
-        messages.note(
-            "error",
-            f"The link names {words.listing(found, most=MOST_NAMED)}, which this trace does not have.",
-        )
+    told = [name for name in vain if name in names or ("tag." in names and name.startswith("tag."))]
+    for where, found in (
+        ("is not in this library", [vain[name] for name in told if name == SECOND]),
+        ("this trace does not have", [vain[name] for name in told if name != SECOND]),
+    ):
+        if found:
+            messages.note("error", f"The link names {words.listing(found, most=MOST_NAMED)}, which {where}.")

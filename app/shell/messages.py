@@ -103,8 +103,10 @@ def empty(title: str, text: str, *, todo: str = "") -> None:
 def problem(error: BaseException, *, doing: str = "") -> None:
     """The error state: what happened, what it means, what to do, and the log behind a fold."""
     meaning, todo = next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), _OUR_BUG)
-    happened = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
-    card(doing or "Something failed", f"{happened}", todo=f"{meaning} {todo}", kind="error")
+    happened = (
+        words.sentence(str(error)) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+    )
+    card(doing or "Something failed", happened, todo=f"{meaning} {todo}", kind="error")
     with st.expander("Log"):
         st.code("".join(traceback.format_exception(error)), language=None, wrap_lines=True)
 

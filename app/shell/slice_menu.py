@@ -36,9 +36,10 @@ def choose(trace: Trace) -> Slice | None:
     return known.get(name or "")
 
 
-def chosen_name() -> str | None:
+def chosen_name(trace: Trace) -> str | None:
     """The slice that the bar's filter has chosen, as its label shows it before the box is drawn."""
-    return st.session_state.get("slice") or st.query_params.get("slice")
+    name = st.session_state.get("slice") or st.query_params.get("slice")
+    return name if name and name in fitting(trace, experts=False) else None
 
 
 def save(trace: Trace, *, where: Mapping[str, Sequence[str]] | None = None, tokens: str = "all",

@@ -30,11 +30,14 @@ def draw(*, compares: bool = True) -> PageContext | None:
     Raises:
         StoreError: the chosen trace can't be read.
     """
-    known = {name: summary for name, summary in sources.summaries().items() if not summary.error}
+    summaries = sources.summaries()
+    known = {name: summary for name, summary in summaries.items() if not summary.error}
     if not known:
         return None
     asked = st.query_params.get("trace")
     if asked is not None:
+        if asked in summaries and asked not in known:
+            _stop_at_a_broken_trace(asked, str(summaries[asked].error), known)
         _stop_at_a_strange_link(asked, known)
     if asked not in known and st.session_state.get("trace") not in known:
         # Streamlit keeps a widget's default out of the URL; a link must name its trace all the same.
@@ -83,6 +86,17 @@ def draw(*, compares: bool = True) -> PageContext | None:
     )  # fmt: skip
 
 
+def _stop_at_a_broken_trace(asked: str, why: str, known: Mapping[str, TraceSummary]) -> None:
+    """Where a link names a trace of the library that can't be opened: say why, and show nothing else."""
+    with st.container(key="no-trace"):
+        messages.card(
+            f"The trace “{asked}” can't be opened", f"{words.sentence(why)} Nothing else is shown in its place.",
+            todo="Its files stay untouched: restore trace.json from a copy, or trace the prompts again.", kind="error",
+        )  # fmt: skip
+        _offer_instead([next(iter(known))])
+    st.stop()
+
+
 def _stop_at_a_strange_link(asked: str, known: Mapping[str, TraceSummary]) -> None:
     """Where a link names a trace that is not here, or another recording of that name: say so, and show nothing else."""
     if asked in known and asked in (st.session_state.get(SHOWN), st.session_state.get("trace")):
@@ -96,15 +110,20 @@ def _stop_at_a_strange_link(asked: str, known: Mapping[str, TraceSummary]) -> No
     there = ""
     if asked in known:
         there = f"The trace of that name here is another recording (fingerprint {known[asked].fingerprint}). "
-    messages.card(
-        f"The link shows the trace “{asked}”{mark}, which is not here",
-        f"{there}Nothing else is shown in its place.",
-        todo=f"It is here as “{same[0]}”." if same else "Ask for the trace's folder and open it in the Library.",
-        kind="error",
-    )  # fmt: skip
-    for name in dict.fromkeys([*same[:1], next(iter(known))]):
-        st.button(words.label(f"Open “{name}”"), key=f"instead-{name}", on_click=_instead, args=(name,))
+    with st.container(key="no-trace"):
+        messages.card(
+            f"The link shows the trace “{asked}”{mark}, which is not here",
+            f"{there}Nothing else is shown in its place.",
+            todo=f"It is here as “{same[0]}”." if same else "Ask for the trace's folder and open it in the Library.",
+            kind="error",
+        )  # fmt: skip
+        _offer_instead([*same[:1], next(iter(known))])
     st.stop()
+
+
+def _offer_instead(names: list[str]) -> None:
+    for name in dict.fromkeys(names):
+        st.button(words.label(f"Open “{name}”"), key=f"instead-{name}", on_click=_instead, args=(name,))
 
 
 def _instead(name: str) -> None:
@@ -131,7 +150,9 @@ def _filter(trace: Trace) -> tuple[Mapping[str, list[str]], str, Slice | None]:
     kind = st.session_state.get("tokens") or st.query_params.get("tokens")
     kind = kind if kind in TOKEN_KINDS else "all"
     _look_at_filter(tags)
-    with st.popover(_filter_label(active, kind), icon=":material/filter_alt:", width=200, key="filter"):
+    with st.popover(
+        _filter_label(trace, active, kind), icon=":material/filter_alt:", width=200, key="filter"
+    ):
         sliced = slice_menu.choose(trace)
         where = {column: list(values) for column, values in sliced.where.items()} if sliced else {}
         if sliced:
@@ -171,8 +192,8 @@ def _look_at_filter(tags: Mapping[str, list[str]]) -> None:
             del st.query_params[key]
 
 
-def _filter_label(active: Mapping[str, list[str]], kind: str) -> str:
-    chosen = [name] if (name := slice_menu.chosen_name()) else []
+def _filter_label(trace: Trace, active: Mapping[str, list[str]], kind: str) -> str:
+    chosen = [name] if (name := slice_menu.chosen_name(trace)) else []
     chosen += [value for values in active.values() for value in values]
     chosen += [kind] if kind != "all" else []
     return words.label(words.listing(chosen, most=3)) if chosen else "All prompts"

@@ -76,6 +76,13 @@ def listing(words: Iterable[str], *, most: int = 4) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
 
 
+def sentence(text: str) -> str:
+    """The message of an error as a sentence of a page; a name or a path at its beginning keeps its letters."""
+    first = text.split(" ", 1)[0]
+    shown = text[:1].upper() + text[1:] if first.isalpha() else text
+    return shown if shown.endswith((".", "!", "?", ":")) or not shown else f"{shown}."
+
+
 def selection(where: Mapping[str, Sequence[str]]) -> str:
     """A prompt selection in words: `Japanese and Korean, register law`."""
     parts = []

@@ -82,9 +82,10 @@ def choose_beside(context: PageContext) -> None:
     ]
     if not others:
         return
+    first = [context.second_name] if context.second_name in others else []
     if "beside" in st.session_state:
         st.session_state["beside"] = [name for name in st.session_state["beside"] if name in others]
-    first = [context.second_name] if context.second_name in others else []
+        first = None
     st.multiselect(
         "Other traces beside it", others, default=first, key="beside", bind="query-params", width=300,
         placeholder="checkpoints, models", max_selections=MOST_BESIDE,

@@ -50,10 +50,9 @@ def page(context: PageContext) -> None:
 
 
 def _unlike(error: BadArgument) -> None:
-    why = str(error)
     messages.empty(
         "These two traces can't be compared token by token",
-        f"{why[:1].upper()}{why[1:]}.",
+        words.sentence(str(error)),
         todo="Choose another trace under “Compared with” in the bar above: one of a model with the same routers.",
     )
 

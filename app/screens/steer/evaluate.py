@@ -189,7 +189,7 @@ def _draw(
     lost = status.state == "lost"
     messages.card(
         "The evaluation was lost" if lost else "The evaluation failed",
-        status.error or "no reason was given", kind="error",
+        words.sentence(status.error or "no reason was given"), kind="error",
         todo=f"What it asked for is kept. {'Press Run again.' if client else _NO_MODEL}",
     )  # fmt: skip
 

@@ -125,7 +125,8 @@ def test_what_a_link_filters_by_and_the_trace_does_not_have_is_said(asked, says,
     app = AppTest.from_file(str(MAIN), default_timeout=RUN_SECONDS)
     for name, value in ({"trace": "hand"} | asked).items():
         app.query_params[name] = value
-    sentence = f"The link names {says}, which this trace does not have."
+    where = "is not in this library" if "vs" in asked else "this trace does not have"
+    sentence = f"The link names {says}, which {where}."
     assert sentence in well(app.run())
     assert sentence in well(app.run())
     app.selectbox(key="trace").set_value("hand-steered").run()
