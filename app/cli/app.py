@@ -14,6 +14,7 @@ import click
 
 from ...tracer.serve.binding import is_loopback
 from ...tracer.serve.token_file import TokenError, read_token, write_token
+from .. import TOKEN
 
 SETTINGS = {
     "browser.gatherUsageStats": "false",
@@ -25,8 +26,6 @@ SETTINGS = {
     "logger.hideWelcomeMessage": "true",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TOKEN = "MOESCOPE_APP_TOKEN"
-"""Environment variable by which the app's process learns the token; absent for one person on loopback."""
 
 
 @click.command("app")

@@ -43,7 +43,7 @@ def profile(
     )
     color = alt.Color(f"{by}:N", title=by) if by else alt.value(theme.primary)
     band = base.mark_area(opacity=0.16).encode(
-        y=alt.Y("low:Q", title=title, axis=y_axis), y2="high:Q", color=color
+        y=alt.Y("low:Q", title=title, axis=y_axis), y2=alt.Y2("high:Q"), color=color
     )
     tips = [alt.Tooltip(f"{by}:N")] if by else []
     line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=26)).encode(
@@ -60,7 +60,7 @@ def profile(
     )
     layers = [band, line]
     if measure == "overlap":
-        layers.append(base.mark_line(color=theme.muted, strokeDash=[4, 4]).encode(y="mean(chance):Q"))
+        layers.append(base.mark_line(color=theme.muted, strokeDash=[4, 4]).encode(y=alt.Y("mean(chance):Q")))
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=260)
 
 
@@ -77,7 +77,7 @@ def through_layers(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
         alt.Chart(data)
         .mark_rect(color=theme.mark, opacity=0.45)
         .encode(
-            x=x, x2="to:Q", y=alt.Y("first_share:Q", title=y, axis=alt.Axis(format="~%")), y2=alt.datum(0),
+            x=x, x2=alt.X2("to:Q"), y=alt.Y("first_share:Q", title=y, axis=alt.Axis(format="~%")), y2=alt.Y2Datum(0),
             tooltip=[
                 alt.Tooltip("layer:Q"),
                 alt.Tooltip("first_share:Q", title="first flip here", format=".2%"),
@@ -102,7 +102,7 @@ def through_layers(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
                 "when:N", title=None, scale=alt.Scale(domain=[*names.values()], range=[theme.selected, theme.primary]),
                 legend=alt.Legend(orient="top"),
             ),
-            tooltip=["when:N", "layer:Q", alt.Tooltip("share:Q", format=".2%")],
+            tooltip=[alt.Tooltip("when:N"), alt.Tooltip("layer:Q"), alt.Tooltip("share:Q", format=".2%")],
         )
     )  # fmt: skip
     return finish(alt.LayerChart(layer=[bars, lines]), theme, width=width, height=240)
@@ -118,12 +118,12 @@ def margin_curve(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "conta
     title = "tokens with another set of experts"
     y_axis = alt.Axis(format="~%")
     band = base.mark_area(color=theme.primary, opacity=0.16).encode(
-        y=alt.Y("flip_rate_low:Q", title=title, axis=y_axis), y2="flip_rate_high:Q"
+        y=alt.Y("flip_rate_low:Q", title=title, axis=y_axis), y2=alt.Y2("flip_rate_high:Q")
     )
     line = base.mark_line(color=theme.primary, point=alt.OverlayMarkDef(size=26)).encode(
         y=alt.Y("flip_rate:Q", title=title, axis=y_axis),
         tooltip=[
-            "decile:Q",
+            alt.Tooltip("decile:Q"),
             alt.Tooltip("margin_from:Q", title="margin from", format=".3g"),
             alt.Tooltip("margin_to:Q", title="to", format=".3g"),
             alt.Tooltip("flip_rate:Q", title=title, format=".2%"),
@@ -147,8 +147,8 @@ def exchange_map(
         alt.Chart(data)
         .mark_rect()
         .encode(
-            x=alt.X("x:Q", title="expert in B", scale=scale, axis=whole), x2="x2:Q",
-            y=alt.Y("y:Q", title="expert in A", scale=scale, axis=whole), y2="y2:Q",
+            x=alt.X("x:Q", title="expert in B", scale=scale, axis=whole), x2=alt.X2("x2:Q"),
+            y=alt.Y("y:Q", title="expert in A", scale=scale, axis=whole), y2=alt.Y2("y2:Q"),
             color=alt.Color("count:Q", title="times", scale=alt.Scale(range=list(theme.sequential), domainMin=0)),
             tooltip=[
                 alt.Tooltip("from_expert:Q", title="expert in A"),
@@ -196,14 +196,15 @@ def prompt_grid(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "contai
         .mark_rect(stroke=theme.background, strokeWidth=0.5)
         .encode(
             x=alt.X("x:Q", title="position", scale=alt.Scale(nice=False, zero=False), axis=places),
-            x2="x2:Q",
+            x2=alt.X2("x2:Q"),
             y=alt.Y("y:Q", axis=rows, scale=alt.Scale(nice=False)),
-            y2="y2:Q",
+            y2=alt.Y2("y2:Q"),
             color=alt.Color(
                 "change:N", title=None, legend=alt.Legend(orient="top"),
                 scale=alt.Scale(domain=kinds, range=[theme.missing, theme.mark, theme.selected]),
             ),
-            tooltip=["token:N", "position:Q", "layer:Q", "change:N", "experts A:N", "experts B:N",
+            tooltip=[alt.Tooltip("token:N"), alt.Tooltip("position:Q"), alt.Tooltip("layer:Q"), alt.Tooltip("change:N"),
+                     alt.Tooltip("experts A:N"), alt.Tooltip("experts B:N"),
                      alt.Tooltip("overlap:Q", title="in common", format=".0%")],
         )
     )  # fmt: skip

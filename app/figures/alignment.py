@@ -75,11 +75,11 @@ def by_layer(
         color = _with_legend(color, {"orient": "bottom", "columns": LEGEND_ACROSS})
     if not legend:
         color, legend_pick = _without_legend(color), None
-    base = alt.Chart(data).encode(x=layer_axis(layers), color=color, detail="language:N")
+    base = alt.Chart(data).encode(x=layer_axis(layers), color=color, detail=alt.Detail("language:N"))
     scale = alt.Scale(domain=list(domain), zero=False, clamp=True) if domain else alt.Scale(zero=False)
     bands = base.mark_area().encode(
         y=alt.Y("low:Q", title=label, scale=scale),
-        y2="high:Q",
+        y2=alt.Y2("high:Q"),
         opacity=_faded(legend_pick, kin, 0.14, 0.05, 0.02),
     )
     about = [("class", classes[0])] if classes else [("score", scores[0])] if scores else []
@@ -100,7 +100,7 @@ def by_layer(
         )
     if chance is not None:
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
-        parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="chance:Q"))
+        parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y=alt.Y("chance:Q")))
     return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
 
 
@@ -117,7 +117,7 @@ def end_labels(data: pd.DataFrame, value: str, height: int, domain: tuple[float,
     step = LABEL_PIXELS * (high - low) / height
     ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
     mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5)
-    return mark.encode(x="layer:Q", y="at:Q", text="name:N")
+    return mark.encode(x=alt.X("layer:Q"), y=alt.Y("at:Q"), text=alt.Text("name:N"))
 
 
 def spread(values: list[float], step: float, low: float, high: float) -> list[float]:
@@ -325,7 +325,7 @@ def scatter(
         alt.Tooltip("score:Q", title=score_label, format=".4g"),
         alt.Tooltip("divergence:Q", format=".4f"),
     ]
-    spans = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q")
+    spans = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"))
     points = base.mark_circle(size=70, opacity=1).encode(x=x, tooltip=tooltip)
-    labels = base.mark_text(align="left", dx=7, dy=-5, fontSize=11).encode(x=x, text="language:N")
+    labels = base.mark_text(align="left", dx=7, dy=-5, fontSize=11).encode(x=x, text=alt.Text("language:N"))
     return finish(alt.LayerChart(layer=[spans, points, labels]), theme, width=width, height=320)

@@ -91,9 +91,9 @@ def _small(
     ]  # fmt: skip
     bands = alt.Chart(own).mark_area(opacity=0.14, tooltip=None)
     parts: list[Any] = [
-        others.encode(x=x, y=y, detail="language:N"),
-        bands.encode(x=x, y=low, y2="high:Q", color=color, detail="language:N"),
-        lines.encode(x=x, y=y, color=color, detail="language:N", tooltip=tooltip),
+        others.encode(x=x, y=y, detail=alt.Detail("language:N")),
+        bands.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=color, detail=alt.Detail("language:N")),
+        lines.encode(x=x, y=y, color=color, detail=alt.Detail("language:N"), tooltip=tooltip),
     ]
     if len(set(data["layer"])) > 1:
         parts.append(end_labels(own, value, HEIGHT, domain).encode(color=color, y=alt.Y("at:Q", **named)))

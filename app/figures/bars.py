@@ -65,9 +65,11 @@ def share_bars(
     if bounded:
         marks.append(
             base.mark_rule(color=theme.text, strokeWidth=1.2).encode(
-                y=alt.Y("name:N", sort=None, title=None), x=alt.X("low:Q", title=label), x2="high:Q"
+                y=alt.Y("name:N", sort=None, title=None), x=alt.X("low:Q", title=label), x2=alt.X2("high:Q")
             )
         )
-    chance = base.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x="mean(chance):Q")
+    chance = base.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(
+        x=alt.X("mean(chance):Q")
+    )
     height = max(len(data), 2) * BAR_PIXELS
     return finish(alt.LayerChart(layer=[*marks, chance]), theme, width=width, height=height)

@@ -56,11 +56,13 @@ def alternatives(
         layers.append(
             base.transform_filter("isValid(datum.low)")
             .mark_rule(color=theme.text, strokeWidth=1.3)
-            .encode(y=y, x=alt.X("low:Q", title=label), x2="high:Q")
+            .encode(y=y, x=alt.X("low:Q", title=label), x2=alt.X2("high:Q"))
         )
     if reference is not None:
         line = alt.Chart(pd.DataFrame({"at": [reference]}))
-        layers.append(line.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x="at:Q"))
+        layers.append(
+            line.mark_rule(strokeDash=[3, 3], color=theme.text, opacity=0.7).encode(x=alt.X("at:Q"))
+        )
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=max(2, len(data)) * ROW)
 
 
@@ -101,7 +103,7 @@ def curves(
         layers.append(
             base.transform_filter("isValid(datum.low)")
             .mark_area(opacity=0.14)
-            .encode(x=across, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
+            .encode(x=across, y=alt.Y("low:Q", title=y_title), y2=alt.Y2("high:Q"), color=color)
         )
     layers.append(
         base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=26)).encode(
@@ -136,7 +138,7 @@ def squares(
         y=alt.Y("a:N", sort=names, title=up, axis=alt.Axis(ticks=False, domain=False, labels=named)),
         color=alt.Color(f"{value}:Q", scale=alt.Scale(range=list(theme.sequential), domainMin=0),
                         legend=alt.Legend(title=label, format=value_format)),
-        tooltip=["a:N", "b:N", alt.Tooltip(f"{value}:Q", title=label, format=value_format)],
+        tooltip=[alt.Tooltip("a:N"), alt.Tooltip("b:N"), alt.Tooltip(f"{value}:Q", title=label, format=value_format)],
     )  # fmt: skip
     return finish(chart, theme, width=max(180, side * len(names)), height=max(120, side * len(names)))
 
@@ -172,7 +174,8 @@ def tree(
         alt.Chart(data)
         .mark_line(strokeWidth=1.6, strokeJoin="miter")
         .encode(
-            x=across, y=up, detail="step:N", order="at:Q", color=alt.Color("color:N", scale=None),
+            x=across, y=up, detail=alt.Detail("step:N"), order=alt.Order("at:Q"),
+            color=alt.Color("color:N", scale=None),
             tooltip=[alt.Tooltip("similarity:Q", title="similarity", format=".3f"),
                      alt.Tooltip("experts:Q", title="experts together"), alt.Tooltip("named:N", title="they are")],
         )

@@ -40,10 +40,10 @@ def beside_chart(
         .encode(x=alt.X("zero:Q", title=title, axis=numbers))
     )
     band = base.mark_bar(color=theme.mark, opacity=0.3, height=14).encode(
-        x=alt.X("random_low:Q", title=title, axis=numbers), x2="random_high:Q"
+        x=alt.X("random_low:Q", title=title, axis=numbers), x2=alt.X2("random_high:Q")
     )
     rule = base.mark_rule(color=theme.steered, strokeWidth=3).encode(
-        x=alt.X("low:Q", title=title, axis=numbers), x2="high:Q"
+        x=alt.X("low:Q", title=title, axis=numbers), x2=alt.X2("high:Q")
     )
     point = base.mark_point(size=60, filled=True, opacity=1, color=theme.steered).encode(
         x=alt.X("change:Q", title=title, axis=numbers, scale=alt.Scale(zero=True))

@@ -24,7 +24,7 @@ def half_life_by_layer(
     scale = alt.Scale(zero=True)
     title = "half-life of an expert (tokens)"
     band = base.mark_area(color=theme.mark, opacity=0.16).encode(
-        y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
+        y=alt.Y("low:Q", title=title, scale=scale), y2=alt.Y2("high:Q")
     )
     line = base.mark_line(color=theme.mark, strokeWidth=1.8, point=alt.OverlayMarkDef(size=24)).encode(
         y=alt.Y("half_life:Q", title=title, scale=scale),

@@ -49,7 +49,9 @@ def leverage_points(
               axis=alt.Axis(format="~%", grid=False))  # fmt: skip
     y = alt.Y("leverage:Q", title=f"leverage at {words.power(compute)} FLOPs")
     shaded = alt.Chart(pd.DataFrame({"from": [max(LEAST, NEAR_ACTIVATION[0])], "to": [NEAR_ACTIVATION[1]]}))
-    band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(x=alt.X("from:Q", title=TITLE), x2="to:Q")
+    band = shaded.mark_rect(color=theme.mark, opacity=0.12).encode(
+        x=alt.X("from:Q", title=TITLE), x2=alt.X2("to:Q")
+    )
     line = alt.Chart(law).mark_line(color=theme.muted, strokeDash=[4, 3]).encode(x=x, y=y)
     tooltip = [
         alt.Tooltip("model:N"), alt.Tooltip("activation:Q", format=".1%"), alt.Tooltip("granularity:Q", format=".3g"),
@@ -63,6 +65,6 @@ def leverage_points(
     names = (
         alt.Chart(data)
         .mark_text(align="right", baseline="top", dx=-7, dy=3, color=theme.text)
-        .encode(x=x, y=y, text="name:N")
+        .encode(x=x, y=y, text=alt.Text("name:N"))
     )
     return finish(alt.LayerChart(layer=[band, line, points, names]), theme, width=width, height=height)

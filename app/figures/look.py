@@ -17,12 +17,15 @@ def finish(chart: AnyChart, theme: Theme, *, width: Width, height: float, title:
 
     Streamlit would otherwise fit axes and legend into the height and squeeze the plot.
     """
-    chart = chart.properties(width=width, height=round(height))
+    # Attributes, not `properties` and `configure`: each of those copies the whole chart.
+    chart.width = width
+    chart.height = round(height)
     if width == "container":
-        chart = chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+        chart.autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
     if title:
-        chart = chart.properties(title=title)
-    return chart.configure(**vega_config(theme))
+        chart.title = title
+    chart.config = alt.Config(**vega_config(theme))
+    return chart
 
 
 def depth_title(upwards: bool, pixels: float) -> str:

@@ -67,7 +67,7 @@ def small_maps(
         alt.Chart(placed)
         .mark_rect()
         .encode(
-            x=grid.x("x"), x2="x2:Q", y=grid.y("y"), y2="y2:Q",
+            x=grid.x("x"), x2=alt.X2("x2:Q"), y=grid.y("y"), y2=alt.Y2("y2:Q"),
             color=alt.Color(
                 "value:Q",
                 scale=color_scale(layout, theme, diverging=False),
@@ -129,8 +129,8 @@ def _frames(grid: _Grid, names: list[str], theme: Theme) -> tuple[alt.Chart, alt
         align="left", baseline="bottom", dy=-4, fontSize=12, color=theme.text
     )
     return (
-        frames.encode(x=grid.x("x"), x2="x2:Q", y=grid.y("y0"), y2="y:Q"),
-        titles.encode(x=grid.x("x"), y=grid.y("y"), text="text:N"),
+        frames.encode(x=grid.x("x"), x2=alt.X2("x2:Q"), y=grid.y("y0"), y2=alt.Y2("y:Q")),
+        titles.encode(x=grid.x("x"), y=grid.y("y"), text=alt.Text("text:N")),
     )
 
 

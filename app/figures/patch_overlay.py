@@ -55,7 +55,7 @@ def patch_overlay(
     )
     marks.append(
         cells.encode(
-            **place, x2="x2:Q", y2="y2:Q", fill=alt.Fill("color:N", scale=None),
+            **place, x2=alt.X2("x2:Q"), y2=alt.Y2("y2:Q"), fill=alt.Fill("color:N", scale=None),
             tooltip=[alt.Tooltip("patch:N"), alt.Tooltip("expert:Q", title="first expert")],
         )
     )  # fmt: skip
@@ -63,8 +63,9 @@ def patch_overlay(
         text = alt.Chart(data).mark_text(fontSize=12, fontWeight="bold")
         marks.append(
             text.transform_calculate(cx="datum.x + 0.5", cy="datum.y + 0.5").encode(
-                x=alt.X("cx:Q", scale=across, axis=None), y=alt.Y("cy:Q", scale=down, axis=None), text="expert:Q",
-                color=alt.value("#ffffff" if pixels else theme.background),
+                x=alt.X("cx:Q", scale=across, axis=None), y=alt.Y("cy:Q", scale=down, axis=None),
+                text=alt.Text("expert:Q"),
+                color=alt.ColorValue("#ffffff" if pixels else theme.background),
             )
         )  # fmt: skip
     return finish(alt.LayerChart(layer=marks), theme, width=size, height=tall)
@@ -83,6 +84,7 @@ def _picture(
         ]
     )
     return alt.Chart(data).mark_rect(tooltip=None).encode(
-        x=alt.X("x:Q", scale=across, axis=None), x2="x2:Q", y=alt.Y("y:Q", scale=down, axis=None), y2="y2:Q",
+        x=alt.X("x:Q", scale=across, axis=None), x2=alt.X2("x2:Q"),
+        y=alt.Y("y:Q", scale=down, axis=None), y2=alt.Y2("y2:Q"),
         fill=alt.Fill("pixel:N", scale=None),
     )  # fmt: skip

@@ -82,10 +82,10 @@ def volcano(
     rules = []
     if threshold.kind == "q":
         level = alt.Chart(pd.DataFrame({"level": [-np.log10(threshold.value)]}))
-        rules = [level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y="level:Q")]
+        rules = [level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y=alt.Y("level:Q"))]
     elif threshold.kind == "score":
         levels = alt.Chart(pd.DataFrame({"level": [-threshold.value, threshold.value]}))
-        rules = [levels.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(x="level:Q")]
+        rules = [levels.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(x=alt.X("level:Q"))]
     return finish(
         alt.LayerChart(layer=[*rules, points]),
         theme,
@@ -116,7 +116,11 @@ def by_layer(
     y = alt.Y("score:Q", title=label)
     aside = alt.XOffset("aside:Q", scale=alt.Scale(domain=[-0.25, 1.25]))
     points = _points(data, x, y, xOffset=aside)
-    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=theme.muted, opacity=0.5).encode(y="zero:Q")
+    zero = (
+        alt.Chart(pd.DataFrame({"zero": [0]}))
+        .mark_rule(color=theme.muted, opacity=0.5)
+        .encode(y=alt.Y("zero:Q"))
+    )
     return finish(
         alt.LayerChart(layer=[zero, points]),
         theme,
@@ -166,8 +170,8 @@ def two_scores(
     zero = pd.DataFrame({"zero": [0]})
     rule = {"color": theme.muted, "opacity": 0.5}
     lines = [
-        alt.Chart(zero).mark_rule(**rule).encode(x="zero:Q"),
-        alt.Chart(zero).mark_rule(**rule).encode(y="zero:Q"),
+        alt.Chart(zero).mark_rule(**rule).encode(x=alt.X("zero:Q")),
+        alt.Chart(zero).mark_rule(**rule).encode(y=alt.Y("zero:Q")),
     ]
     return finish(alt.LayerChart(layer=[*lines, points]), theme, width=width, height=300)
 

@@ -107,7 +107,7 @@ def outline(
     mark = alt.Chart(data).mark_rect(
         fillOpacity=0, stroke=color or theme.selected, strokeWidth=2.5, tooltip=None
     )
-    return mark.encode(x=x, x2="x2:Q", y=y, y2="y2:Q").transform_filter(cell)
+    return mark.encode(x=x, x2=alt.X2("x2:Q"), y=y, y2=alt.Y2("y2:Q")).transform_filter(cell)
 
 
 def map_legend(label: str, value_format: str) -> alt.Legend:
@@ -142,12 +142,12 @@ def _cells(
         .mark_rect()
         .encode(
             x=frame.x("x"),
-            x2="x2:Q",
+            x2=alt.X2("x2:Q"),
             y=frame.y("y"),
-            y2="y2:Q",
+            y2=alt.Y2("y2:Q"),
             color=color,
-            stroke=alt.value(theme.background),
-            strokeWidth=alt.value(1 if gaps else 0),
+            stroke=alt.StrokeValue(theme.background),
+            strokeWidth=alt.StrokeWidthValue(1 if gaps else 0),
             tooltip=card(hover, several_streams=len(set(streams)) > 1),
         )
         .add_params(cell)
@@ -254,7 +254,7 @@ def _right_margin(frame: PlotFrame, theme: Theme, title: str, table: pa.Table) -
 
 def _bars(columns: dict[str, Any], frame: PlotFrame, theme: Theme) -> alt.Chart:
     mark = alt.Chart(pd.DataFrame(columns)).mark_rect(color=theme.mark, opacity=0.75)
-    return mark.encode(x=frame.x("x"), x2="x2:Q", y=frame.y("y"), y2="y2:Q")
+    return mark.encode(x=frame.x("x"), x2=alt.X2("x2:Q"), y=frame.y("y"), y2=alt.Y2("y2:Q"))
 
 
 def _note(
@@ -270,4 +270,4 @@ def _note(
         lineBreak="\n",
         color=theme.muted,
     )
-    return mark.encode(x=frame.x("x"), y=frame.y("y"), text="text:N")
+    return mark.encode(x=frame.x("x"), y=frame.y("y"), text=alt.Text("text:N"))

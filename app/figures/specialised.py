@@ -44,7 +44,12 @@ def kinds_by_layer(table: pa.Table, *, theme: Theme = LIGHT, width: Width = "con
                 "kind:N", title=None, scale=alt.Scale(domain=list(shades), range=list(shades.values()))
             ),
             order=alt.Order("kind:N"),
-            tooltip=["layer:O", "kind:N", "experts:Q", alt.Tooltip("of:Q", title="of")],
+            tooltip=[
+                alt.Tooltip("layer:O"),
+                alt.Tooltip("kind:N"),
+                alt.Tooltip("experts:Q"),
+                alt.Tooltip("of:Q", title="of"),
+            ],
         )
     )
     return finish(chart, theme, width=width, height=220)
@@ -86,7 +91,8 @@ def kinds_map(grid: pa.Table, *, theme: Theme = LIGHT, width: Width = "container
             stroke=alt.condition(cell, alt.value(theme.selected), alt.value(theme.background), empty=False),
             strokeWidth=alt.condition(cell, alt.value(2), alt.value(gaps), empty=False),
             tooltip=[
-                "layer:O", "expert:O", "kind:N", alt.Tooltip("languages:N", title="for"),
+                alt.Tooltip("layer:O"), alt.Tooltip("expert:O"), alt.Tooltip("kind:N"),
+                alt.Tooltip("languages:N", title="for"),
                 alt.Tooltip("delta:Q", title="largest difference, percentage points", format="+.1%"),
             ],
         )

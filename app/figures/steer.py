@@ -122,7 +122,7 @@ def _cells(cells: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> lis
         "changed:N", scale=alt.Scale(domain=[False, True], range=[theme.surface, theme.steered]), legend=None
     )
     mark = alt.Chart(data).mark_rect()
-    return [mark.encode(x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q", color=colour)]
+    return [mark.encode(x=axes.x("x"), x2=alt.X2("x2:Q"), y=axes.y("y"), y2=alt.Y2("y2:Q"), color=colour)]
 
 
 def _bars(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
@@ -133,7 +133,7 @@ def _bars(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme) -> list[
     bars = alt.Chart(boxes).mark_rect(color=theme.steered)
     words = f"KL(base || steered), up to {most:.3g} nats"
     return [
-        bars.encode(x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q"),
+        bars.encode(x=axes.x("x"), x2=alt.X2("x2:Q"), y=axes.y("y"), y2=alt.Y2("y2:Q")),
         _words(place.first - 0.5, place.top - 0.5, words, axes, theme.muted),
     ]
 
@@ -149,14 +149,14 @@ def _border(place: _Place, axes: _Axes, theme: Theme) -> list[alt.Chart]:
     names = [_words(place.first - 0.5, y, prompt, axes, theme.text)]
     if place.prompt < place.end:
         names.append(_words(at, y, "answer", axes, theme.text, dx=5))
-    return [rule.encode(x=axes.x("x"), y=axes.y("y"), y2="y2:Q"), *names]
+    return [rule.encode(x=axes.x("x"), y=axes.y("y"), y2=alt.Y2("y2:Q")), *names]
 
 
 def _words(x: float, y: float, text: str, axes: _Axes, colour: str, *, dx: int = 0) -> alt.Chart:
     mark = alt.Chart(pd.DataFrame({"x": [x], "y": [y], "text": [text]})).mark_text(
         align="left", baseline="bottom", fontSize=11, color=colour, dx=dx
     )
-    return mark.encode(x=axes.x("x"), y=axes.y("y"), text="text:N")
+    return mark.encode(x=axes.x("x"), y=axes.y("y"), text=alt.Text("text:N"))
 
 
 def _columns(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme, pick: alt.Parameter) -> alt.Chart:
@@ -167,8 +167,9 @@ def _columns(data: pd.DataFrame, place: _Place, axes: _Axes, theme: Theme, pick:
         alt.Chart(data)
         .mark_rect(fillOpacity=0.001, fill=theme.background, cursor="pointer")
         .encode(
-            x=axes.x("x"), x2="x2:Q", y=axes.y("y"), y2="y2:Q",
-            stroke=alt.condition(pick, alt.value(theme.selected), alt.value(None)), strokeWidth=alt.value(1.5),
+            x=axes.x("x"), x2=alt.X2("x2:Q"), y=axes.y("y"), y2=alt.Y2("y2:Q"),
+            stroke=alt.condition(pick, alt.value(theme.selected), alt.value(None)),
+            strokeWidth=alt.StrokeWidthValue(1.5),
             tooltip=[
                 alt.Tooltip("place:N", title="which"), alt.Tooltip("token:N"),
                 alt.Tooltip("kl:Q", title="KL, nats", format=".3g"),

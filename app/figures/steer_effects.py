@@ -110,10 +110,10 @@ def effects_chart(
             x=alt.X("zero:Q", **on_axis)
         ),
         base.transform_filter(controls).mark_rule(color=grey, opacity=0.55).encode(
-            x=alt.X("low:Q", **on_axis), x2="high:Q"
+            x=alt.X("low:Q", **on_axis), x2=alt.X2("high:Q")
         ),
         base.transform_filter(profile).mark_rule(color=own, strokeWidth=3).encode(
-            x=alt.X("low:Q", **on_axis), x2="high:Q"
+            x=alt.X("low:Q", **on_axis), x2=alt.X2("high:Q")
         ),
         base.mark_point(size=55, filled=True, opacity=1).encode(x=x, **named),
         *(base.transform_filter(f"datum.cut_{side}")
@@ -121,7 +121,7 @@ def effects_chart(
           .encode(x=alt.XDatum(end, **on_axis)) for side, end in cut if True in set(data[f"cut_{side}"])),
         *(base.transform_filter(f"datum.beyond == '{side}'")
           .mark_text(align=side, baseline="bottom", dx=dx, color=theme.text)
-          .encode(x=x, text="its number:N") for side, dx in ends if side in set(data["beyond"])),
+          .encode(x=x, text=alt.Text("its number:N")) for side, dx in ends if side in set(data["beyond"])),
     ]  # fmt: skip
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))
 
@@ -229,7 +229,9 @@ def _panel(
         alt.Chart(data).transform_filter("!datum.own").mark_point(
             color=theme.mark, size=34, filled=True, opacity=0.7
         ).encode(x=x, y=y, tooltip=tooltip),
-        own.mark_area(color=color, opacity=0.18).encode(y=alt.Y("low:Q", title="change", scale=scale), y2="high:Q"),
+        own.mark_area(color=color, opacity=0.18).encode(
+            y=alt.Y("low:Q", title="change", scale=scale), y2=alt.Y2("high:Q")
+        ),
         own.mark_line(color=color, point=alt.OverlayMarkDef(color=color, size=40)).encode(y=y),
     ]  # fmt: skip
     return alt.LayerChart(layer=layers, title=title)

@@ -52,7 +52,7 @@ def switchboard_map(
     squares = alt.Chart(data).mark_rect(stroke=theme.steered, strokeWidth=1.5)
     signs = alt.Chart(data).mark_text(fontSize=11, fontWeight="bold")
     chart.layer += [
-        squares.encode(x="x1:Q", x2="x2:Q", y="y1:Q", y2="y2:Q", fill=fill),
-        signs.encode(x="x:Q", y="y:Q", text="sign:N", color=ink),
+        squares.encode(x=alt.X("x1:Q"), x2=alt.X2("x2:Q"), y=alt.Y("y1:Q"), y2=alt.Y2("y2:Q"), fill=fill),
+        signs.encode(x=alt.X("x:Q"), y=alt.Y("y:Q"), text=alt.Text("sign:N"), color=ink),
     ]
     return chart

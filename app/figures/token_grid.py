@@ -46,12 +46,12 @@ def token_grid(
         base.mark_rect()
         .encode(
             x=alt.X("x:Q", scale=x_scale, axis=x_axis),
-            x2="x2:Q",
+            x2=alt.X2("x2:Q"),
             y=alt.Y("y:Q", scale=y_scale, axis=y_axis),
-            y2="y2:Q",
+            y2=alt.Y2("y2:Q"),
             color=alt.Color("color:N", scale=None),
-            stroke=alt.value(theme.background),
-            strokeWidth=alt.value(0.5),
+            stroke=alt.StrokeValue(theme.background),
+            strokeWidth=alt.StrokeWidthValue(0.5),
             tooltip=[
                 alt.Tooltip("token:N"),
                 *[alt.Tooltip("bytes:N", title="bytes")] * any(data["bytes"]),
@@ -68,7 +68,7 @@ def token_grid(
         numbers = base.mark_text(fontSize=9, color=theme.background, opacity=0.85).encode(
             x=alt.X("position_x:Q", scale=x_scale, axis=x_axis),
             y=alt.Y("row:Q", scale=y_scale, axis=y_axis),
-            text="expert:Q",
+            text=alt.Text("expert:Q"),
         )
         drawn.append(numbers)
     x, y = alt.X("x:Q", scale=x_scale, axis=x_axis), alt.Y("y:Q", scale=y_scale, axis=y_axis)

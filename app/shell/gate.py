@@ -8,7 +8,7 @@ import time
 
 import streamlit as st
 
-from ..cli.app import TOKEN
+from .. import TOKEN
 from . import messages
 
 GIVEN = "token given"

@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 import altair as alt
 import pyarrow as pa
 import streamlit as st
-from altair.utils import schemapi
 
 from ...store import views
 from ...store.notes import notes_of
@@ -23,6 +22,7 @@ from ..reports.item import Item, origin, packed, without_paths
 from ..reports.render import about_line
 from ..text import definitions
 from . import page_context, sources, take_away
+from .draw_chart import draw_chart
 from .messages import say as say_line
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 Picture = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
 Draw = Callable[[Theme], Picture]
-# Altair checks every piece of a chart as it is made; the whole chart is checked once more when it is sent. The pieces
-# cost as much time as a figure itself.
-schemapi.disable_debug_mode()
 
 MIME = {
     "PNG": "image/png",
@@ -79,11 +76,11 @@ def chart(
     theme = here.theme if here else page_context.current_theme()
     picture = draw(theme)
     if select is None:
-        st.altair_chart(picture, theme=None, key=key, alt=_heard(title, say))
+        draw_chart(picture, key=key, alt=_heard(title, say))
         points: list[dict[str, Any]] = []
     else:
-        event = st.altair_chart(
-            picture, theme=None, key=key, alt=_heard(title, say), on_select="rerun", selection_mode=[select]
+        event = draw_chart(
+            picture, key=key, alt=_heard(title, say), on_select="rerun", selection_mode=[select]
         )
         found = event["selection"].get(select, [])
         # A point selection is a list of points, an interval one dict of ranges.

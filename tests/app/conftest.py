@@ -123,6 +123,12 @@ def _sums(spec: RouterSpec, prompt_N: np.ndarray, special_N: np.ndarray, p_NE: n
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _checked_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages refuse a chart that is not valid Vega-Lite."""
+    monkeypatch.setattr("moescope.app.shell.draw_chart.CHECKS", True)
+
+
 @pytest.fixture(scope="session")
 def hand_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library with a complete, a steered, an unfinished and a broken trace."""

@@ -51,7 +51,9 @@ def cache_curves(
     )
     title = "accesses that hit"
     y = alt.Y("hit_rate:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=title), y2="high:Q", color=color)
+    band = base.mark_area(opacity=0.16).encode(
+        y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color
+    )
     dashes = alt.condition("datum.policy == 'fixed'", alt.value([4, 4]), alt.value([1, 0]))
     line = base.mark_line(strokeWidth=1.8).encode(y=y, color=color, strokeDash=dashes)
     points = base.mark_point(filled=True, size=30, opacity=0).encode(
@@ -71,11 +73,11 @@ def cache_curves(
         rules = pd.DataFrame(
             [{"size": size, "text": text} for size, text in marked.items() if size <= largest]
         )
-        mark = alt.Chart(rules).encode(x="size:Q")
+        mark = alt.Chart(rules).encode(x=alt.X("size:Q"))
         layers += [
             mark.mark_rule(color=theme.muted, strokeDash=[2, 3]),
             mark.mark_text(align="left", dx=4, dy=-4, color=theme.muted, fontSize=11).encode(
-                y=alt.value(12), text="text:N"
+                y=alt.YValue(12), text=alt.Text("text:N")
             ),
         ]
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=300)

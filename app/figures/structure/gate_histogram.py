@@ -25,7 +25,7 @@ def gate_histogram(
     values = list(dict.fromkeys(row["value"] for row in rows))
     base = alt.Chart(pd.DataFrame(rows)).encode(
         x=alt.X("low:Q", title=f"gate weight of expert {expert}", scale=alt.Scale(nice=False)),
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
         y=alt.Y("value:O", sort=values, title=by),
         tooltip=[
             alt.Tooltip("value:N", title=by), alt.Tooltip("low:Q", title="weight from", format=".2f"),

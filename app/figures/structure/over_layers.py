@@ -138,7 +138,9 @@ def _lines(
         ),
         *(alt.Tooltip(f"{name}:Q", title=text, format=form) for name, (text, form) in hover.items()),
     ]  # fmt: skip
-    band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=title), y2="high:Q", color=color)
+    band = base.mark_area(opacity=0.16).encode(
+        y=alt.Y("low:Q", title=title), y2=alt.Y2("high:Q"), color=color
+    )
     line = base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=26)).encode(
         y=y, color=color, tooltip=tooltips
     )

@@ -124,8 +124,8 @@ def ribbons_still(
         .encode(
             x=x,
             y=alt.Y("low:Q", scale=y_scale, axis=None),
-            y2="high:Q",
-            detail="ribbon:N",
+            y2=alt.Y2("high:Q"),
+            detail=alt.Detail("ribbon:N"),
             color=alt.Color("color:N", scale=None),
             opacity=alt.Opacity("opacity:Q", scale=None),
             tooltip=[
@@ -137,12 +137,12 @@ def ribbons_still(
     )
     base = alt.Chart(rect)
     box = base.mark_rect().encode(
-        x=x, x2="x2:Q", y=alt.Y("low:Q", scale=y_scale, axis=None), y2="high:Q",
+        x=x, x2=alt.X2("x2:Q"), y=alt.Y("low:Q", scale=y_scale, axis=None), y2=alt.Y2("high:Q"),
         color=alt.Color("color:N", scale=None),
         tooltip=[alt.Tooltip("name:N", title="layer.expert"), alt.Tooltip("tokens:Q", format=",d")],
     )  # fmt: skip
     text = base.mark_text(align="left", dx=4, fontSize=11, color=theme.text).encode(
-        x=alt.X("x2:Q"), y=alt.Y("middle:Q", scale=y_scale, axis=None), text="name:N"
+        x=alt.X("x2:Q"), y=alt.Y("middle:Q", scale=y_scale, axis=None), text=alt.Text("name:N")
     )
     return finish(alt.LayerChart(layer=[ribbon, box, text]), theme, width=width, height=HEIGHT)
 

@@ -113,17 +113,19 @@ def _stack(base: alt.Chart, rows: Sequence[Mapping[str, Any]], measure: str, the
     if measure == "share":  # the shares of a place sum to the experts that its tokens use
         value = alt.Y("share:Q", title="experts per token", stack="zero", scale=alt.Scale(nice=False))
     encoded = mark.encode(y=value, order=alt.Order("rank:Q"))
-    return [encoded.encode(stroke=alt.value(theme.background), strokeWidth=alt.value(0.5))]
+    return [encoded.encode(stroke=alt.StrokeValue(theme.background), strokeWidth=alt.StrokeWidthValue(0.5))]
 
 
 def _lines(base: alt.Chart, rows: Sequence[Mapping[str, Any]], measure: str, theme: Theme) -> list[alt.Chart]:
     marks: list[alt.Chart] = []
     if measure == "share" and any(row["low"] is not None for row in rows):
-        band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=MEASURES[measure]), y2="high:Q")
+        band = base.mark_area(opacity=0.18).encode(
+            y=alt.Y("low:Q", title=MEASURES[measure]), y2=alt.Y2("high:Q")
+        )
         marks.append(band.transform_filter("isValid(datum.low)"))
     marks.append(base.mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=18)).encode(y=_value(measure)))
     chance = next((row["chance"] for row in rows if row["chance"] is not None), None)
     if measure == "share" and chance is not None:
         rule = alt.Chart(pd.DataFrame({"chance": [chance]})).mark_rule(strokeDash=[4, 3])
-        marks.append(rule.encode(y=alt.Y("chance:Q"), color=alt.value(theme.muted)))
+        marks.append(rule.encode(y=alt.Y("chance:Q"), color=alt.ColorValue(theme.muted)))
     return marks

@@ -9,6 +9,7 @@ from ....store.schema import Cell
 from ...figures.bars import share_bars
 from ...sentences import load as sentences
 from ...shell import messages, sources, tour, travel
+from ...shell.draw_chart import draw_chart
 from ...shell.page_context import current_theme
 from ...shell.show import side_by_side
 
@@ -41,7 +42,5 @@ def draw(known: dict[str, TraceSummary]) -> None:
             known[sample].url, "expert-shares", by="language", layer=SHOWN.layer, expert=SHOWN.expert
         )
         said = sentences.by_value(table, "language", SHOWN.layer, SHOWN.expert)
-        st.altair_chart(
-            share_bars(table, "language", theme=current_theme()), theme=None, key="start-figure", alt=said
-        )
+        draw_chart(share_bars(table, "language", theme=current_theme()), key="start-figure", alt=said)
         messages.say(said)

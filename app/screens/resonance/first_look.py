@@ -9,6 +9,7 @@ import streamlit as st
 
 from ...figures.routing_map import routing_map
 from ...shell import messages
+from ...shell.draw_chart import draw_chart
 from ...shell.page_context import PageContext
 from ...text import words
 from .groups import Contrast
@@ -43,9 +44,9 @@ def _scores(
         quick = context.view("resonance", **params, **QUICK)
     with place.container():
         a, b = contrast.names
-        st.altair_chart(
+        draw_chart(
             routing_map(quick, "score", theme=context.theme, label="score: A − B", diverging=True, value_format="+.2f"),
-            theme=None, key="first-look", alt=f"Scores of {a} against {b}",
+            key="first-look", alt=f"Scores of {a} against {b}",
         )  # fmt: skip
         messages.say(
             f"The scores of {words.count(experts)} experts are final. Their p, q and stability are being computed "

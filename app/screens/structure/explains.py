@@ -12,6 +12,7 @@ from ....store.notes import notes_of
 from ...figures.structure import over_layers
 from ...sentences import structure as sentences
 from ...shell import messages, show, sources
+from ...shell.draw_chart import draw_chart
 from ...shell.page_context import PageContext
 from .. import expert_drawer, token_names
 from .parts import nothing, told, window_text
@@ -43,7 +44,7 @@ def draw(context: PageContext) -> None:
         return
     with place.container():
         theme = context.theme
-        st.altair_chart(over_layers.explained_lines(points, theme=theme), theme=None, alt=TITLE)
+        draw_chart(over_layers.explained_lines(points, theme=theme), alt=TITLE)
         messages.say(sentences.explained(points))
         bar = st.progress(0.0, text=WORKING)
     _vocabulary(context)

@@ -7,7 +7,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 import moescope.app
-from moescope.app.cli.app import TOKEN
+from moescope.app import TOKEN
 from moescope.app.shell import gate
 
 MAIN = Path(moescope.app.__file__).parent / "main.py"
