@@ -64,7 +64,10 @@ def _quoted(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise RowError(str(error), start) from None
+            open_end = "a quotation mark opens a cell that never ends"
+            raise RowError(
+                open_end if str(error) == "unexpected end of data" else str(error), start
+            ) from None
         finally:
             csv.field_size_limit(limit)
         yield start, record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,16 @@ def load(path: Path) -> Any:
     except FileNotFoundError:
         raise ImportRefused(f"{path}: there is no such file") from None
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise ImportRefused(f"{path.name} is not a readable .pt file: {said}") from error
+        raise ImportRefused(f"{path.name} is not a readable .pt file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why torch refused, without its advice to load the file with code and all."""
+    if found := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+        return f"it holds a {found[1]}; only tensors and plain values are read, because other objects can run code"
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return "torch.save did not write it, or it was cut off"
+    return " ".join(str(error).split(". ")[0].split())[:200]
 
 
 def is_tensor(value: Any) -> bool:

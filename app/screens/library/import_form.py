@@ -28,7 +28,7 @@ PATIENCE_S = 3600
 DONE = "import done"
 FIELDS = {
     "experts": "Experts of a router", "layers": "Layers, as 3,4,5", "top_k": "Experts a token (top k)",
-    "num_layers": "Layers of the arrays", "labels": "Labels, as language=en,de",
+    "num_layers": "Layers of the arrays (num layers)", "labels": "Labels, as language=en,de",
     "token_text": "Tokenizer: a folder or a name",
 }  # fmt: skip
 FLAGS = {"token_text": "tokenizer"}
@@ -82,7 +82,8 @@ def draw(library: Path) -> None:
 
 def _options(form: str) -> dict[str, str]:
     """The options that the format takes, as the command reads them."""
-    with st.expander("Options", key=f"import-options-{form}"):
+    # Where a file may not say how many experts a token has, the refusal asks for what is in here.
+    with st.expander("Options", key=f"import-options-{form}", expanded="top_k" in parameters(form)):
         found = {}
         for name, parameter in parameters(form).items():
             number = parameter.annotation in (int, int | None)
@@ -132,11 +133,14 @@ def _told(done: Finished) -> None:
         return
     made = done.made
     parts = [words.amount(made[key], noun) for key, noun in (("prompts", "sequence"), ("tokens", "token"),
-                                                               ("events", "event"))]  # fmt: skip
+                                                               ("events", "event")) if made[key]]  # fmt: skip
+    once = (
+        "every token chooses each expert once" if made["events"] else "no expert has more choices than tokens"
+    )
     with st.container(border=True, key="import-done"):
         messages.say(
-            f"{done.name} is imported: {', '.join(parts)}. Checked: every token chooses each expert once, ids and "
-            "counts are in range, placeholders are left out."
+            f"{done.name} is imported: {', '.join(parts)}. Checked: {once}, ids and counts are in range, "
+            "placeholders are left out."
         )
         for note in made["notes"]:
             messages.say(f"{note[:1].upper()}{note[1:]}.".replace("..", "."))

@@ -138,7 +138,7 @@ CSV = [
     ),
     ("id,text\n1,\n", r"row 1 \(line 2\), column 'text': is empty"),
     ('id,text\n1,"two\nlines"\n,x\n', r"row 2 \(line 4\), column 'id': is empty"),
-    ('text\n"hi\n', r"row 1 \(line 2\): unexpected end of data"),
+    ('text\n"hi\n', r"row 1 \(line 2\): a quotation mark opens a cell that never ends"),
     ("text,text\nhi,ho\n", r"header: column 'text' occurs twice"),
     (",text\n0,hi\n", r"header: column 1 has no name"),
     ("text,choices,answer\nhi,a|b,2\n", r"row 1 \(line 2\), column 'answer': 2 is not an index of 2 choices"),
