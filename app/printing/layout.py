@@ -33,7 +33,11 @@ MANY_ENTRIES = 12
 """A legend of more entries goes beneath the picture."""
 SMALL_HEIGHT = 96.0
 """Points, of a plot among several."""
+COLUMN_HEIGHT = 64.0
+"""Points, of a plot where all stand one beneath another."""
 NARROWEST_PLOT = 32.0
+NARROW_PLOT = 56.0
+"""Points below which a row of plots holds one plot less."""
 SMALL_PLOT = 115.0
 """Points that a plot among several takes at least, with its axis."""
 ROUNDS = 4
@@ -41,21 +45,31 @@ CLOSE_ENOUGH = 0.6
 
 
 def set_width(spec: Spec, points: float) -> None:
-    """Give the whole picture this width."""
+    """Give the whole picture this width; of several plots fewer stand side by side where they would be too narrow."""
     across = _reflow(spec, points)
+    while _fit(spec, points, across) < NARROW_PLOT and across > 1 and "concat" in spec:
+        across = _columns(spec, across - 1)
+
+
+def _fit(spec: Spec, points: float, across: int) -> float:
+    """Make the plots as wide as the picture allows; the width of the narrowest."""
     parts = list(plots(spec))
     for plot in parts:
         plot.pop("autosize", None)
         plot["width"] = round(points * 0.8 / across, 1)
-        if across > 1 and isinstance(plot.get("height"), (int, float)):
-            plot["height"] = round(max(plot["width"] * 0.8, min(plot["height"], SMALL_HEIGHT)))
+        if isinstance(plot.get("height"), (int, float)):
+            if across > 1:
+                plot["height"] = round(max(plot["width"] * 0.8, min(plot["height"], SMALL_HEIGHT)))
+            elif "concat" in spec:
+                plot["height"] = min(plot["height"], COLUMN_HEIGHT)
     spec["autosize"] = {"type": "pad"}
     for _ in range(ROUNDS):
         left = points - drawn_width(spec)
         if abs(left) < CLOSE_ENOUGH:
-            return
+            break
         for plot in parts:
             plot["width"] = round(max(NARROWEST_PLOT, plot["width"] + left / across), 1)
+    return min(plot["width"] for plot in parts)
 
 
 def drawn_width(spec: Spec) -> float:
@@ -75,10 +89,16 @@ def _reflow(spec: Spec, points: float) -> int:
         return 1
     columns = spec.get("columns", len(spec["concat"]))
     fitting = max(1, min(columns, int(points // SMALL_PLOT)))
-    if fitting < columns:
-        _title_first_of_rows(spec["concat"], fitting)
-    spec["columns"] = fitting
-    return fitting
+    return _columns(spec, fitting) if fitting < columns else columns
+
+
+def _columns(spec: Spec, columns: int) -> int:
+    """Place so many plots side by side."""
+    _title_first_of_rows(spec["concat"], columns)
+    spec["columns"] = columns
+    if columns == 1:
+        spec["spacing"] = 8
+    return columns
 
 
 def _title_first_of_rows(parts: list[Spec], columns: int) -> None:

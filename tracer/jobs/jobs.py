@@ -180,7 +180,10 @@ class Job:
             return start_example(asked["example"], asked["out"])
         options = {name: value for name, value in asked["options"].items() if name != "resume"}
         resume = (self.out / "trace.json").exists()
-        return start_trace(asked["model"], asked["prompts"], asked["out"], **options, resume=resume)
+        name = asked.get("prompts_name")
+        return start_trace(
+            asked["model"], asked["prompts"], asked["out"], prompts_name=name, **options, resume=resume
+        )
 
     def forget(self) -> None:
         """Remove the job's folder, not its trace. Raises RuntimeError while it runs."""
@@ -190,13 +193,19 @@ class Job:
 
 
 def start_trace(
-    model: str, prompts: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+    model: str,
+    prompts: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    prompts_name: str | None = None,
+    **options: Any,
 ) -> Job:
     """Start tracing in a process of its own.
 
     Args:
         model: name or folder, as for `load_model`.
         prompts: a prompt file.
+        prompts_name: what the trace calls its prompt set; the file's name for None.
         out: folder of the new trace; the job's folder stands beside it.
         options: those of `prepared.load_prepared`; the rest for `trace_prompts`, `steering` as a profile;
             `noise_prompts`: on so many prompts the noise floor is measured first; `ask`: a trace that will take a
@@ -208,6 +217,7 @@ def start_trace(
     asked = {
         "model": str(model),
         "prompts": str(_own_copy(Path(prompts), job.folder)),
+        "prompts_name": prompts_name,
         "out": str(job.out),
         "options": options,
     }

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ def run(folder: Path, status: Status) -> dict[str, Any]:
     asked = Job(folder).asked
     options = dict(asked["options"])
     prompts = PromptSet.from_file(asked["prompts"])
+    if name := asked.get("prompts_name"):
+        prompts = replace(prompts, name=name)
     check_target(asked["out"], resume=options.get("resume", False))
     ask = options.pop("ask", False)
     fresh = not (Path(asked["out"]) / "trace.json").exists()

@@ -77,10 +77,11 @@ def draw(library: Path) -> None:
     loading = load_form.draw()
     wrong = loading.pop("problem", None)
     ready = bool(model.strip() and checked and name.strip() and not wrong)
-    if st.button("Start tracing", type="primary", disabled=not ready, key="new-start") and prompts:
+    asked = st.button("Start tracing", type="primary", disabled=not ready, key="new-start")
+    if asked and prompts and checked:
         options: dict[str, Any] = {"capture": CAPTURES[capture or "ids and gate weights"]}
         options |= {"max_new_tokens": int(tokens), "chat": chat, "limit": int(limit) if limit else None}
-        options |= loading | ({"experts": groups} if groups else {})
+        options |= loading | ({"experts": groups} if groups else {}) | {"prompts_name": checked.name}
         start(library, model.strip(), prompts, name, options | {"ask": True})
     if (started := st.session_state.get(STARTED)) and (job := Job(Path(started))).folder.exists():
         jobs_panel.draw_one(job, place="beside-")
@@ -131,9 +132,10 @@ def _prompt_file(library: Path) -> Path | None:
     offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
     offered |= _kept(library)
     uploaded = st.file_uploader(
-        "Prompt set: CSV, TSV, JSON, JSONL, Parquet or text, with a column `text`", type=KINDS, key="new-upload",
-        help="Optional columns: id, language, group, parallel_id, completion, choices and answer, messages; "
-        "every other column becomes a tag to filter and group by.",
+        "Prompt set: CSV, TSV, JSON, JSONL, Parquet, or text with a prompt a line", type=KINDS, key="new-upload",
+        help="One column holds the prompts: `text`, or another that you choose below. Optional columns: id, language, "
+        "group, parallel_id, completion, choices and answer, messages; every other column becomes a tag to filter "
+        "and group by.",
     )  # fmt: skip
     if uploaded is not None:
         return _keep(library, uploaded.name, uploaded.getvalue())
