@@ -142,7 +142,7 @@ def exchange_map(
     for name, at in (("x", "to_expert"), ("y", "from_expert")):
         data[name], data[f"{name}2"] = data[at] - half, data[at] + half
     scale = alt.Scale(domain=[-0.5, experts - 0.5], nice=False)
-    whole = alt.Axis(format="d", tickMinStep=1, grid=False)
+    whole = alt.Axis(format="d", tickMinStep=1, grid=False, zindex=1)  # before the palest cells
     chart = (
         alt.Chart(data)
         .mark_rect()

@@ -62,7 +62,8 @@ def format_of(measure: str) -> str:
 def change_axis(measure: str, **options: Any) -> alt.Axis:
     """An axis of changes: signs, no zeros behind the point, and 0 as 0."""
     form = re.sub(r"([%f])$", r"~\1", format_of(measure))
-    return alt.Axis(format=form, labelExpr="datum.value == 0 ? '0' : datum.label", **options)
+    zero = "datum.value == 0 ? '0' : datum.label"
+    return alt.Axis(format=form, labelExpr=zero, labelOverlap=True, labelSeparation=6, **options)
 
 
 def effects_chart(
@@ -120,7 +121,7 @@ def effects_chart(
           .mark_point(shape=f"triangle-{side}", size=30, filled=True, color=grey, opacity=1)
           .encode(x=alt.XDatum(end, **on_axis)) for side, end in cut if True in set(data[f"cut_{side}"])),
         *(base.transform_filter(f"datum.beyond == '{side}'")
-          .mark_text(align=side, baseline="bottom", dx=dx, color=theme.text)
+          .mark_text(align=side, baseline="bottom", dx=dx, dy=-3, color=theme.text)
           .encode(x=x, text=alt.Text("its number:N")) for side, dx in ends if side in set(data["beyond"])),
     ]  # fmt: skip
     return finish(alt.LayerChart(layer=layers), theme, width=width, height=ROW_PIXELS * len(groups))

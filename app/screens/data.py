@@ -119,7 +119,7 @@ def _export(context: PageContext) -> None:
         )  # fmt: skip
     messages.say(
         f"{FORMATS[form].capitalize()}, from {words.size(size)} of trace. On the command line: "
-        f"moescope export {context.url} --format {form} --out {export_name(context.name, form).removesuffix('.zip')}"
+        f"`moescope export {context.url} --format {form} --out {export_name(context.name, form).removesuffix('.zip')}`."
     )
 
 

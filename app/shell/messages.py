@@ -24,6 +24,7 @@ from ..text.nan_notice import nan_notice
 from . import sources
 
 log = logging.getLogger("moescope.app")
+_OPTION = re.compile(r"--[\w-]+")
 _COMMAND = re.compile("`((?:moescope |--)[^`]+)`")
 
 _MEANINGS: dict[type[BaseException], tuple[str, str]] = {
@@ -76,7 +77,7 @@ def _literal(text: str) -> str:
 
 def _unbroken(command: str) -> str:
     """A command that a line may end between the words of, not after the hyphens of an option."""
-    return " ".join(f"<span>{word}</span>" for word in command.split(" "))
+    return _OPTION.sub(r"<span>\g<0></span>", command)
 
 
 def cards(found: Iterable[tuple[str, str, str]]) -> None:

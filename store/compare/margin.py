@@ -50,7 +50,7 @@ def agreement_margin(
     if "logits" not in pairs.a.manifest.capture:
         raise UnknownColumn(
             "A has no router logits, so the margins of its choices are unknown: trace it with "
-            "--capture ids,weights,logits"
+            "`--capture ids,weights,logits`"
         )
     wanted_N, rows, unexplained = pairs.wanted(tokens), [], []
     for layer, found, good in compared_layers(pairs, routers, wanted_N):

@@ -47,6 +47,7 @@ def cache_curves(
             "size:Q",
             title="experts that a layer's cache holds",
             axis=alt.Axis(format="d", grid=False, tickMinStep=1),
+            scale=alt.Scale(nice=False),
         )
     )
     title = "accesses that hit"

@@ -49,7 +49,8 @@ def _merge(context: PageContext) -> None:
         )  # fmt: skip
     st.caption("For a checkpoint in which these experts are one, its loss beside pruning to as many:")
     model = context.trace.manifest.model.get("name") or "MODEL"
-    st.code(f"moescope merge {model} --trace {context.url} --keep {keep:g} --out merged", language="bash")
+    st.code(f"moescope merge {model} --trace {context.url} --keep {keep:g} --out merged", language="bash",
+            wrap_lines=True)  # fmt: skip
     show.chart(
         lambda theme: figures.squares(
             matrix, "similarity", label="mean cosine", value_format=".2f", side=14, theme=theme

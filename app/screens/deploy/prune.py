@@ -54,8 +54,8 @@ def draw(context: PageContext) -> None:
     model = context.trace.manifest.model.get("name") or "MODEL"
     st.code(
         f"moescope prune {model} --trace {context.url} --keep {keep:g} --score {score} --out pruned",
-        language="bash",
-    )
+        language="bash", wrap_lines=True,
+    )  # fmt: skip
     if agreement is not None:
         st.subheader("Do the scores agree?", anchor=False)
         show.table(

@@ -252,7 +252,7 @@ def _offer(served: Served) -> None:
         if here
         else "There is no such folder here, so it is looked up by its name."
     )
-    messages.empty("The model is not running", f"{model} answers once it is loaded. {place}",
+    messages.empty("The model is not running", f"The model “{model}” answers once it is loaded. {place}",
                  todo="Start it, or choose another under Model. The switchboard works meanwhile.")  # fmt: skip
     st.button("Start the model", type="primary", key="steer-offer", on_click=_restart, args=(source,))
 
