@@ -62,6 +62,10 @@ class BadPart(StoreError):
     """What was handed to the writer contradicts itself; nothing of it was written."""
 
 
+class NotRecorded(StoreError):
+    """What was asked needs something that the trace does not hold."""
+
+
 class UnknownColumn(StoreError):
     """A filter, view or query names a column, value or parameter that the trace does not have."""
 

@@ -151,6 +151,13 @@ def fingerprint(trace: Trace) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def given_name(trace: Trace) -> str:
+    """The name of the traced model; empty for a recording that was imported without one."""
+    name = str(trace.manifest.model.get("name") or "")
+    imported = (trace.manifest.settings.get("import") or {}).get("format")
+    return "" if name == f"imported from {imported}" else name
+
+
 def model_name(trace: Trace) -> str:
     """What to call the traced model."""
     model = trace.manifest.model

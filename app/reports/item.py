@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...store import Trace
+from ...store.library import given_name
 from ...store.tables import storable
 from .. import export
 from ..text.literal import without_folders
@@ -85,10 +86,10 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
     manifest = trace.manifest
     experts = sorted({spec.num_experts for spec in trace.routers})
     imported = (manifest.settings.get("import") or {}).get("format")
-    model = str(manifest.model.get("name") or manifest.model.get("class") or "unknown model")
+    model = given_name(trace) or ("" if imported else str(manifest.model.get("class") or "unknown model"))
     return {
         "trace": name,
-        "model": NO_NAME if model == f"imported from {imported}" else without_folders(model),
+        "model": without_folders(model) if model else NO_NAME,
         "imported": imported,
         "weights": str(manifest.model.get("weights_fingerprint") or "")[:16],
         "prompt set": without_folders(str(manifest.prompt_set.get("name") or "")),

@@ -200,7 +200,7 @@ def _neighbours(context: PageContext, cell: Cell) -> None:
 
 
 def _contexts(context: PageContext, cell: Cell) -> None:
-    st.markdown("###### In context, highest gate weight first")
+    st.markdown(f"###### In context{', highest gate weight first' if context.weighted else ''}")
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream, "per_prompt": 1}
     table = context.view("expert-contexts", limit=CONTEXTS, **ask)
     if not table.num_rows:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
+from ...store.library import given_name
 from ...store.schema import Cell
 from ..sentences import weights as sentences
 from ..shell import messages, show
@@ -19,7 +20,7 @@ def draw(context: PageContext, cell: Cell) -> list[dict[str, Any]]:
     ask = {"layer": cell.layer, "expert": cell.expert, "stream": cell.stream}
     norms, alike = context.view("expert-weights", **ask), context.view("expert-likeness", **ask)
     if not (norms.num_rows or alike.num_rows):
-        model = str(context.trace.manifest.model.get("name") or "MODEL")
+        model = given_name(context.trace) or "MODEL"
         messages.say(sentences.what_to_run(model, context.url))
         return []
     messages.say(sentences.weights(norms))

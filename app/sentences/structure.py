@@ -108,10 +108,10 @@ def paths(table: pa.Table) -> str:
     )
 
 
-def path_groups(table: pa.Table) -> str:
-    """Args: table: the view `path-groups`."""
+def path_groups(table: pa.Table, first: str) -> str:
+    """Args: table: the view `path-groups`; first: what a token's first expert is."""
     rows = [row for row in table.to_pylist() if None not in row["experts"]]
-    drawn = "Each ribbon is a path of tokens by their experts with the largest gate weight, in the colour of the first."
+    drawn = f"Each ribbon is a path of tokens in the colour of its first box; a token goes by its {first}."
     if not rows:
         return f"{drawn} No path drawn keeps to the experts told apart."
     best = max(rows, key=lambda row: row["count"])

@@ -102,7 +102,11 @@ def empty(title: str, text: str, *, todo: str = "") -> None:
 
 
 def problem(error: BaseException, *, doing: str = "") -> None:
-    """The error state: what happened, what it means, what to do, and the log behind a fold."""
+    """The error state: what happened, what it means, what to do, and the log behind a fold; what a trace does not hold
+    is no error."""
+    if isinstance(error, errors.NotRecorded):
+        empty(doing or "Nothing to show", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        return
     meaning, todo = next((_MEANINGS[kind] for kind in type(error).__mro__ if kind in _MEANINGS), _OUR_BUG)
     happened = (
         words.sentence(str(error)) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"

@@ -107,6 +107,18 @@ class PageContext:
         low, high = self.layers
         return [r for r in self.trace.routers if r.stream == self.stream and low <= r.layer <= high]
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the trace holds gate weights."""
+        return "weights" in self.trace.manifest.capture
+
+    @property
+    def first_expert(self) -> str:
+        """What a token's first expert is in this trace, in words."""
+        if self.weighted:
+            return "expert with the largest gate weight"
+        return "first expert in the order of the recording, which has no gate weights"
+
     def tags(self) -> list[str]:
         """Columns that prompts can be grouped by."""
         return list(self.trace.tags())

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from ...store import Trace, sample_dir
+from ...store.library import given_name
 from ...tracer.client import Client, ServerCrashed, ServerProcess
 from ...tracer.serve.token_file import TokenError, token_for_address
 
@@ -160,8 +161,9 @@ def source_of(trace: Trace) -> Source:
 
 
 def model_of(trace: Trace) -> str:
-    """Where the model of a trace lies here: its folder, the bundled sample's, or the name that was traced."""
-    name = str(trace.manifest.model.get("name") or "")
+    """Where the model of a trace lies here: its folder, the bundled sample's, or the name that was traced; empty where
+    it is unknown."""
+    name = given_name(trace)
     beside = sample_dir().parent / name
     if name and not Path(name).exists() and beside.is_dir():
         return str(beside)

@@ -41,7 +41,7 @@ def _languages(trace: TraceRows) -> bool:
 _HAS: Mapping[Need, tuple[Callable[[TraceRows], bool], str]] = {
     "events": (
         _events,
-        "The trace holds counts only, and no single events: which experts a token chose is unknown, so {view} has "
+        "The trace holds counts only, and no single events: which experts a token chose is unknown, so there is "
         "nothing to show.",
     ),
     "token_numbers": (

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from ....store.errors import NotRecorded
 from ...shell import link_check, messages, token_span
 from ...shell.page_context import PageContext
 from ...shell.show import side_by_side
@@ -42,7 +43,13 @@ def page(context: PageContext) -> None:
         colors = alignment_colors.choose(context, table, known)
         lines.choose_beside(context)
     link_check.tell("pivot")
-    window = lines.draw(context, params, colors)
+    try:
+        window = lines.draw(context, params, colors)
+    except NotRecorded as error:
+        messages.problem(error, doing="No divergence between languages")
+        with messages.guarded("Routing consistency could not be shown"):
+            pairs.by_language(context, *CONSISTENCY, params, colors)
+        return
     if window is None:
         return
     left, right = side_by_side(2, key="matrix")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from ....store.arrow import pc
+from ....store.library import given_name
 from ....store.views.deploy.calibration import picked_prompts, prompt_lines
 from ...figures import deploy as figures
 from ...sentences.deploy import calibration_answer, likeness_answer
@@ -48,7 +49,7 @@ def _merge(context: PageContext) -> None:
             python=context.snippet("merge-tree", layers=ask["layers"]),
         )  # fmt: skip
     st.caption("For a checkpoint in which these experts are one, its loss beside pruning to as many:")
-    model = context.trace.manifest.model.get("name") or "MODEL"
+    model = given_name(context.trace) or "MODEL"
     st.code(f"moescope merge {model} --trace {context.url} --keep {keep:g} --out merged", language="bash",
             wrap_lines=True)  # fmt: skip
     show.chart(

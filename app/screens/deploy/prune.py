@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
+from ....store.library import given_name
 from ....store.schema import LayerExpert
 from ....store.views.deploy.scores import SCORES, kept_count, kept_experts
 from ...figures import deploy as figures
@@ -51,7 +52,7 @@ def draw(context: PageContext) -> None:
     offer(context, f"keep {keep:.0%} by {score}", "keep_only", kept, key="prune")
     preview.draw(context, keep, score, layers)
     st.caption("For a checkpoint without the other experts, which plain transformers load:")
-    model = context.trace.manifest.model.get("name") or "MODEL"
+    model = given_name(context.trace) or "MODEL"
     st.code(
         f"moescope prune {model} --trace {context.url} --keep {keep:g} --score {score} --out pruned",
         language="bash", wrap_lines=True,

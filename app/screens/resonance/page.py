@@ -8,7 +8,7 @@ import streamlit as st
 
 from ....store.views.resonance.resonance import SELF_DEFINED, answers_counted
 from ...sentences import resonance as sentences
-from ...shell import messages, token_span
+from ...shell import link_check, messages, token_span
 from ...shell.page_context import PageContext
 from .. import expert_contrast, expert_drawer
 from . import first_look, maps, scan, second
@@ -40,6 +40,9 @@ def page(context: PageContext) -> None:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             params = contrast.params | _controls(context, answers=contrast.params["by"] == "class")
             limit = scan.threshold(params["measure"])
+        if not context.weighted:
+            messages.say(f"{context.name} holds no gate weights: groups cannot be contrasted by them.")
+    link_check.tell("of map")
     with told:
         messages.say(
             sentences.asked(contrast.names, _sizes(contrast), scan.MEASURES[params["measure"]], limit)
@@ -82,12 +85,15 @@ def _controls(context: PageContext, *, answers: bool) -> dict[str, Any]:
     Args:
         answers: whether the groups are classes of answers; then the tokens of the prompt alone count at first.
     """
-    weighted = "weights" in context.trace.manifest.capture
-    measures = [name for name in scan.MEASURES if weighted or not name.startswith("weight")]
-    measure = st.selectbox(
-        "Measure", measures, key="of map", bind="query-params", width=190,
+    measures = [name for name in scan.MEASURES if context.weighted or not name.startswith("weight")]
+    measure = link_check.selectbox(
+        "Measure",
+        measures,
+        key="of map",
+        what="the measure",
+        width=190,
         format_func=scan.MEASURES.__getitem__,
-    )  # fmt: skip
+    )
     span = token_span.choose(context, last=True, default="prompt" if answers else token_span.BAR)
     top = st.number_input("top N", 1, 500, 20, key="top", bind="query-params", width=110)
     ranking = st.selectbox(

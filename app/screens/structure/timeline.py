@@ -32,18 +32,18 @@ def draw(context: PageContext) -> None:
         )
         kind = st.segmented_control("Drawn", [STACKED, LINES], default=STACKED, key="drawn", bind="query-params",
                                     required=True) or STACKED  # fmt: skip
+        heights = [name for name in MEASURES if context.weighted or name != "weight"]
         measure = st.segmented_control(
-            "Height", list(MEASURES), default=_first(context, layer), key=f"height {context.stream}", required=True,
+            "Height", heights, default=_first(context, layer), key=f"height {context.stream}", required=True,
             format_func=MEASURES.__getitem__,
         ) or "use"  # fmt: skip
     link_check.tell("by")
+    if not context.weighted:
+        messages.say(f"{context.name} holds no gate weights: the mean gate weight cannot be shown.")
     ask: dict[str, Any] = {"by": by, "layer": layer}
     with messages.loading(height=340):
         table = context.view("timeline", **ask)
     if nothing(table):
-        return
-    if measure == "weight" and not _weighted(table):
-        messages.say("This trace has no gate weights.")
         return
     show.chart(
         lambda theme: timeline_chart(table, by=by, measure=measure, stacked=kind == STACKED, theme=theme),
@@ -79,9 +79,7 @@ def _first(context: PageContext, layer: int) -> str:
     spec = context.trace.router(layer, context.stream)
     if spec.top_k is None:
         return "share"
-    return (
-        "weight" if spec.top_k == spec.num_experts and "weights" in context.trace.manifest.capture else "use"
-    )
+    return "weight" if spec.top_k == spec.num_experts and context.weighted else "use"
 
 
 def _weighted(table: pa.Table) -> bool:

@@ -68,7 +68,7 @@ def _flows(context: PageContext, layers: str) -> None:
         lambda theme: sankey(table, theme=theme), lambda theme: sankey_still(table, theme=theme), table, name="flows",
         title=f"Strongest flows of tokens between layers {layers.replace(',', ', ')}",
         say=told(
-            f"{sentences.flows(table)} A token goes by its expert with the largest gate weight; boxes are named "
+            f"{sentences.flows(table)} A token goes by its {context.first_expert}; boxes are named "
             "layer.expert.", table,
         ),
         python=context.snippet("flows", **ask),
@@ -85,7 +85,8 @@ def _groups(context: PageContext, layers: str) -> None:
     show.plotly(
         lambda theme: parallel(table, theme=theme), lambda theme: parallel_still(table, theme=theme), table,
         name="path-groups", title=f"Paths of tokens through layers {layers.replace(',', ', ')}",
-        say=told(sentences.path_groups(table), table), python=context.snippet("path-groups", **ask),
+        say=told(sentences.path_groups(table, context.first_expert), table),
+        python=context.snippet("path-groups", **ask),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....kernels.alignment import divergence_and_entropy
 from ....kernels.counting.token_overlap import token_overlap
-from ...errors import StoreError
+from ...errors import NotRecorded
 from ...read.arrays import RollupRows, sum_rows
 from ...read.token_filter import TokenFilter
 from ...read.trace_rows import TraceRows
@@ -29,7 +29,7 @@ def distributions(
     Returns:
         (P,) rows in `Trace.prompts()`, rising; (P, E), scaled to sum to 1; NaN for a prompt without any.
     Raises:
-        StoreError: the trace holds no router probabilities.
+        NotRecorded: the trace holds no router probabilities.
     """
     rows = _probabilities(trace, layer, stream)
     prompts_P, group_R = _by_prompt(rows, tokens.rows(trace, rows))
@@ -176,7 +176,7 @@ def counts(
 def _probabilities(trace: TraceRows, layer: int, stream: str) -> RollupRows:
     rows = trace.rollups(layer, stream, sums=("probability_sum",))
     if rows.probability_sum is None:
-        raise StoreError(
+        raise NotRecorded(
             f"layer {layer}, stream {stream!r}: the trace holds no router probabilities, "
             "which alignment needs (an import has them where its file gives probabilities)"
         )

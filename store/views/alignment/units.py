@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ...errors import StoreError, UnknownColumn
+from ...errors import NotRecorded, StoreError, UnknownColumn
 from ...read.arrays import sum_rows
 from ...read.selection import Where
 from ...read.trace_rows import TraceRows
@@ -60,7 +60,7 @@ def parallel_units(trace: TraceRows, pivot: str, where: Where | None) -> Units:
     """Pair prompts by `parallel_id`.
 
     Raises:
-        StoreError: no prompt of the pivot language has a parallel id.
+        NotRecorded: no prompt of the pivot language has a parallel id.
     """
     wanted_P = trace.prompt_mask(where)
     language, parallel = trace.groups("language"), trace.groups("parallel_id")
@@ -79,7 +79,7 @@ def parallel_units(trace: TraceRows, pivot: str, where: Where | None) -> Units:
             f"the selection has no prompt in the pivot language {pivot!r}: take it in, or name another"
         )
     if not in_pivot.any():
-        raise StoreError(
+        raise NotRecorded(
             f"no prompt in {pivot!r} has a parallel_id: give the translations of one text the same one"
         )
     partner_P = paired_P & in_pivot[parallel.group_P]

@@ -89,6 +89,10 @@ def timeline(
         rows += _rows(
             spec, axis, sums, units, chosen_M, (intervals.resamples, intervals.seed) if known else None
         )
+    if axis.group_P is None and not trace.num_events:
+        notes = [
+            "No positions: the trace holds counts only, and no single events. Choose a tag of its prompts."
+        ]
     return with_notes(pa.Table.from_pylist(rows, schema=_COLUMNS), list(dict.fromkeys(filter(None, notes))))
 
 

@@ -63,8 +63,12 @@ def explained_view(
         if spec.layer in wanted:
             rows += _rows(here, intervals, by)
         before = here
+    weighted = "weights" in trace.manifest.capture
+    first = "the expert with the largest gate weight" if weighted else (
+        "the first expert in the order of the recording, which has no gate weights"
+    )  # fmt: skip
     ours = (
-        "Of the expert with the largest gate weight. Positions are counted in doublings (0, 1, 2–3, 4–7, ...). A token "
+        f"Of {first}. Positions are counted in doublings (0, 1, 2–3, 4–7, ...). A token "
         "id that few prompts use also carries what those prompts are about."
     )
     left_out = f"Intervals leave out one of at most {FOLDS} groups of prompts at a time."
