@@ -24,6 +24,8 @@ _TABLES = {"csv": ",", "tsv": "\t"}
 _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
          (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))  # fmt: skip
 _LOOKED_AT = 1 << 16
+BINARY = ("parquet", "sheet")
+"""Formats that tell their own encoding."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def look_at(
     except OSError as error:
         raise PromptSetError(f"{path}: cannot be read: {error.strerror or error}") from None
     notes = []
-    code = encoding or ("utf-8" if kind == "parquet" else _encoding(head))
+    code = encoding or ("utf-8" if kind in BINARY else _encoding(head))
     if code not in ("utf-8", "utf-8-sig"):
         notes.append(f"the text seems to be {code}, not UTF-8")
     mark = delimiter

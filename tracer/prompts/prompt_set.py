@@ -49,10 +49,10 @@ class PromptSet(Sequence[Prompt]):
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> PromptSet:
-        """Reads CSV, TSV, JSON, JSONL, Parquet or plain text (one prompt a line).
+        """Reads CSV, TSV, Excel, JSON, JSONL, Parquet or plain text (one prompt a line).
 
         Args:
-            format: `csv`, `tsv`, `json`, `jsonl`, `parquet` or `txt`; taken from the file's name if left out.
+            format: `csv`, `tsv`, `sheet`, `json`, `jsonl`, `parquet` or `txt`; taken from the file's name if left out.
             delimiter: of a table; a comma for `csv`, a tab for `tsv` if left out. `look.look_at` finds it out.
             encoding: of text; other than UTF-8 only on request.
         Raises:

@@ -1,4 +1,4 @@
-"""Prompt files of six formats → rows of (place, cells by column); knows nothing of what a column means."""
+"""Prompt files of seven formats → rows of (place, cells by column); knows nothing of what a column means."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from ...store.foreign.delimited import RowError, delimiter_hint, records
 from ...store.foreign.parquet import PROMPTS, UNREADABLE, TooMuch, column_names, rows_within
 from ...store.json_object import NamedTwice, object_once
+from . import sheet
 from .prompt import PromptSetError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -19,6 +20,7 @@ Row = tuple[str, Mapping[str, Any]]
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".txt": "txt", ".text": "txt",
+    ".xlsx": "sheet", ".ods": "sheet",
 }  # fmt: skip
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -56,6 +58,8 @@ def read_rows(
         raise PromptSetError(f"{path}: cannot be read: {error.strerror or error}") from None
     if kind == "parquet":
         return _parquet_rows(data, path.name)
+    if kind == "sheet":
+        return _checked(sheet.records(sheet.sheet_of(data, path.name)[1]), path.name, index)
     delimiter = delimiter or _DELIMITERS.get(kind)
     text = decoded(data, path.name, delimiter, encoding)
     if kind == "txt":
@@ -179,7 +183,13 @@ def _jsonl_rows(text: str, name: str) -> Iterator[Row]:
 
 
 def _table_rows(text: str, name: str, delimiter: str, index: str | None) -> Iterator[Row]:
-    rows = _records(text, name, delimiter)
+    return _checked(_records(text, name, delimiter), name, index, text, delimiter)
+
+
+def _checked(
+    rows: Iterator[tuple[int, list[str]]], name: str, index: str | None, text: str = "", delimiter: str = ""
+) -> Iterator[Row]:
+    """Rows of a table under its header; `text` and `delimiter` for hints where it was cut wrongly."""
     try:
         header = [column.strip() for column in next(rows)[1]]
     except StopIteration:
@@ -187,7 +197,7 @@ def _table_rows(text: str, name: str, delimiter: str, index: str | None) -> Iter
     if index is not None and header[0] == "" and index not in header:
         header[0] = index
     _check_header(header, name)
-    hint = delimiter_hint(text, delimiter)
+    hint = delimiter_hint(text, delimiter) if text else ""
     if hint and len(header) == 1:
         raise PromptSetError(
             f"{name}, row 1 (line 2): no column 'text' (columns: {header[0]!r:.100}); is the delimiter right? "

@@ -24,7 +24,7 @@ READ = ".prompts"
 DIGITS = 16
 """Hexadecimal digits of a content's digest that name its folder."""
 FILE, TEMPLATE = "a prompt set", "a template with slots"
-KINDS = ["csv", "tsv", "json", "jsonl", "parquet", "txt"]
+KINDS = ["csv", "tsv", "xlsx", "ods", "json", "jsonl", "parquet", "txt"]
 CAPTURES = {
     "ids only": ("ids",),
     "ids and gate weights": ("ids", "weights"),
@@ -132,7 +132,7 @@ def _prompt_file(library: Path) -> Path | None:
     offered = {path.name: path for path in sorted(sample_dir().glob("*.csv"))}
     offered |= _kept(library)
     uploaded = st.file_uploader(
-        "Prompt set: CSV, TSV, JSON, JSONL, Parquet, or text with a prompt a line", type=KINDS, key="new-upload",
+        "Prompt set: CSV, TSV, Excel, JSON, JSONL, Parquet, or text with a prompt a line", type=KINDS, key="new-upload",
         help="One column holds the prompts: `text`, or another that you choose below. Optional columns: id, language, "
         "group, parallel_id, completion, choices and answer, messages; every other column becomes a tag to filter "
         "and group by.",

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from ....store.foreign.delimited import NAMES
-from ....tracer.prompts.look import FileLook, look_at, roles_of
+from ....tracer.prompts.look import BINARY, FileLook, look_at, roles_of
 from ....tracer.prompts.mapped import ROLES, Reading, columns_of, counted, read_mapped
 from ....tracer.prompts.prompt import PromptSetError
 from ....tracer.prompts.prompt_set import PromptSet
@@ -28,7 +28,7 @@ ENCODINGS = (
     "euc_kr",
 )
 NOTHING = "none"
-KINDS = {"csv": "CSV", "tsv": "TSV", "txt": "text, a prompt a line"}
+KINDS = {"csv": "CSV", "tsv": "TSV", "txt": "text, a prompt a line", "sheet": "the first sheet of a workbook"}
 LABELS = {
     "text": "Text", "id": "Id", "language": "Language", "group": "Group", "parallel_id": "Parallel id",
     "completion": "Completion",
@@ -82,7 +82,9 @@ def has_columns(path: Path) -> bool:
 
 def _detected(look: FileLook) -> str:
     """The detection in one line."""
-    parts = [KINDS.get(look.format or "", look.format or "unknown kind"), look.encoding.upper()]
+    parts = [KINDS.get(look.format or "", look.format or "unknown kind")]
+    if look.format not in BINARY:
+        parts.append(look.encoding.upper())
     if look.delimiter:
         parts.append(f"cells separated by {NAMES.get(look.delimiter, repr(look.delimiter))}s")
     if look.layout:
@@ -95,7 +97,7 @@ def _choose(path: Path, look: FileLook, key: str) -> Reading:
     """The menus."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         encoding, delimiter = look.encoding, look.delimiter
-        if look.format != "parquet":
+        if look.format not in BINARY:
             known = list(dict.fromkeys([look.encoding, *ENCODINGS]))
             encoding = st.selectbox("Encoding", known, key=f"encoding {key}", width=140) or look.encoding
         if look.delimiter is not None:
