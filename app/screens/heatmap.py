@@ -78,6 +78,10 @@ def page(context: PageContext) -> None:
         _side_by_side(context, measure, look)
     else:
         _one(context, measure, look)
+        if context.second_name:
+            messages.say(
+                f"The map is of “{context.name}” alone; “difference” above compares it with “{context.second_name}”."
+            )
     if cell := expert_drawer.chosen():
         expert_drawer.draw(context, cell, over_map=True)
 

@@ -302,12 +302,14 @@ def link() -> str:
     return f"{st.context.url or ''}{'?' if query else ''}{query}"
 
 
-def side_by_side(widths: int | Sequence[int], *, key: str):
-    """Columns with a wide gap; in a window below 1,000 pixels each has the whole width (`frame.css`).
+def side_by_side(
+    widths: int | Sequence[int], *, key: str, gap: Literal["small", "medium", "large"] = "large"
+):
+    """Columns with a gap between them; in a window below 1,000 pixels each has the whole width (`frame.css`).
 
     Args:
         widths: how many, or their relative widths.
         key: unique on the page.
     """
     with st.container(key=f"beside-{key}"):
-        return st.columns(widths, gap="large")
+        return st.columns(widths, gap=gap)

@@ -33,26 +33,29 @@ def draw(known: Mapping[str, TraceSummary]) -> None:
     )
     for start in range(0, len(cards), IN_A_ROW):
         row = cards[start : start + IN_A_ROW]
-        for column, card in zip(side_by_side(IN_A_ROW, key=f"gallery-{start}"), row, strict=False):
+        columns = side_by_side(IN_A_ROW, key=f"gallery-{start}", gap="small")
+        for column, card in zip(columns, row, strict=False):
             with column:
                 _card(card, known)
 
 
 def _card(card: gallery.Card, known: Mapping[str, TraceSummary]) -> None:
-    with st.container(border=True, key=f"gallery-card-{card.name}", height="stretch"):
-        picture = card.thumbnails[current_theme().name]
-        if picture.is_file():
-            st.image(str(picture), width="stretch", alt=f"Routing of the example “{card.title}”")
-        papers = "".join(
-            f' · <a href="https://arxiv.org/abs/{number}" target="_blank" rel="noopener">arXiv {number}</a>'
-            for number in card.papers
-        )
-        st.html(
-            f'<p class="ms-gallery-title">{html.escape(card.title)}</p>'
-            f'<p class="ms-gallery-text">{_plain(card.sentence)}</p>'
-            f'<p class="ms-gallery-text"><b>Toy:</b> {_plain(card.toy)}</p>'
-            f'<p class="ms-gallery-papers">{html.escape(_systems(card))}{papers}</p>'
-        )
+    with st.container(border=True, key=f"gallery-card-{card.name}", height="stretch",
+                      vertical_alignment="distribute"):  # fmt: skip
+        with st.container():
+            picture = card.thumbnails[current_theme().name]
+            if picture.is_file():
+                st.image(str(picture), width="stretch", alt=f"Routing of the example “{card.title}”")
+            papers = "".join(
+                f' · <a href="https://arxiv.org/abs/{number}" target="_blank" rel="noopener">arXiv {number}</a>'
+                for number in card.papers
+            )
+            st.html(
+                f'<p class="ms-gallery-title">{html.escape(card.title)}</p>'
+                f'<p class="ms-gallery-text">{_plain(card.sentence)}</p>'
+                f'<p class="ms-gallery-text"><b>Toy:</b> {_plain(card.toy)}</p>'
+                f'<p class="ms-gallery-papers">{html.escape(_systems(card))}{papers}</p>'
+            )
         _button(card, known)
 
 
