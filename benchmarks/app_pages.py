@@ -4,20 +4,28 @@
     python benchmarks/app_pages.py --sessions 20 --minutes 3
 
 Pages are loaded in turn with an empty Streamlit page in the same Chromium; `later` is the difference of a pair, so that
-a busy machine slows both. Each page is loaded once before. Bytes are those of the session's WebSocket. With --sessions
-so many visitors walk over all pages at once: exceptions they saw, and the memory of the app's process.
+a busy machine slows both. The Chromium has been there before: it has the scripts of both, as that of a reader has from
+the second page on. `first visit` is the same with a browser that has nothing, of an app that has worked out nothing.
+A changed control is a click on a choice that was not taken, until the app has run and nothing on the page is stale; the
+first click on each is among them, so what had to be worked out counts. The largest message to the browser is that of
+its largest figure or table. With --sessions so many visitors walk over the pages on their own, each from page to page
+for so long: exceptions that they saw, how long a page took, and the memory of the app.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import async_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 from moescope.app.running import running
 
@@ -31,6 +39,7 @@ PAGES = (
     "compare",
     "steer",
     "deploy",
+    "reports",
     "data",
 )
 FIGURE = (
@@ -38,62 +47,75 @@ FIGURE = (
     '[data-testid="stDataFrame"] canvas, .ms-card) >> visible=true'
 )
 EMPTY = 'import streamlit as st\nst.markdown("ready")\n'
-CONTROL = '.stMain [data-testid="stButtonGroup"] button >> visible=true'
+CONTROL = '.stMain [data-testid="stButtonGroup"] button[aria-checked="false"] >> visible=true'
+"""Choices that are not taken."""
+MOST_CHOICES = 4
+WITHOUT_CONTROLS = ("library", "steer", "reports")
+VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 PATIENCE_MS = 120_000
 
 
-def first_figure(browser: Browser, address: str, selector: str) -> tuple[float, int, Page]:
-    """Seconds until the first figure, bytes received until then, and the page."""
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    received = [0]
-    page.on("websocket", lambda one: one.on("framereceived", lambda frame: _count(received, frame)))
+def first_figure(context: BrowserContext, address: str, selector: str) -> tuple[float, list[int], Page]:
+    """Seconds until the first figure, the sizes of the messages (they go on arriving), and the page."""
+    page = context.new_page()
+    received: list[int] = []
+    page.on("websocket", lambda one: one.on("framereceived", lambda frame: received.append(len(frame))))
     started = time.perf_counter()
     page.goto(address)
     page.locator(selector).first.wait_for(timeout=PATIENCE_MS)
-    return time.perf_counter() - started, received[0], page
+    return time.perf_counter() - started, received, page
 
 
-def _count(received: list[int], frame: str | bytes) -> None:
-    received[0] += len(frame)
-
-
-def changed_control(page: Page, times: int = 4) -> list[float]:
-    """Seconds from a click on a choice of the page until the app has run again; empty where it has none."""
-    if not page.locator(CONTROL).count():
-        return []
+def changed_controls(page: Page) -> list[float]:
+    """Seconds from a click on a choice until the app has run again, for each choice of the page's first controls."""
+    settled(page)
     took = []
-    for number in range(times):
-        buttons = page.locator(CONTROL)
+    for number in range(min(page.locator(CONTROL).count(), MOST_CHOICES)):
+        button = page.locator(CONTROL).nth(number)
         started = time.perf_counter()
-        buttons.nth(number % min(2, buttons.count())).click()
-        page.wait_for_function(
-            """() => !document.querySelector('[data-testid^="stSkeleton"], [data-stale="true"]')
-                     && document.querySelector('.stApp').dataset.testScriptState !== 'running'""",
-            polling=20, timeout=PATIENCE_MS,
-        )  # fmt: skip
+        button.click()
+        settled(page)
         took.append(time.perf_counter() - started)
     return took
+
+
+def settled(page: Page) -> None:
+    """Wait until the app has run and nothing on the page is stale."""
+    page.wait_for_timeout(30)  # the click is on its way
+    page.wait_for_function(
+        """() => !document.querySelector('[data-testid^="stSkeleton"], [data-stale="true"]')
+                 && document.querySelector('.stApp').dataset.testScriptState === 'notRunning'""",
+        polling=20, timeout=PATIENCE_MS,
+    )  # fmt: skip
 
 
 def measure(browser: Browser, app: str, empty: str, name: str, trace: str, rounds: int) -> str:
     """A row of the table."""
     address = f"{app}/{'' if name == 'library' else name}?trace={trace}"
-    first_figure(browser, address, FIGURE)[2].close()
-    later, sizes, controls = [], [], []
+    with browser.new_context(viewport=VIEWPORT) as fresh:
+        plain, _, _ = first_figure(fresh, empty, "text=ready")
+    with browser.new_context(viewport=VIEWPORT) as fresh:
+        first = first_figure(fresh, address, FIGURE)[0] - plain
+    known = browser.new_context(viewport=VIEWPORT)
+    for known_address, selector in ((empty, "text=ready"), (address, FIGURE)):
+        first_figure(known, known_address, selector)[2].close()
+    later, sizes, controls = [], [0], []
     for _ in range(rounds):
-        plain, _, blank = first_figure(browser, empty, "text=ready")
+        plain, _, blank = first_figure(known, empty, "text=ready")
         blank.close()
-        seconds, size, page = first_figure(browser, address, FIGURE)
+        seconds, received, page = first_figure(known, address, FIGURE)
         later.append(seconds - plain)
-        sizes.append(size)
-        if name not in ("library", "steer"):
-            controls += changed_control(page)
+        if name not in WITHOUT_CONTROLS:
+            controls += changed_controls(page)
+        sizes += received
         page.close()
+    known.close()
+    half = f"{1000 * statistics.median(controls):.0f}" if controls else ""
     p95 = f"{1000 * sorted(controls)[int(0.95 * (len(controls) - 1))]:.0f}" if controls else ""
     ends = f"{min(later):.2f}–{max(later):.2f}"
-    return (
-        f"| {name} | {statistics.median(later):.2f} | {ends} | {p95} | {statistics.median(sizes) / 1e6:.2f} |"
-    )
+    middle = statistics.median(later)
+    return f"| {name} | {middle:.2f} | {ends} | {first:.2f} | {half} | {p95} | {max(sizes) / 1e6:.2f} |"
 
 
 def memory(pid: int) -> float:
@@ -102,21 +124,39 @@ def memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1000
 
 
-def crowd(browser: Browser, app: str, pid: int, trace: str, sessions: int, minutes: float) -> None:
-    """So many sessions walk over all pages for so long."""
-    pages = [browser.new_context().new_page() for _ in range(sessions)]
-    failures, loads, until = 0, 0, time.monotonic() + 60 * minutes
-    sizes = []
-    while time.monotonic() < until:
-        name = PAGES[loads // sessions % len(PAGES)]
-        for page in pages:
-            page.goto(f"{app}/{'' if name == 'library' else name}?trace={trace}", wait_until="commit")
-        for page in pages:
-            page.locator(FIGURE).first.wait_for(timeout=PATIENCE_MS)
-            failures += page.get_by_test_id("stException").count() + page.locator(".ms-card.ms-error").count()
-        loads += sessions
-        sizes.append(memory(pid))
-        print(f"{name}: {loads} loads, {failures} failures, {sizes[-1]:.0f} MB", flush=True)
+async def crowd(app: str, pid: int, trace: str, sessions: int, minutes: float, chromium: str) -> None:
+    """So many visitors, each with a session of its own, walk over all pages for so long."""
+    took: list[float] = []
+    failures: list[str] = []
+    until = time.monotonic() + 60 * minutes
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+
+        async def visit(number: int) -> None:
+            page = await (await browser.new_context()).new_page()
+            for step in itertools.count(number):
+                if time.monotonic() > until:
+                    return
+                name = PAGES[step % len(PAGES)]
+                started = time.monotonic()
+                try:
+                    await page.goto(f"{app}/{'' if name == 'library' else name}?trace={trace}")
+                    await page.locator(FIGURE).first.wait_for(timeout=PATIENCE_MS)
+                    bad = await page.locator('[data-testid="stException"], .ms-card.ms-error').count()
+                    failures.extend([name] * bool(bad))
+                except PlaywrightError as error:
+                    failures.append(f"{name}: {str(error).splitlines()[0]}")
+                took.append(time.monotonic() - started)
+
+        async def tell() -> None:
+            while time.monotonic() < until:
+                print(f"{len(took)} loads, {len(failures)} failures, {memory(pid):.0f} MB", flush=True)
+                await asyncio.sleep(15)
+
+        await asyncio.gather(tell(), *(visit(number) for number in range(sessions)))
+    print(
+        f"{len(took)} loads, median {statistics.median(took):.1f} s, {memory(pid):.0f} MB; failures: {failures}"
+    )
 
 
 def main() -> None:
@@ -134,19 +174,24 @@ def main() -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise SystemExit("no Chromium on the PATH")
+    if asked.sessions:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(asked.library or Path(folder) / "library") as (app, pid),
+        ):
+            asyncio.run(crowd(app, pid, asked.trace, asked.sessions, asked.minutes, chromium))
+        return
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         blank = Path(folder) / "empty.py"
         blank.write_text(EMPTY)
         library = asked.library.absolute() if asked.library else Path(folder) / "library"
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         with running(library) as (app, pid), running(library, script=blank) as (empty, _):
-            if asked.sessions:
-                crowd(browser, app, pid, asked.trace, asked.sessions, asked.minutes)
-                return
+            browser = play.chromium.launch(executable_path=chromium, args=ARGUMENTS)
             print(
-                "| page | first figure later than an empty page, s | least–most | changed control, p95 ms | MB |"
+                "| page | first figure later than an empty page, s | least–most | first visit, s "
+                "| changed control, median ms | p95 ms | largest figure, MB |"
             )
-            print("|---|---:|---|---:|---:|")
+            print("|---|---:|---|---:|---:|---:|---:|")
             for name in asked.pages:
                 print(measure(browser, app, empty, name, asked.trace, asked.rounds), flush=True)
 

@@ -152,7 +152,9 @@ def _cells(
         )
         .add_params(cell)
     )
-    return [cells, outline(frame_data, frame.x("x"), frame.y("y"), cell, theme)]
+    # Of thousands of cells the browser would look for the chosen one in every row; the page rings it without.
+    few = len(layout.value_C) <= MAX_CELLS_WITH_EVEN_STEPS
+    return [cells, *([outline(frame_data, frame.x("x"), frame.y("y"), cell, theme)] if few else [])]
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
