@@ -18,19 +18,9 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from moescope.app.running import running
+from moescope.app.screens.library.tour_stops import FRENCH_PROMPT, WITHOUT_FRENCH
 from moescope.app.steering import profiles
-from moescope.store.schema import LayerExpert
 
-OFF = profiles.in_address(
-    profiles.profile(
-        "four of layer 0 off",
-        "",
-        profiles.rules_by_layer("off", [LayerExpert(0, e) for e in (9, 11, 24, 25)]),
-    )
-)
-"""What the picture of Steer switches off."""
-PROMPT = "Click the button to"
-"""The sample's answer to it changes without those four experts; few answers change without one."""
 PAGES = {
     "library": "/?trace=sample",
     "heatmap": "/heatmap?trace=sample",
@@ -40,7 +30,7 @@ PAGES = {
     "resonance": "/resonance?trace=sample&contrast=language&target=Japanese+%28ja%29",
     "deploy": "/deploy?trace=sample",
     "data": "/data?trace=sample",
-    "steer": "/steer?trace=sample&" + urlencode({"profile": OFF}),
+    "steer": "/steer?trace=sample&" + urlencode({"profile": profiles.in_address(WITHOUT_FRENCH)}),
 }
 """Name of the picture → address of the page."""
 SIZES = {"resonance": (1200, 1180), "library": (1200, 900), "alignment": (1200, 900)}
@@ -65,7 +55,7 @@ def settle(page: Page) -> None:
 def _show_answers(page: Page) -> None:
     """Two answers of the bundled model, with one expert off."""
     page.locator(".ms-server.ms-running").wait_for(timeout=PATIENCE * 1000)
-    page.get_by_role("textbox", name="Prompt").fill(PROMPT)
+    page.get_by_role("textbox", name="Prompt").fill(FRENCH_PROMPT)
     page.get_by_role("button", name="Generate").click()
     page.locator('[class*="st-key-steer-strip"]').first.wait_for(timeout=PATIENCE * 1000)
     settle(page)

@@ -90,6 +90,7 @@ def origin(trace: Trace, name: str, chosen: str = "") -> dict[str, Any]:
     return {
         "trace": name,
         "model": without_folders(model) if model else NO_NAME,
+        "architecture": str(manifest.model.get("architecture") or ""),
         "imported": imported,
         "weights": str(manifest.model.get("weights_fingerprint") or "")[:16],
         "prompt set": without_folders(str(manifest.prompt_set.get("name") or "")),

@@ -46,7 +46,8 @@ def recording(about: dict[str, Any]) -> str:
     """Model, prompts, and what was recorded or evaluated."""
     if about.get("evaluation"):
         return _evaluated(about)
-    marks = [f"weights {about['weights']}"] if about.get("weights") else []
+    marks = [about["architecture"]] if about.get("architecture") else []
+    marks += [f"weights {about['weights']}"] if about.get("weights") else []
     prints = f" ({', '.join(marks)})" if marks else ""
     source = f" of the prompt set {about['prompt set']}" if about.get("prompt set") else ""
     mark = f" (fingerprint {about['prompts fingerprint']})" if about.get("prompts fingerprint") else ""

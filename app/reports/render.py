@@ -117,7 +117,8 @@ def about_line(about: dict[str, Any]) -> str:
     version = about.get("versions", {}).get("moescope", "")
     prompts = words.amount(about.get("prompts", 0), "prompt")
     source = " of ".join(filter(None, [prompts, str(about.get("prompt set") or "")]))
-    model = str(about.get("model", ""))
+    kind = f" ({about['architecture']})" if about.get("architecture") else ""
+    model = f"{about.get('model', '')}{kind}"
     weights = f"weights {about['weights']}" if about.get("weights") else ""
     imported = f"imported from {about['imported']}" if about.get("imported") else ""
     parts = [model, imported, weights, source, str(chosen), f"moescope {version}".strip()]

@@ -115,8 +115,8 @@ def _promote(
         if how != "hard":
             strength = st.number_input("λ", 0.0, 10.0, 0.5, 0.1, key="lambda", bind="query-params", width=130)
         rule, amounts = ("bias", {"amount": strength}) if how != "hard" else ("on", {})
-        whose = "task" if in_task else "specialised"
-        name = f"promote {whose} experts of {pivot}, τ {tau}, layers {window[0]}-{window[1]}"
+        whose = f"task experts of {pivot}" if in_task else f"experts used more than by {pivot}"
+        name = f"promote {whose}, τ {tau}, layers {window[0]}-{window[1]}"
         offer.offer(context, name, rule, cells, key="promote", **amounts)
     chosen = f"Layers {window[0]} to {window[1]}" + (
         f": {offer.listed(cells, most=3)}." if cells else ": none."

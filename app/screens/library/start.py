@@ -12,6 +12,7 @@ from ...shell import messages, sources, tour, travel
 from ...shell.draw_chart import draw_chart
 from ...shell.page_context import current_theme
 from ...shell.show import side_by_side
+from .tour_stops import STOPS
 
 SHOWN = Cell("decoder", 0, 9)
 """An expert of the sample that some languages use for most of their tokens and others hardly ever."""
@@ -36,7 +37,8 @@ def draw(known: dict[str, TraceSummary]) -> None:
         st.button(FIRST_DOOR, key="door-explore", type="primary", icon=":material/grid_on:", on_click=travel.to,
                   args=("heatmap",), kwargs={"trace": sample})  # fmt: skip
         st.html(DOORS)
-        st.button("Take the tour of six stops", key="door-tour", icon=":material/tour:", on_click=tour.begin)
+        st.button("Take the tour of six stops", key="door-tour", icon=":material/tour:", on_click=tour.begin,
+                  args=(STOPS,))  # fmt: skip
     with right, messages.guarded("The figure of the sample could not be drawn"):
         table = sources.view(
             known[sample].url, "expert-shares", by="language", layer=SHOWN.layer, expert=SHOWN.expert

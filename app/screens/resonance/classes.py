@@ -17,6 +17,9 @@ from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
 
+WRITTEN = "response rules"
+"""Where the session keeps the rules as they were last written; Steer's evaluation begins with them."""
+
 
 def choose(context: PageContext) -> tuple[dict[str, Any], list[str]] | None:
     """Draw the editor.
@@ -72,13 +75,14 @@ def _from_table(context: PageContext, data: bytes) -> tuple[dict[str, Any], list
 
 
 def _rules() -> Rules | None:
-    st.session_state.setdefault("rules", as_text(REFUSAL_RULES))
+    st.session_state.setdefault("rules", st.session_state.get(WRITTEN, as_text(REFUSAL_RULES)))
     text = st.text_area(
         "Rules, one a line: class: regular expression", key="rules", height=250,
         help="The first that is found anywhere in the answer decides, whatever the case; "
         f"an answer that none matches is “{OTHER}”.",
     )  # fmt: skip
     rules = parse_rules(text or "")
+    st.session_state[WRITTEN] = text
     st.download_button(
         "Rules as JSON", json.dumps(rules, indent=2, ensure_ascii=False), file_name="rules.json",
         mime="application/json", on_click="ignore", type="tertiary", key="rules file",

@@ -108,7 +108,7 @@ def _new(
     *,
     starting: bool,
 ) -> None:
-    settings = evaluation_settings.draw(made, trace)
+    settings = evaluation_settings.draw(made, trace, trace_name)
     if client is None:
         messages.empty(
             "The model is being loaded" if starting else "No model to evaluate with",

@@ -14,12 +14,16 @@ import regex
 import streamlit as st
 
 from ....store import Trace, sample_dir
+from ....store.errors import StoreError
+from ....store.library import fingerprint
 from ....store.response_classes import REFUSAL_RULES
+from ....store.slices import MOST_NAME, Slice, save_slice
 from ....tracer.prompts.prompt import Prompt, PromptSetError
 from ....tracer.prompts.prompt_set import PromptSet
-from ...shell import messages
+from ...shell import messages, slice_menu, sources, travel
 from ...text import words
 from ..library.new_trace import KINDS
+from ..resonance import classes as response_classes
 
 DOSES = {"none": "", "number of experts": "1, 2, 4, 8", "amount": "0.25, 0.5, 1"}
 MOST_PROMPTS = 2000
@@ -76,9 +80,9 @@ def cells_of(profile: Mapping[str, Any]) -> list[list[int]]:
     return [[layer, expert] for layer, expert in found]
 
 
-def draw(profile: Mapping[str, Any], trace: Trace | None = None) -> Settings | None:
+def draw(profile: Mapping[str, Any], trace: Trace | None = None, trace_name: str = "") -> Settings | None:
     """Draw the form; None where what was chosen can't be evaluated (it says why)."""
-    prompts = _prompt_set(trace)
+    prompts = _prompt_set(trace, trace_name)
     if prompts is None:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -131,7 +135,7 @@ def _columns(prompts: PromptSet) -> list[str]:
     return [name for name in names if len({_value(prompt, name) for prompt in prompts} - {None}) > 1]
 
 
-def _prompt_set(trace: Trace | None) -> PromptSet | None:
+def _prompt_set(trace: Trace | None, trace_name: str) -> PromptSet | None:
     files = {path.name: path for path in sorted(sample_dir().glob("*.csv"), reverse=True)}
     files = dict(sorted(files.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
     uploaded = st.session_state.get("evaluate-upload")
@@ -149,7 +153,7 @@ def _prompt_set(trace: Trace | None) -> PromptSet | None:
         if name == UPLOADED and uploaded is not None:
             return _read_upload(uploaded.name, uploaded.getvalue())
         if name == OF_TRACE and trace is not None:
-            return _held_out(prompts_of(trace))
+            return _held_out(prompts_of(trace), trace, trace_name)
         return None if name is None else _read(str(files[name]))
     except PromptSetError as error:
         todo = "Choose another prompt set." if name == OF_TRACE else (
@@ -173,7 +177,7 @@ def _shown(name: str, trace: Trace | None, uploaded: Any) -> str:
     return words.label(f"{name}: {of_trace}" if of_trace else name)
 
 
-def _held_out(prompts: PromptSet) -> PromptSet:
+def _held_out(prompts: PromptSet, trace: Trace, trace_name: str) -> PromptSet:
     """The trace's prompts, or one half of them, with the warning that belongs to either."""
     half = st.toggle(
         "only the second half of the texts", key="evaluate-half",
@@ -182,9 +186,17 @@ def _held_out(prompts: PromptSet) -> PromptSet:
     )  # fmt: skip
     if half:
         kept = second_half(prompts)
+        name = f"first half of {trace_name}"[:MOST_NAME]
+        if slice_menu.chosen_name() == name:
+            messages.say(
+                f"{words.amount(len(kept), 'prompt')} of the second half. Resonance counts the first half."
+            )
+            return kept
         messages.say(
             f"{words.amount(len(kept), 'prompt')} of the second half. Resonance still counts both halves."
         )
+        st.button("Find the experts on the first half", key="evaluate-first-half", on_click=_to_first_half,
+                  args=(prompts, kept, trace, name))  # fmt: skip
         return kept
     messages.note(
         "plain",
@@ -192,6 +204,18 @@ def _held_out(prompts: PromptSet) -> PromptSet:
         "evaluate on other prompts, or on a half that was not used to find them.",
     )
     return prompts
+
+
+def _to_first_half(prompts: PromptSet, second: PromptSet, trace: Trace, name: str) -> None:
+    """Keep the other half as a slice, and go to Resonance with it in the bar's filter."""
+    later = {prompt.id for prompt in second}
+    first = [prompt.id for prompt in prompts if prompt.id not in later]
+    try:
+        save_slice(sources.library(), Slice(name=name, where={"prompt_id": first}, trace=fingerprint(trace)))
+    except (StoreError, OSError) as error:
+        st.toast(words.label(f"The first half could not be kept: {error}"), icon=":material/error:")
+        return
+    travel.to("resonance", slice=name)
 
 
 def second_half(prompts: PromptSet) -> PromptSet:
@@ -255,9 +279,9 @@ def _classes() -> tuple[dict[str, list[str]] | None, int]:
         new = st.number_input(
             "tokens to generate after each prompt (0: none)", 0, 512, 0, key="evaluate-tokens", width=300
         )
-        example = "\n".join(f"{name}: {p}" for name, ps in REFUSAL_RULES.items() for p in ps)
+        known = st.session_state.get(response_classes.WRITTEN) or response_classes.as_text(REFUSAL_RULES)
         typed = st.text_area(
-            "Response classes: a line each, name: regular expression", example, key="evaluate-classes", height=120,
+            "Response classes: a line each, name: regular expression", known, key="evaluate-classes", height=120,
             help="The first that is found decides. They are only run here, never on the server.",
         )  # fmt: skip
     if not new:

@@ -79,7 +79,7 @@ def _take(data: bytes, name: str) -> None:
 
 def _rename(before: str) -> None:
     name = st.session_state.get(f"steer-name {before}") or ""
-    state.put(Draft(state.draft().rules, name.strip()[:200]))
+    state.rename(name.strip()[:200])
 
 
 def _save(made: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def draw(context: PageContext) -> None:
     if not rules:
         messages.say("No expert answers to this; nothing was changed.")
         return
-    state.edit(lambda old: (*old, *rules) if add else rules, name=name)
+    more = add and bool(state.draft().rules)
+    state.edit(lambda old: (*old, *rules) if add else rules, name=None if more else name)
     state.redraw()
 
 

@@ -14,7 +14,7 @@ from ...steering import profiles
 from ...steering.edit import Rules
 from ...steering.history import Draft, History
 
-_HISTORY, _STALE = "steer history", "steer edited"
+_HISTORY, _STALE, _TYPED = "steer history", "steer edited", "steer typed name"
 
 
 def history() -> History:
@@ -40,8 +40,15 @@ def put(new: Draft) -> None:
 
 def edit(change: Callable[[Rules], Rules], *, name: str | None = None) -> None:
     """Change the rules, and the name where one is given. A name that a file or preset gave is no longer true of
-    other rules, so it goes."""
-    put(Draft(change(draft().rules), draft().name if name is None else name))
+    other rules, so it goes; one that the user typed stays."""
+    kept = draft().name if draft().name == st.session_state.get(_TYPED) else ""
+    put(Draft(change(draft().rules), kept if name is None else name))
+
+
+def rename(name: str) -> None:
+    """Give the steering the name that the user typed."""
+    st.session_state[_TYPED] = name
+    put(Draft(draft().rules, name))
 
 
 def redraw() -> None:

@@ -128,8 +128,9 @@ def _by_token(context: PageContext, text: str) -> bool:
     chosen = token_table(
         context, _strongest(table), name="experts-of-a-token", key="found token",
         python=context.snippet("token-experts", **ask),
-        say=f"The two experts of each layer that take most occurrences of this token, largest share first "
-        f"({words.amount(table['occurrences'][0].as_py(), 'occurrence')}). Click a row to open the expert.",
+        say=f"The two experts of each layer that take most occurrences of this token, with or "
+        f"without spaces around it, largest share first ({words.amount(table['occurrences'][0].as_py(), 'occurrence')}"
+        "). Click a row to open the expert.",
     )  # fmt: skip
     expert_drawer.choose_rows(_strongest(table), chosen, place="found token")
     return True

@@ -28,6 +28,13 @@ SELF_DEFINED = (
     "came before."
 )
 
+_MEASURED = {
+    "rate": "share of tokens",
+    "weight_rate": "gate weight a token",
+    "count": "number of tokens",
+    "weight": "sum of gate weight",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
@@ -86,7 +93,7 @@ def scan(
     shares_QM = maps_QM if measure == "rate" else maps_of(trace, routers, wanted_P, "rate", tokens)[0]
     share_target_M, share_rest_M = _group_means(shares_QM, pairs)
     notes = [
-        f"{sides.target} against {sides.rest}; measure {measure}.",
+        f"{sides.target} against {sides.rest} (A and B); measure: {_MEASURED.get(measure, measure)}.",
         result.method,
         f"Seed {seed}.",
         tokens.note(),

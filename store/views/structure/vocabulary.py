@@ -87,7 +87,8 @@ def token_experts(
     """The experts that a token uses most, layer by layer: which experts fire on it.
 
     Args:
-        token: its text, exactly or without the spaces around it; all ids with this text count together.
+        token: its text; all ids with this text, whatever spaces are around it, count together. A text with spaces
+            around it means that text exactly, where the trace has it.
         token_id: or its id.
         of: the token itself (input), or the token before it, whose experts see this one coming (next).
         per_layer: how many experts of each layer.
@@ -130,7 +131,8 @@ def ids_of_token(trace: TraceRows, token: str | None, token_id: int | None) -> n
             found.update(ids.to_pylist())
     if not (exact or loose):
         raise UnknownColumn(f"no token of the trace is {wanted!r}")
-    return np.array(sorted(exact or loose))
+    spaced = wanted != wanted.strip()
+    return np.array(sorted(exact if spaced and exact else loose or exact))
 
 
 @dataclass(frozen=True)

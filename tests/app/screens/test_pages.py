@@ -12,9 +12,9 @@ from streamlit.testing.v1 import AppTest
 
 import moescope.app
 from moescope.app.screens.library.page import WHERE_NARROW
+from moescope.app.screens.library.tour_stops import STOPS
 from moescope.app.shell import theme_watch
 from moescope.app.shell.shell import PAGES
-from moescope.app.shell.tour import STOPS
 from moescope.app.shell.way import WAY
 from moescope.store import list_traces
 from moescope.store.importers import run
