@@ -16,7 +16,8 @@ Made from the commands' own help by `docs/cli_reference.py`; a test fails when i
 
 Exit codes: 0 done, 1 failed (one line on stderr says why; `MOESCOPE_DEBUG=1` shows the traceback), 2 usage,
 3 (`compare --fail-above` only) more flips than allowed.
-A `TRACE` is a folder or a URL such as `s3://bucket/trace`.
+A `TRACE` is a folder, a URL such as `s3://bucket/trace`, or the name of a trace in the library; `sample` is the
+bundled one.
 
 """
 

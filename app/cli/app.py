@@ -40,9 +40,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
               help="Address to listen on. Anything but loopback asks every visitor for a token.")  # fmt: skip
 @click.option("--public-name", "names", multiple=True, metavar="NAME",
-              help="Host name by which browsers reach the app, as through a proxy; may be given again.")  # fmt: skip
+              help="Host name of a proxy before the app; asks for a token. May be given again.")  # fmt: skip
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="File with the access token for --host; created where it is missing.")  # fmt: skip
+              help="File with the access token; created where it is missing. Asks for it on loopback too.")  # fmt: skip
 def app_command(
     trace: str | None,
     library: str | None,
@@ -70,12 +70,12 @@ def app_command(
         environment["MOESCOPE_LIBRARY"] = str(Path(library).absolute())
     check_host(host)
     shared = not is_loopback(host)
-    if shared or token_file is not None:
+    if shared or names or token_file is not None:  # a public name: others come through a proxy
         environment[TOKEN] = _token(token_file, port)
     if shared:
         click.echo(
             f"warning: listening on {host}: whoever knows the token sees all traces of the library, may start models "
-            "and fill the disk. The connection is not encrypted: put a proxy with TLS before it (docs/serve.md).",
+            "and fill the disk. The connection is not encrypted: put a proxy with TLS before it (docs/team.md).",
             err=True,
         )
     folder = Path(__file__).parent.parent

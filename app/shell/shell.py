@@ -61,13 +61,16 @@ def run() -> None:
     theme = current_theme()
     st.html(f"<style>:root {{ {_variables(theme)} }}</style>")
     st.logo(ASSETS / "logo.svg", size="large")
-    gate.stop_without_token()
     pages = {screen.name: _streamlit_page(screen) for screen in PAGES}
     # The default page has no address of its own: links to /library lead to it.
     by_name = st.Page(
         lambda: st.switch_page(pages[FIRST]), title=PAGES[0].title, url_path=FIRST, visibility="hidden"
     )
-    chosen = st.navigation([*pages.values(), by_name])
+    # The gate comes after the navigation: a page that is not declared loses its address.
+    may_look = gate.is_open()
+    chosen = st.navigation([*pages.values(), by_name], position="sidebar" if may_look else "hidden")
+    if not may_look:
+        gate.ask()
     if chosen is by_name:
         st.switch_page(pages[FIRST], query_params=st.query_params.to_dict())
     travel.depart(pages)
@@ -77,6 +80,7 @@ def run() -> None:
     with st.container(key="unseen"):
         theme_watch.watch(theme)
         keyboard.enable()
+        gate.keep()
     st.session_state["page context"] = None
     with messages.guarded("The chosen trace can't be shown"):
         st.session_state["page context"] = topbar.draw(
