@@ -14,8 +14,7 @@ import time
 import streamlit as st
 from streamlit.components.v2 import component
 
-from .. import ASSETS
-from ..cli.app import TOKEN
+from .. import ASSETS, TOKEN
 from . import messages
 
 GIVEN = "token given"
