@@ -164,8 +164,9 @@ def test_looking_at_a_trace_loads_no_model_library(name):
 
 def test_the_first_page_and_a_view_import_nothing_that_they_do_not_use():
     program = (
-        "import sys, moescope.app.shell.shell, moescope.app.screens.library.page; from moescope.store.views import registry; "
-        "registry.get('explained'); names = ('torch', 'scipy', 'moescope.app.cli', 'moescope.store.views.structure.explained', "
+        "import sys, moescope.app.shell.shell, moescope.app.screens.library.page; "
+        "from moescope.store.views import registry; registry.get('explained'); "
+        "names = ('torch', 'scipy', 'moescope.app.cli', 'moescope.store.views.structure.explained', "
         "'moescope.store.views.deploy.placement'); print(*[name for name in names if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
