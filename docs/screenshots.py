@@ -33,12 +33,14 @@ PAGES = {
     "steer": "/steer?trace=sample&" + urlencode({"profile": profiles.in_address(WITHOUT_FRENCH)}),
 }
 """Name of the picture → address of the page."""
-SIZES = {"resonance": (1200, 1180), "library": (1200, 900), "alignment": (1200, 900)}
+SIZES = {"resonance": (1200, 1180), "library": (1440, 900), "alignment": (1440, 900), "data": (1440, 900)}
 SIZE = (1200, 820)
 LARGEST = 250_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 IMAGES = Path(__file__).parent / "img"
 PATIENCE = 120
+BUSY = '[data-testid^="stSkeleton"], [data-testid="stStatusWidget"], [data-testid="stSpinner"]'
+"""What stands on a page that still computes."""
 
 
 def settle(page: Page) -> None:
@@ -47,7 +49,7 @@ def settle(page: Page) -> None:
     until = time.monotonic() + PATIENCE
     quiet = 0
     while quiet < 4 and time.monotonic() < until:
-        busy = page.locator('[data-testid^="stSkeleton"], [data-testid="stStatusWidget"]').count()
+        busy = page.locator(BUSY).count()
         quiet = 0 if busy else quiet + 1
         time.sleep(0.5)
 

@@ -95,17 +95,19 @@ def by_layer(
     if named:
         opacity = _faded(legend_pick, kin, 1.0, 0.8, 0.25)
         card = _line_card(value, label, about)
-        parts.append(
-            end_labels(data, value, height, domain).encode(color=color, opacity=opacity, tooltip=card)
-        )
+        labels = end_labels(data, value, height, domain, color, theme)
+        parts += [label.encode(opacity=opacity, tooltip=card) for label in labels]
     if chance is not None:
         level = alt.Chart(pd.DataFrame({"chance": [chance]}))
         parts.append(level.mark_rule(strokeDash=[4, 4], color=theme.muted).encode(y=alt.Y("chance:Q")))
     return finish(alt.LayerChart(layer=parts), theme, width=width, height=height)
 
 
-def end_labels(data: pd.DataFrame, value: str, height: int, domain: tuple[float, float] | None) -> alt.Chart:
-    """The name of each line at its right end, moved up or down where names would lie on one another.
+def end_labels(
+    data: pd.DataFrame, value: str, height: int, domain: tuple[float, float] | None, color: Any, theme: Theme
+) -> list[alt.Chart]:
+    """Each line's name at its right end with a square in its colour, moved up or down where names would lie on one
+    another.
 
     Args:
         data: columns name, layer, `value`, low, high.
@@ -116,8 +118,11 @@ def end_labels(data: pd.DataFrame, value: str, height: int, domain: tuple[float,
     low, high = domain or (float(drawn.min().min()), float(drawn.max().max()))
     step = LABEL_PIXELS * (high - low) / height
     ends = ends.assign(at=spread(ends[value].tolist(), step, low, high))
-    mark = alt.Chart(ends).mark_text(align="left", dx=8, fontSize=10.5)
-    return mark.encode(x=alt.X("layer:Q"), y=alt.Y("at:Q"), text=alt.Text("name:N"))
+    base = alt.Chart(ends).encode(x=alt.X("layer:Q"), y=alt.Y("at:Q"))
+    # Colours that are told apart by their lightness are too pale for small type: the name is in ink.
+    name = base.mark_text(align="left", dx=19, fontSize=10.5, color=theme.text)
+    square = base.mark_square(size=26, xOffset=12, opacity=1).encode(color=color)
+    return [square, name.encode(text=alt.Text("name:N"))]
 
 
 def spread(values: list[float], step: float, low: float, high: float) -> list[float]:

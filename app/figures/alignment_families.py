@@ -96,5 +96,6 @@ def _small(
         lines.encode(x=x, y=y, color=color, detail=alt.Detail("language:N"), tooltip=tooltip),
     ]
     if len(set(data["layer"])) > 1:
-        parts.append(end_labels(own, value, HEIGHT, domain).encode(color=color, y=alt.Y("at:Q", **named)))
+        labels = end_labels(own, value, HEIGHT, domain, color, theme)
+        parts += [label.encode(y=alt.Y("at:Q", **named)) for label in labels]
     return alt.LayerChart(layer=parts).properties(height=HEIGHT, title=family)

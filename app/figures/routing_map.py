@@ -115,7 +115,7 @@ def map_legend(label: str, value_format: str) -> alt.Legend:
     signed = f"datum.value == 0 ? '0' : format(datum.value, '{value_format}')"
     return alt.Legend(
         title=label, orient="top", direction="horizontal", gradientLength=180, gradientThickness=8,
-        format=value_format, tickCount=4, offset=6, titleLimit=600,
+        format=value_format, tickCount=4, offset=6, titleLimit=600, labelSeparation=6,
         labelExpr=signed if value_format.startswith("+") else alt.Undefined,
     )  # fmt: skip
 
