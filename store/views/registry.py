@@ -59,13 +59,20 @@ def _load_all() -> None:
 def _load(name: str) -> None:
     """Import the module whose source registers the view; all of them where none does. All take longer to import than
     most views take to run."""
+    for module in registering(name):
+        importlib.import_module(module)
+        if name in _VIEWS:
+            return
+    _load_all()
+
+
+def registering(name: str) -> Iterator[str]:
+    """Modules whose source registers the view; this one only shows how."""
     for module in _modules():
         spec = module.module_finder.find_spec(module.name, None)
         source = spec and isinstance(spec.loader, InspectLoader) and spec.loader.get_source(module.name)
-        if source and f'@view("{name}"' in source:
-            importlib.import_module(module.name)
-            return
-    _load_all()
+        if module.name != __name__ and source and f'@view("{name}"' in source:
+            yield module.name
 
 
 def _modules() -> Iterator[pkgutil.ModuleInfo]:

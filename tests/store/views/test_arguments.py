@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from moescope.store import Trace, open_trace, views
 from moescope.store.errors import BadArgument, StoreError, UnknownColumn
 from moescope.store.importers import run
 from moescope.store.notes import notes_of
+from moescope.store.views import registry
 
 NEEDED: dict[str, dict[str, Any]] = {
     "expert-tokens": {"layer": 1, "expert": 2},
@@ -146,6 +148,12 @@ def test_only_the_pivot_left_says_that_there_is_nothing_to_compare(shared_trace:
     assert "Only the pivot language en is left: there is no other to compare with it." in notes_of(table)
     with pytest.raises(StoreError, match="the selection has no prompt in the pivot language 'en'"):
         shared_trace.view("alignment", where={"language": ["de"]})
+
+
+def test_every_view_is_found_by_its_source_alone() -> None:
+    """Without all views imported; the module that explains registration is not taken for one that does it."""
+    for name in views.names():
+        assert next(registry.registering(name)) == inspect.unwrap(registry.get(name)).__module__
 
 
 def test_names_and_numbers_as_python_writes_them(shared_trace: Trace, tmp_path: Path) -> None:
