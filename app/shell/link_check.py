@@ -21,6 +21,7 @@ from . import address, messages
 
 _KEY = "asked in vain"
 _CHOSEN = "chosen in this run"
+_LEFT_OUT = "left out of links"
 MOST_NAMED = 8
 SECOND = "vs"
 """The parameter that names a second trace: no part of the first."""
@@ -52,14 +53,18 @@ def selectbox(
     by_itself = key not in st.session_state and asked in options and format_func(str(asked)) != asked
     if by_itself:
         st.session_state[key] = asked
-    # A choice that is not offered any more would stay in the address; one that a link makes is no state yet.
+    at = more.get("index", 0)
+    first = None if at is None else options[at]
+    # A choice that is not offered any more would stay in the address, and in the browser's box even where it is
+    # deleted here; one that a link makes is no state yet.
     if st.session_state.get(key) not in [None, *options]:
-        del st.session_state[key]
+        st.session_state[key] = first
     chosen = st.selectbox(
         label, options, key=key, bind="query-params", format_func=format_func, on_change=forget,
         args=(key, *forgets), **more,
     )  # fmt: skip
-    if by_itself:
+    # Where the default has changed since the box was first drawn, Streamlit leaves a choice out of the address.
+    if by_itself or (chosen not in (None, first) and key not in st.query_params):
         address.write(key, format_func(chosen))
     return chosen
 
@@ -90,6 +95,23 @@ def forget(*names: str) -> None:
 def leave() -> None:
     """Another page: what the link asked of the last one is of no account any more."""
     st.session_state.pop(_KEY, None)
+
+
+def begin() -> None:
+    """A run begins: nothing is known yet that a link to the page would lack."""
+    st.session_state[_LEFT_OUT] = []
+
+
+def leave_out(what: str) -> None:
+    """Remember what the page shows and its address can't hold, such as an uploaded table."""
+    known: list[str] = st.session_state.setdefault(_LEFT_OUT, [])
+    if what not in known:
+        known.append(what)
+
+
+def left_out() -> list[str]:
+    """What a link to the page does not carry."""
+    return st.session_state.get(_LEFT_OUT, [])
 
 
 def settle() -> None:

@@ -82,6 +82,7 @@ def run() -> None:
         keyboard.enable()
         gate.keep()
     st.session_state["page context"] = None
+    link_check.begin()
     with messages.guarded("The chosen trace can't be shown"):
         st.session_state["page context"] = topbar.draw(
             compares=any(screen.compares for screen in PAGES if screen.title == chosen.title)

@@ -21,7 +21,7 @@ from ..figures.theme import LIGHT, Theme
 from ..reports.item import Item, origin, packed, without_paths
 from ..reports.render import about_line
 from ..text import definitions
-from . import page_context, sources, take_away
+from . import link_check, page_context, sources, take_away
 from .draw_chart import draw_chart
 from .messages import say as say_line
 
@@ -283,7 +283,11 @@ def actions(
         if item is not None and "SVG" in files:
             take_away.print_popover(item, stem=stem, key=key)
         with st.popover("Link", type="tertiary", key=f"{key}-link"):
-            st.caption("This address shows the same picture:")
+            lacks = link_check.left_out()
+            st.caption("This address shows the same page, but for what it does not carry:" if lacks else
+                       "This address shows the same picture:")  # fmt: skip
+            for what in lacks:
+                say_line(f"– {what}")
             st.code(link(), language=None, wrap_lines=True)
         if python:
             with st.popover("Python", type="tertiary", key=f"{key}-python"):

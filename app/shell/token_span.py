@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from . import link_check
 from .page_context import TOKEN_KINDS, PageContext
 
 BAR = "bar"
@@ -30,10 +31,11 @@ def choose(context: PageContext, *, last: bool = False, default: str = BAR) -> d
     """
     names = [BAR, *(name for name in SPANS if last or name != "last")]
     _follow(default)
-    span = st.selectbox(
-        "Tokens", names, index=names.index(default), key="span", bind="query-params", width=210,
+    span = link_check.selectbox(
+        "Tokens", names, index=names.index(default), key="span", what="the tokens", width=210,
         format_func=lambda name: _label(context, name),
     )  # fmt: skip
+    link_check.tell("span")
     params: dict[str, Any] = {} if span == BAR else dict(SPANS[span][1])
     if span == "last":
         params["last"] = int(

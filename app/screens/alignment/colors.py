@@ -11,7 +11,7 @@ import streamlit as st
 
 from ....store import StoreError
 from ....store.views.alignment.alignment_scores import language_scores
-from ...shell import messages
+from ...shell import link_check, messages
 from ...shell.page_context import PageContext
 from .tables import LanguageTable, read_table
 
@@ -44,7 +44,10 @@ def upload() -> LanguageTable:
                 messages.problem(error, doing="The table could not be read")
         if "language table" in st.session_state:
             st.button("Forget the table", key="forget table", on_click=_forget)
-    return st.session_state.get("language table") or LanguageTable()
+    table = st.session_state.get("language table")
+    if table is not None:
+        link_check.leave_out("the uploaded table of languages")
+    return table or LanguageTable()
 
 
 def _forget() -> None:

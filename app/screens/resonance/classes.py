@@ -12,7 +12,7 @@ import streamlit as st
 from ....store import StoreError
 from ....store.arrow import pc
 from ....store.response_classes import OTHER, REFUSAL_RULES, Rules, parse_classes
-from ...shell import messages, show
+from ...shell import address, link_check, messages, show
 from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
@@ -32,6 +32,7 @@ def choose(context: PageContext) -> tuple[dict[str, Any], list[str]] | None:
             "A CSV with columns prompt_id and class, instead of rules", type=["csv"], key="classes file"
         )
     if given is not None:
+        link_check.leave_out("the uploaded table of classes")
         return _from_table(context, given.getvalue())
     generated = context.trace.prompts(dict(context.where))["generated"]
     if generated.null_count == len(generated):
@@ -75,14 +76,18 @@ def _from_table(context: PageContext, data: bytes) -> tuple[dict[str, Any], list
 
 
 def _rules() -> Rules | None:
-    st.session_state.setdefault("rules", st.session_state.get(WRITTEN, as_text(REFUSAL_RULES)))
+    usual = as_text(REFUSAL_RULES)
+    if "rules" not in st.session_state and "rules" not in st.query_params:  # else a link's rules would lose
+        st.session_state["rules"] = st.session_state.get(WRITTEN, usual)
     text = st.text_area(
-        "Rules, one a line: class: regular expression", key="rules", height=250,
+        "Rules, one a line: class: regular expression", key="rules", height=250, bind="query-params",
         help="The first that is found anywhere in the answer decides, whatever the case; "
         f"an answer that none matches is “{OTHER}”.",
     )  # fmt: skip
     rules = parse_rules(text or "")
     st.session_state[WRITTEN] = text
+    if text and text != usual and "rules" not in st.query_params:
+        address.write("rules", text)
     st.download_button(
         "Rules as JSON", json.dumps(rules, indent=2, ensure_ascii=False), file_name="rules.json",
         mime="application/json", on_click="ignore", type="tertiary", key="rules file",

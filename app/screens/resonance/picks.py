@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from ...shell import messages, slice_menu
+from ...shell import link_check, messages, slice_menu
 from ...shell.page_context import PageContext
 from ...text import words
 from ...text.literal import excerpt
@@ -77,6 +77,10 @@ def _picked(context: PageContext) -> dict[str, list[str]]:
             st.query_params[name] = picked[side]
         else:
             st.query_params.pop(name, None)
+            if picked[side]:
+                link_check.leave_out(
+                    f"the picks of {side}, more than {MOST_IN_ADDRESS}: save them as a slice"
+                )
     return picked
 
 

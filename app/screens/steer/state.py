@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner_utils.script_run_context import get_script_run_ctx
 
 from ....tracer.errors import SteeringError
+from ...shell import link_check
 from ...shell.page_context import asked, remember
 from ...steering import profiles
 from ...steering.edit import Rules
@@ -90,4 +91,6 @@ def write_address(model: Any) -> bool:
     now = draft()
     word = profiles.in_address(now.to_json(model)) if now.rules else None
     remember("profile", word)
+    if now.rules and word is None:
+        link_check.leave_out("the profile, which is too long for an address: send it as a file")
     return word is not None or not now.rules
