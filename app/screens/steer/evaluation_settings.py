@@ -140,8 +140,8 @@ def _prompt_set(trace: Trace | None, trace_name: str) -> PromptSet | None:
     files = dict(sorted(files.items(), key=lambda pair: pair[0] != "help_parallel.csv"))
     uploaded = st.session_state.get("evaluate-upload")
     offered = [UPLOADED] * (uploaded is not None) + [OF_TRACE] * (trace is not None) + list(files)
-    if st.session_state.get("evaluate-prompts") not in offered:
-        st.session_state.pop("evaluate-prompts", None)
+    if st.session_state.get("evaluate-prompts") not in [None, *offered]:
+        st.session_state["evaluate-prompts"] = offered[0]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         name = st.selectbox(
             "Prompt set", offered, key="evaluate-prompts", width=320,
@@ -172,9 +172,9 @@ def _take_uploaded() -> None:
 def _shown(name: str, trace: Trace | None, uploaded: Any) -> str:
     """What the box calls a prompt set: with the name of its file."""
     if name == UPLOADED:
-        return words.label(f"{uploaded.name} (uploaded)")
+        return f"{uploaded.name} (uploaded)"
     of_trace = trace.manifest.prompt_set.get("name") if trace is not None and name == OF_TRACE else None
-    return words.label(f"{name}: {of_trace}" if of_trace else name)
+    return f"{name}: {of_trace}" if of_trace else name
 
 
 def _held_out(prompts: PromptSet, trace: Trace, trace_name: str) -> PromptSet:
