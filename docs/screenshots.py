@@ -33,7 +33,7 @@ PAGES = {
     "steer": "/steer?trace=sample&" + urlencode({"profile": profiles.in_address(WITHOUT_FRENCH)}),
 }
 """Name of the picture → address of the page."""
-SIZES = {"resonance": (1200, 1180), "library": (1440, 900), "alignment": (1440, 900), "data": (1440, 900)}
+SIZES = {"resonance": (1200, 1180), "library": (1440, 850), "alignment": (1440, 900), "data": (1440, 900)}
 SIZE = (1200, 820)
 LARGEST = 250_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
