@@ -187,7 +187,7 @@ def _held_out(prompts: PromptSet, trace: Trace, trace_name: str) -> PromptSet:
     if half:
         kept = second_half(prompts)
         name = f"first half of {trace_name}"[:MOST_NAME]
-        if slice_menu.chosen_name() == name:
+        if slice_menu.chosen_name(trace) == name:
             messages.say(
                 f"{words.amount(len(kept), 'prompt')} of the second half. Resonance counts the first half."
             )
