@@ -72,6 +72,7 @@ def _evaluated(about: dict[str, Any]) -> str:
     """What an evaluation ran."""
     controls = (
         f", and under {words.amount(about['draws'], 'random control')} of as many experts in the same layers"
+        f"{'' if about.get('seed') is None else ' (seed ' + str(about['seed']) + ')'}"
     )
     return (
         f"The steering profile “{about.get('steering') or 'unnamed'}” was evaluated with {about['model']} on "

@@ -121,7 +121,8 @@ def about_line(about: dict[str, Any]) -> str:
     model = f"{about.get('model', '')}{kind}"
     weights = f"weights {about['weights']}" if about.get("weights") else ""
     imported = f"imported from {about['imported']}" if about.get("imported") else ""
-    parts = [model, imported, weights, source, str(chosen), f"moescope {version}".strip()]
+    seed = f"random controls with seed {about['seed']}" if about.get("seed") is not None else ""
+    parts = [model, imported, weights, source, str(chosen), seed, f"moescope {version}".strip()]
     return " · ".join(filter(None, parts))
 
 

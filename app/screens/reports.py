@@ -15,7 +15,7 @@ from ..reports import report as reports
 from ..reports.item import Item
 from ..reports.report import Report, ReportError
 from ..shell import messages, sources, take_away
-from ..shell.page_context import PageContext
+from ..shell.page_context import PageContext, asked, remember
 from ..text import words
 
 MOST_ROWS = 12
@@ -45,7 +45,11 @@ def page(context: PageContext | None) -> None:
 
 def _choose(library: Path) -> str:
     """The report that is shown, and that figures are pinned to."""
-    known = list(dict.fromkeys([*reports.names(library), take_away.current_report()]))
+    saved = reports.names(library)
+    if (linked := asked("report")) in saved:
+        st.session_state[take_away.CURRENT] = linked
+        st.session_state.pop("report-chosen", None)
+    known = list(dict.fromkeys([*saved, take_away.current_report()]))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         chosen = st.selectbox(
             "Report", known, index=known.index(take_away.current_report()), key="report-chosen", width=280,
@@ -60,6 +64,7 @@ def _choose(library: Path) -> str:
             st.button("Delete it", key="report-delete", on_click=_delete, args=(library, chosen or ""))
     name = chosen or take_away.current_report()
     st.session_state[take_away.CURRENT] = name
+    remember("report", name if name in saved else None)
     return name
 
 

@@ -24,8 +24,10 @@ Make = Callable[[], Item]
 
 
 def current_report() -> str:
-    """The report that this session pins to."""
-    return st.session_state.setdefault(CURRENT, FIRST_NAME)
+    """The report that this session pins to: the one changed last, until another is chosen."""
+    if CURRENT not in st.session_state:
+        st.session_state[CURRENT] = next(iter(reports.names(sources.library())), FIRST_NAME)
+    return st.session_state[CURRENT]
 
 
 def pin_button(make: Make, key: str) -> None:

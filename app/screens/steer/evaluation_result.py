@@ -116,6 +116,7 @@ def about(saved: SavedEvaluation) -> dict[str, Any]:
         "model": without_folders(asked["model"]), "prompt set": asked["prompt_set"],
         "prompts": len(asked["prompts"]), "chosen": f"profile {profile.get('name') or 'unnamed'}",
         "steering": profile.get("name"), "evaluation": saved.id, "draws": asked["options"]["controls"],
+        "seed": asked["options"].get("seed"),
         "versions": asked["versions"],
     }  # fmt: skip
 
