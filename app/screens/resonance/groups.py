@@ -48,6 +48,7 @@ class Contrast:
 
 def choose(context: PageContext) -> Contrast | None:
     """Draw the controls and a card for each group; None where there are no two groups yet."""
+    link_check.look("groups", WAYS, what="groups by")
     way = st.segmented_control(
         "Two groups of prompts, by", list(WAYS), default="tag", key="groups", bind="query-params", required=True,
         format_func=WAYS.__getitem__, on_change=link_check.forget, args=("groups", "target", "rest"),
@@ -88,7 +89,6 @@ def _tag(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | None:
         target, rest = _two(
             context.trace.tags()[by], lambda value: words.option(by, value), what=words.label(by)
         )
-    link_check.tell("contrast", "target", "rest")
     params: dict[str, Any] = {"by": by, "target": [target]}
     if rest is not None:
         params["rest"] = [rest]
@@ -109,7 +109,6 @@ def _class(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | Non
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         target, rest = _two(classes, str, what="the class")
-    link_check.tell("target", "rest")
     params |= {"by": "class", "target": [target]} | ({} if rest is None else {"rest": [rest]})
     return params, (target, rest or ALL_OTHERS)
 
@@ -125,7 +124,6 @@ def _slices(context: PageContext) -> tuple[dict[str, Any], tuple[str, str]] | No
         return None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         target, rest = _two(list(known), str, what="the slice")
-    link_check.tell("target", "rest")
     params: dict[str, Any] = {"by": "prompt_id", "target": _ids(context, known[target])}
     if rest is not None:
         params["rest"] = _ids(context, known[rest])

@@ -29,12 +29,14 @@ def page(context: PageContext) -> None:
             todo="Trace a prompt set with a column group (or language, or any tag) of two or more values.",
         )
         return
-    told = st.empty()
+    told, in_vain = st.empty(), st.empty()
     # Folded to the line above it, so that the figure comes first; open where the groups are still to be named.
     with st.expander(
         "Change the groups, the measure or the threshold", expanded=_asks(), key="contrast-controls"
     ):
         contrast = resonance_groups.choose(context)
+        with in_vain:  # above the fold, which may be closed
+            link_check.tell("groups", "contrast", "target", "rest")
         if contrast is None:
             return
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
