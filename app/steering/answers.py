@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ...store import RouterSpec
+from ..text.graphemes import joined
 from .history import Draft
 
 Side = Literal["base", "steered"]
@@ -156,9 +157,10 @@ class Answers:
     def before(self, side: Side, column: int) -> str:
         """The text before a token of the strip."""
         rows = self.along(side)
-        told = "".join(row["token"] for row in rows if row["phase"] == "prompt")
-        start = self.prompt.removesuffix(told) if self.prompt.endswith(told) else ""
-        return start + "".join(row.get("text", row["token"]) for row in rows[:column])
+        told = [row["token"] for row in rows if row["phase"] == "prompt"]
+        start = self.prompt.removesuffix(joined(told)) if self.prompt.endswith(joined(told)) else ""
+        answer = rows[len(told) : column]
+        return start + joined(told[:column]) + "".join(row.get("text", row["token"]) for row in answer)
 
     def candidates(self, side: Side, column: int) -> pa.Table:
         """Likeliest next tokens of both models in a column of the strip: token_id, token, base, steered

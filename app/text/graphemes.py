@@ -48,6 +48,11 @@ def runs(tokens: Sequence[str], *, apart: Sequence[bool] | None = None) -> list[
     return found + _runs(tokens, start, len(tokens))
 
 
+def joined(tokens: Sequence[str]) -> str:
+    """The text of tokens end to end."""
+    return "".join(run.text for run in runs(tokens))
+
+
 def characters(tokens: Sequence[str], *, apart: Sequence[bool] | None = None) -> list[str]:
     """For each token the whole characters that its bytes belong to: three tokens of 語 are 語, 語, 語."""
     names = list(tokens)

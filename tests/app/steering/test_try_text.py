@@ -13,7 +13,7 @@ from moescope.tracer.client import ServerError, connect
 from moescope.tracer.serve.engine.served import Served
 from moescope.tracer.serve.server import serve_in_background
 
-TEXT = "All people are born free. すべての人間は自由です。"
+TEXT = "All people are born free. すべての人間は自由です。 सभी"
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,8 @@ def test_candidates_are_the_likeliest_of_both_models_at_each_position(client):
             rows = event["candidates"][side]
             assert [row[0] for row in rows] == top.indices.tolist()
             assert [row[2] for row in rows] == pytest.approx(top.values.tolist(), abs=1e-5)
-            assert [row[1] for row in rows] == [tokenizer.decode([row[0]]) for row in rows]
+            named = [tokenizer.decode([row[0]]) or f"⟨token {row[0]}⟩" for row in rows]
+            assert [row[1] for row in rows] == named
     assert "candidates" not in along(client, OFF)["prompt_positions"][0]
 
 

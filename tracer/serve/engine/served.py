@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ....store.schema import RouterSpec
@@ -12,6 +13,7 @@ from ...generate.live_model import LiveModel
 from ...generate.rounding import rounding_floor
 from ...models.forward import stop_token_ids
 from ...tokens.chat import render
+from ...tokens.token_text import TokenTexts
 from ..errors import ApiError
 from ..limits import Limits
 
@@ -90,9 +92,14 @@ class Served:
         return ids
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """Each token by itself, as text."""
+        """Each token by itself, as a trace holds it: end to end they are the text, also where a token is a part of a
+        character."""
         with self.lock:
-            return [self.tokenizer.decode([token]) for token in ids]
+            return [self._texts.text(token) for token in ids]
+
+    @cached_property
+    def _texts(self) -> TokenTexts:
+        return TokenTexts(self.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of several tokens, special ones left out."""
