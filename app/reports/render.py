@@ -112,7 +112,9 @@ def _section(number: int, item: Item, files: dict[str, str]) -> str:
 
 
 def about_line(about: dict[str, Any]) -> str:
-    """Model, prompts, choice and version in one line, as every caption carries them."""
+    """Model, prompts, choice and version in one line, as every caption carries them; empty for a note."""
+    if not about:
+        return ""
     chosen = about.get("chosen") or "all prompts"
     version = about.get("versions", {}).get("moescope", "")
     prompts = words.amount(about.get("prompts", 0), "prompt")

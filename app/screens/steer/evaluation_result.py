@@ -149,7 +149,7 @@ def _effects(saved: SavedEvaluation, table: pa.Table) -> str:
     show.chart(
         lambda theme: figures.effects_chart(table, measure, by=asked["by"], theme=theme),
         table, name=f"steering-{measure}", key="evaluate-effects",
-        title=f"{figures.label_of(measure)}, with its controls",
+        title=f"Steering: {figures.label_of(measure)}, with its controls",
         say=sentences_steer.effect(table, measure, asked["by"], asked["target"]),
         python=python_of(saved, effects_call(saved)), about=about(saved), files=_files(saved),
     )  # fmt: skip

@@ -109,6 +109,7 @@ def test_the_pdf_has_an_entry_a_page_as_text(report):
     texts = [page.extract_text() for page in pages]
     assert len(pages) == 1 + 3 + 1
     assert "Share of tokens by layer and expert" in texts[1].replace("\n", " ")
+    assert "0 prompts" not in texts[3]  # a note is of no recording
     assert "Methods" in texts[4]
 
 
