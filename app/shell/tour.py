@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import streamlit as st
@@ -17,7 +17,7 @@ class Stop(NamedTuple):
     """A page with something chosen on it, and what to look at."""
 
     page: str
-    params: dict[str, str]
+    params: Mapping[str, str | None]
     says: str
 
 
