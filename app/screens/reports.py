@@ -19,6 +19,8 @@ from ..shell.page_context import PageContext, asked, remember
 from ..text import words
 
 MOST_ROWS = 12
+PAPER = {"left": 12, "top": 14, "right": 12, "bottom": 12}
+"""Room around a figure, which is drawn as it is printed, on white paper."""
 
 
 def page(context: PageContext | None) -> None:
@@ -133,7 +135,9 @@ def _entry(library: Path, report: Report, number: int, item: Item) -> None:
                 st.button("Remove", key=f"remove-{item.id}", type="tertiary", on_click=_change,
                           args=(library, name, "without", item.id))  # fmt: skip
         if item.spec is not None:
-            st.vega_lite_chart(item.spec | {"width": "container"}, theme=None, key=f"chart-{item.id}")
+            st.vega_lite_chart(
+                item.spec | {"width": "container", "padding": PAPER}, theme=None, key=f"chart-{item.id}"
+            )
         table = item.table()
         if item.kind == "table" and table is not None:
             st.dataframe(table.slice(0, MOST_ROWS), hide_index=True)

@@ -16,6 +16,7 @@ from ...text.literal import visible
 from .choice import Choice
 
 LISTED = 200
+PARTS = " “parts at” is the position of the first other token id: from there on nothing is compared."
 MOST_TOKENS = 400
 
 
@@ -26,11 +27,13 @@ def draw(context: PageContext, choice: Choice) -> str | None:
     if not table.num_rows:
         return None
     listed = table.slice(0, LISTED)
+    known = [name for name in listed.column_names if listed[name].null_count < listed.num_rows]
     rows = show.table(
         listed, name="compare-prompts", select="single-row", height=240,
         say=f"{words.count(min(LISTED, table.num_rows))} of {words.amount(table.num_rows, 'prompt')}; choose one "
-        "to see its tokens. “parts at” is the position of the first other token id: from there on nothing is compared.",
+        f"to see its tokens.{PARTS if 'parts_at' in known else ''}",
         python=choice.python(context, "agreement-prompts"),
+        order=known,
         columns={"flip_rate": st.column_config.NumberColumn("flip rate", format="percent"),
                  "parts_at": "parts at", "parts_in": "parts in", "flipped_tokens": "flipped tokens"},
     )  # fmt: skip
