@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import re
+import shlex
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -182,8 +183,10 @@ def _resume(trace: Trace, url: str) -> None:
         st.button("Resume", key="resume", on_click=retry_job, args=(job,))
         return
     model = trace.manifest.model.get("name", "MODEL")
+    prompts = trace.manifest.prompt_set.get("name") or "PROMPTS"
     with st.popover("How to resume", key="how-to-resume"):
-        st.code(f"moescope trace {model} PROMPTS --out {url} --resume", language="bash", wrap_lines=True)
+        command = f"moescope trace {model} {shlex.quote(str(prompts))} --out {url} --resume"
+        st.code(command, language="bash", wrap_lines=True)
 
 
 def retry_job(job: Job) -> None:

@@ -14,10 +14,12 @@ from ....tracer.evaluate.effects import ALL
 from ....tracer.evaluate.saved import SavedEvaluation
 from ...figures import evaluations as figures
 from ...sentences import evaluation as sentences
-from ...shell import evaluation_line, messages, show
+from ...shell import evaluation_line, messages, page_context, show
 from ...text import words
 
 MOST = 12
+BESIDE = "beside"
+"""Parameter of the address: ids of the evaluations beside the open one, with commas between them."""
 
 
 def draw(
@@ -36,11 +38,15 @@ def draw(
     if not names:
         return
     st.subheader("Beside other evaluations", anchor=False)
+    key = f"evaluation-beside-{saved.id}"
+    if (wanted := page_context.asked(BESIDE)) is not None:
+        st.session_state[key] = [id for id in wanted.split(",") if id in names][:MOST]
     chosen = st.multiselect(
-        "Compare with", list(names), key=f"evaluation-beside-{saved.id}", max_selections=MOST,
+        "Compare with", list(names), key=key, max_selections=MOST,
         placeholder="no other evaluation", format_func=lambda id: str(names.get(id, id)),
         label_visibility="collapsed",
     )  # fmt: skip
+    page_context.remember(BESIDE, ",".join(chosen) or None)
     picked = [one for one in others if one.id in chosen]
     if not picked:
         return

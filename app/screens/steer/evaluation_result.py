@@ -25,6 +25,8 @@ from ...text.literal import without_folders
 from . import evaluation_compare, state
 
 FIRST = ("perplexity", "accuracy")
+MEASURE = "effect"
+"""Parameter of the address: the measure that is drawn, where it is not the first."""
 MEASURES = {
     "bits_per_byte": "bits per byte", "kl": "KL", "changed": "routing changed", "log_perplexity": "log perplexity",
 }  # fmt: skip
@@ -142,10 +144,16 @@ def _effects(saved: SavedEvaluation, table: pa.Table) -> str:
     names = [name for name in dict.fromkeys(table["measure"].to_pylist()) if name != "log_perplexity"]
     first = next((name for name in names if name.startswith("behaviour")), None)
     first = first or next(name for name in (*FIRST, *names) if name in names)
+    key = f"evaluate-measure-{saved.id}"
+    if (wanted := page_context.asked(MEASURE)) in names:
+        st.session_state[key] = wanted
+    else:
+        st.session_state.setdefault(key, first)
     measure = st.segmented_control(
-        "Measure", names, default=first, key=f"evaluate-measure-{saved.id}",
+        "Measure", names, key=key,
         format_func=lambda name: words.label(MEASURES.get(name) or str(name)),
     ) or first  # fmt: skip
+    page_context.remember(MEASURE, None if measure == first else measure)
     show.chart(
         lambda theme: figures.effects_chart(table, measure, by=asked["by"], theme=theme),
         table, name=f"steering-{measure}", key="evaluate-effects",
