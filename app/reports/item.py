@@ -115,12 +115,17 @@ def _without_folders(value: Any) -> Any:
     return without_folders(value) if isinstance(value, str) else value
 
 
-def without_paths(python: str, name: str) -> str:
+def without_paths(python: str, name: str, others: Mapping[str, str] | None = None) -> str:
     """Code for a notebook in which addresses of traces and evaluations are replaced by their names: a report is read
     elsewhere.
 
     Args:
         name: what the trace is called here; empty where the code opens none.
+        others: address of any other trace that it opens → what that is called.
     """
-    named = re.sub(r"open_trace\((['\"]).*?\1\)", f"open_trace({name!r})", python) if name else python
+
+    def opened(found: re.Match[str]) -> str:
+        return f"open_trace({(others or {}).get(found[2], name)!r})"
+
+    named = re.sub(r"open_trace\((['\"])(.*?)\1\)", opened, python) if name else python
     return re.sub(r"(['\"])/[^'\"]*/evaluations/([\w-]+)\1", r"\1\2\1", named)

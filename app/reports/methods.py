@@ -43,7 +43,10 @@ def software(about: dict[str, Any]) -> str:
 
 
 def recording(about: dict[str, Any]) -> str:
-    """Model, prompts, and what was recorded or evaluated."""
+    """Model, prompts, and what was recorded or evaluated; of both sides where there are two."""
+    if second := about.get("second"):
+        sides = (("A", {**about, "second": None}), ("B", second))
+        return " ".join(f"{side} is {one['trace']}: {recording(one)}" for side, one in sides)
     if about.get("evaluation"):
         return _evaluated(about)
     marks = [about["architecture"]] if about.get("architecture") else []

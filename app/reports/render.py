@@ -125,7 +125,10 @@ def about_line(about: dict[str, Any]) -> str:
     imported = f"imported from {about['imported']}" if about.get("imported") else ""
     seed = f"random controls with seed {about['seed']}" if about.get("seed") is not None else ""
     parts = [model, imported, weights, source, str(chosen), seed, f"moescope {version}".strip()]
-    return " · ".join(filter(None, parts))
+    line = " · ".join(filter(None, parts))
+    if second := about.get("second"):
+        return f"A: {about['trace']}, {line}; B: {second['trace']}, {about_line(second)}"
+    return line
 
 
 def _methods(report: Report) -> str:

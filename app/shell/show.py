@@ -245,14 +245,15 @@ def _about(python: str, given: Mapping[str, Any] | None = None) -> dict[str, Any
     if isinstance(prompt := params.get("prompt_id"), str):
         chosen = f"prompt {prompt}"
     about = origin(here.trace, here.name, chosen)
-    if here.second is not None:
+    if here.second is not None and python.count("open_trace(") > 1:
         about["second"] = origin(here.second, str(here.second_name))
     return about | {"view": view}
 
 
 def _shared(python: str) -> str:
     here = page_context.current()
-    return without_paths(python, here.name if here else "")
+    others = {here.second_url: str(here.second_name)} if here and here.second_url else {}
+    return without_paths(python, here.name if here else "", others)
 
 
 def numbers(rows: pa.Table) -> dict[str, Callable[[], bytes]]:

@@ -117,6 +117,10 @@ def test_no_path_of_this_machine_leaves_it(trace):
     about = origin(trace, "sample") | {}
     assert "/" not in about["model"].removeprefix("sample_data/")
     assert without_paths("t = open_trace('/home/me/x')", "x") == "t = open_trace('x')"
+    both = without_paths(
+        "a, b = open_trace('/home/me/x'), open_trace('/home/me/y')", "x", {"/home/me/y": "other"}
+    )
+    assert both == "a, b = open_trace('x'), open_trace('other')"
 
 
 def test_methods_tell_recording_measure_and_source(trace):
@@ -141,6 +145,12 @@ def test_an_import_is_not_told_as_a_recording_of_ours():
     text = methods.paragraph(about | {"versions": {"moescope": "1", "torch": "2"}})
     assert "imported from x.parquet" in text
     assert "torch" not in text
+
+
+def test_both_sides_of_a_comparison_are_named(trace):
+    about = origin(trace, "one", "all prompts") | {"second": origin(trace, "other")}
+    assert [side in render.about_line(about) for side in ("A: one, ", "B: other, ")] == [True, True]
+    assert "B is other: Routing of" in methods.paragraph(about, "agreement")
 
 
 def test_the_tokens_of_a_caption_are_those_of_the_call():
