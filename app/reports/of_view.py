@@ -156,7 +156,7 @@ FIGURES: Mapping[str, ViewFigure] = {
     "path-groups": ViewFigure(
         title="Paths of tokens through a window of layers",
         draw=lambda table, theme: parallel_still(table, theme=theme),
-        say=structure_words.path_groups,
+        say=lambda table: structure_words.path_groups(table, "first expert"),
     ),
     "flows": ViewFigure(
         title="Strongest flows of tokens between layers",
