@@ -39,6 +39,9 @@ HEARTBEAT_NAME = ".writer.json"
 BEAT_SECONDS = 10.0
 WATCH_SECONDS = 35.0
 """More than three beats: a store that answers late does not make a living writer look dead."""
+READS = 3
+"""How often a heartbeat is read before it counts as none: where a store does not replace objects at once, half of
+one may be read, and its writer lives."""
 STALE_SECONDS = 60.0
 """Age of a heartbeat beyond which a reader, who never waits, takes the writer for dead; by the reader's clock."""
 
@@ -169,12 +172,16 @@ def _process_is_gone(owner: dict) -> bool:
 
 
 def _heartbeat(folder: Folder) -> dict | None:
-    try:
-        owner = json.loads(folder.read(HEARTBEAT_NAME))
-    except (FileNotFoundError, ValueError):
-        return None
-    good = isinstance(owner, dict) and isinstance(owner.get("time"), (int, float)) and "token" in owner
-    return owner if good else None
+    for _ in range(READS):
+        try:
+            owner = json.loads(folder.read(HEARTBEAT_NAME))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            continue
+        good = isinstance(owner, dict) and isinstance(owner.get("time"), (int, float)) and "token" in owner
+        return owner if good else None
+    return None
 
 
 def acquire_lock(folder: Folder) -> FileLock | HeartbeatLock:
