@@ -8,8 +8,9 @@ a busy machine slows both. The Chromium has been there before: it has the script
 the second page on. `first visit` is the same with a browser that has nothing, of an app that has worked out nothing.
 A changed control is a click on a choice that was not taken, until the app has run and nothing on the page is stale; the
 first click on each is among them, so what had to be worked out counts. The largest message to the browser is that of
-its largest figure or table. With --sessions so many visitors walk over the pages on their own, each from page to page
-for so long: exceptions that they saw, how long a page took, and the memory of the app.
+its largest figure or table. With --sessions so many visitors speak with the app as browsers do and draw nothing (twenty
+Chromiums would keep the machine busy by themselves), each from page to page for so long: exceptions and error cards
+that they got, how long a page took until it was whole, and the memory of the app.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.async_api import Error as PlaywrightError
-from playwright.async_api import async_playwright
+import websockets
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from moescope.app.running import running
 
@@ -51,6 +53,8 @@ CONTROL = '.stMain [data-testid="stButtonGroup"] button[aria-checked="false"] >>
 """Choices that are not taken."""
 MOST_CHOICES = 4
 WITHOUT_CONTROLS = ("library", "steer", "reports")
+FINISHED = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_WITH_COMPILE_ERROR)
+"""Not FINISHED_EARLY_FOR_RERUN: another run of the same page follows."""
 VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 PATIENCE_MS = 120_000
@@ -126,39 +130,53 @@ def memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1000
 
 
-async def crowd(app: str, pid: int, trace: str, sessions: int, minutes: float, chromium: str) -> None:
-    """So many visitors, each with a session of its own, walk over all pages for so long."""
+async def crowd(app: str, pid: int, trace: str, sessions: int, minutes: float) -> None:
+    """So many visitors, each with a session of its own, walk over all pages for so long, a page after another."""
     took: list[float] = []
     failures: list[str] = []
     until = time.monotonic() + 60 * minutes
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=chromium, args=ARGUMENTS)
 
-        async def visit(number: int) -> None:
-            page = await (await browser.new_context()).new_page()
+    async def visit(number: int) -> None:
+        address = app.replace("http", "ws") + "/_stcore/stream"
+        async with websockets.connect(address, max_size=None, ping_interval=None) as session:
             for step in itertools.count(number):
                 if time.monotonic() > until:
                     return
                 name = PAGES[step % len(PAGES)]
                 started = time.monotonic()
-                try:
-                    await page.goto(f"{app}/{'' if name == 'library' else name}?trace={trace}")
-                    await page.locator(FIGURE).first.wait_for(timeout=PATIENCE_MS)
-                    bad = await page.locator('[data-testid="stException"], .ms-card.ms-error').count()
-                    failures.extend([name] * bool(bad))
-                except PlaywrightError as error:
-                    failures.append(f"{name}: {str(error).splitlines()[0]}")
+                failures.extend(f"{name}: {wrong}" for wrong in await shown(session, name, trace))
                 took.append(time.monotonic() - started)
 
-        async def tell() -> None:
-            while time.monotonic() < until:
-                print(f"{len(took)} loads, {len(failures)} failures, {memory(pid):.0f} MB", flush=True)
-                await asyncio.sleep(15)
+    async def tell() -> None:
+        while time.monotonic() < until:
+            print(f"{len(took)} pages, {len(failures)} failures, {memory(pid):.0f} MB", flush=True)
+            await asyncio.sleep(15)
 
-        await asyncio.gather(tell(), *(visit(number) for number in range(sessions)))
+    await asyncio.gather(tell(), *(visit(number) for number in range(sessions)))
+    slow = sorted(took)[int(0.95 * (len(took) - 1))]
     print(
-        f"{len(took)} loads, median {statistics.median(took):.1f} s, {memory(pid):.0f} MB; failures: {failures}"
+        f"{len(took)} pages; median {statistics.median(took):.1f} s, p95 {slow:.1f} s; {memory(pid):.0f} MB; "
+        f"failures: {failures}"
     )
+
+
+async def shown(session: websockets.ClientConnection, name: str, trace: str) -> list[str]:
+    """Ask for a page as the browser does and take in all that it is made of; what went wrong in it."""
+    asked = BackMsg()
+    asked.rerun_script.query_string = f"trace={trace}"
+    asked.rerun_script.page_name = "" if name == "library" else name
+    await session.send(asked.SerializeToString())
+    wrong = []
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while True:
+            told = ForwardMsg.FromString(await session.recv(decode=False))
+            element = told.delta.new_element
+            if element.WhichOneof("type") == "exception":
+                wrong.append(element.exception.message)
+            if "ms-card ms-error" in element.html.body:
+                wrong.append(element.html.body[:200])
+            if told.WhichOneof("type") == "script_finished" and told.script_finished in FINISHED:
+                return wrong
 
 
 def main() -> None:
@@ -181,7 +199,7 @@ def main() -> None:
             tempfile.TemporaryDirectory() as folder,
             running(asked.library or Path(folder) / "library") as (app, pid),
         ):
-            asyncio.run(crowd(app, pid, asked.trace, asked.sessions, asked.minutes, chromium))
+            asyncio.run(crowd(app, pid, asked.trace, asked.sessions, asked.minutes))
         return
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         blank = Path(folder) / "empty.py"
