@@ -42,7 +42,8 @@ def page(context: PageContext) -> None:
     missing = {name: why for name in MEASURES if (why := _not_recorded(context, name))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         recorded = [name for name in MEASURES if name not in missing]
-        link_check.look("measure", recorded, what="the measure")
+        # Streamlit knows a choice in the address by its label.
+        link_check.look("measure", [MEASURES[name].label for name in recorded], what="the measure")
         measure = st.segmented_control(
             "Colour", recorded, default="share", key="measure", bind="query-params", required=True,
             format_func=lambda name: MEASURES[name].label, help=_explained(),

@@ -95,9 +95,10 @@ def _asking(job: Job, status: Status, key: str) -> None:
 
 def asking_words(name: str, status: Status) -> str:
     """`big: 400 prompts would take about 3 min 20 s more and 12 MB, judged by the first 16. Go on?`"""
+    judged = f"the first {words.count(status.prompts)}" if status.prompts else "its first steps"
     return (
         f"{name}: {words.amount(status.total_prompts, 'prompt')} would take about {words.duration(status.eta_s or 0)} "
-        f"more and {words.size(status.bytes)} of disk, judged by the first {words.count(status.prompts)}. Go on?"
+        f"more and {words.size(status.bytes)} of disk, judged by {judged}. Go on?"
     )
 
 

@@ -48,7 +48,8 @@ class Contrast:
 
 def choose(context: PageContext) -> Contrast | None:
     """Draw the controls and a card for each group; None where there are no two groups yet."""
-    link_check.look("groups", WAYS, what="groups by")
+    # Streamlit knows a choice in the address by its label.
+    link_check.look("groups", WAYS.values(), what="groups by")
     way = st.segmented_control(
         "Two groups of prompts, by", list(WAYS), default="tag", key="groups", bind="query-params", required=True,
         format_func=WAYS.__getitem__, on_change=link_check.forget, args=("groups", "target", "rest"),
