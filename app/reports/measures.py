@@ -19,6 +19,8 @@ CITATIONS = {
 _PATHS = (
     "A token's path is the sequence of its first experts (those with the largest gate weight) over the layers"
 )
+_EXPECTED = "expected is what independent layers with the same loads would give"
+_LOAD = "The load of an expert is the share of tokens that choose it"
 _SPECIALISED = (
     "An expert is specialised where its mean selection frequency exceeds that of the pivot by more than τ."
 )
@@ -35,16 +37,13 @@ _RESONANCE = (
 _FIT = "Decisions are fitted on one part of the prompts and reported on the others."
 
 MEASURES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "load": ("The load of an expert is the share of tokens that choose it; even routing gives k/E.", ()),
+    "load": (f"{_LOAD}; even routing gives k/E.", ()),
     "load-balance": (
         "The imbalance of a layer is the load of its busiest expert over the mean load; the Gini coefficient, the "
         "coefficient of variation and the entropy are taken over the experts' counts.",
         (),
     ),
-    "load-difference": (
-        "The load of an expert is the share of tokens that choose it; shown is the load of A minus that of B.",
-        (),
-    ),
+    "load-difference": (f"{_LOAD}; shown is the load of A minus that of B.", ()),
     "load-drift": (
         "The prompts are cut, in the order of the trace, into stretches of about equally many tokens; what moved is "
         "half the sum over experts of the difference of their shares from those of the whole run.",
@@ -54,10 +53,7 @@ MEASURES: dict[str, tuple[str, tuple[str, ...]]] = {
         "The influence of a prompt on the load is the change of the layer's imbalance where that prompt is left out.",
         (),
     ),
-    "expert-shares": (
-        "The load of an expert is the share of tokens that choose it; even routing gives k/E.",
-        (),
-    ),
+    "expert-shares": (f"{_LOAD}; even routing gives k/E.", ()),
     "prompt-tokens": ("The first expert of a token is the one with the largest gate weight.", ()),
     "alignment": (_ALIGNMENT, ("alignment",)),
     "alignment-correlation": (
@@ -121,14 +117,13 @@ MEASURES: dict[str, tuple[str, tuple[str, ...]]] = {
         "bootstraps over the prompts that hold the token.",
         (),
     ),
-    "paths": (f"{_PATHS}; expected is what independent layers with the same loads would give.", ()),
+    "paths": (f"{_PATHS}; {_EXPECTED}.", ()),
     "path-groups": (
-        f"{_PATHS}; the experts used least are counted as one group, and expected is what independent layers with the "
-        "same loads would give.",
+        f"{_PATHS}; the experts used least are counted as one group, and {_EXPECTED}.",
         (),
     ),
-    "flows": (f"{_PATHS}; expected is what independent layers with the same loads would give.", ()),
-    "transitions": (f"{_PATHS}; expected is what independent layers with the same loads would give.", ()),
+    "flows": (f"{_PATHS}; {_EXPECTED}.", ()),
+    "transitions": (f"{_PATHS}; {_EXPECTED}.", ()),
     "repeats": (
         "Repeats are the share of consecutive tokens of a prompt that share one of their first experts; beside it "
         "stand even, independent routing and independent tokens with the layer's own load. Intervals are bootstraps "
